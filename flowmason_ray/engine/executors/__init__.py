@@ -1,0 +1,1 @@
+"""FlowMason on Ray."""

@@ -1,0 +1,99 @@
+"""The project's settings: `flowmason.json`, found by walking up from a pipeline or the working directory.
+
+A directory without `flowmason.json` is a project too, with every default: the pipeline's own directory is its root.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from flowmason_ray.errors import InvalidPipeline, Problem, nearest
+
+PROJECT_FILE = "flowmason.json"
+
+
+class HttpSettings(BaseModel):
+    """What `http_request` may reach (security criterion 10)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    allow_hosts: list[str] = Field(default=[], description="Hosts (`name`, `name:port` or CIDR ranges) that may be reached although they are private or loopback addresses.")
+
+
+class StoreSettings(BaseModel):
+    """Where runs are recorded."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    runs: str = Field(default=".flowmason/runs.db", description="The run log: a SQLite file, relative to the project.")
+    blobs: str = Field(default=".flowmason/blobs", description="The directory for large values, relative to the project.")
+
+
+class ProjectSettings(BaseModel):
+    """`flowmason.json`. Unknown keys are refused, except those starting with `x-`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(default="project", description="The project's name.")
+    version: str = Field(default="0.1.0", description="The project's version.")
+    pipeline_dirs: list[str] = Field(default=["pipelines", "."], description="Where pipelines are looked up by name.")
+    components: list[str] = Field(default=["components"], description="Directories of the project's own components.")
+    env_allow: list[str] = Field(default=[], description="Environment variables that templates may read as `env.NAME`.")
+    secrets: list[str] = Field(default=[], description="Environment variables that templates may read as `secrets.NAME`; never logged.")
+    providers: dict[str, Any] = Field(default={}, description="Model providers.")
+    testing: dict[str, Any] = Field(default={}, description="Settings of `fm test`.")
+    stores: StoreSettings = Field(default=StoreSettings(), description="Where runs are recorded.")
+    regions: dict[str, Any] = Field(default={}, description="Other clusters that stages can run in.")
+    http: HttpSettings = Field(default=HttpSettings(), description="What `http_request` may reach.")
+
+
+class Project(BaseModel):
+    """A project on disk: its root directory and its settings."""
+
+    model_config = ConfigDict(frozen=True)
+
+    root: Path
+    settings: ProjectSettings = ProjectSettings()
+
+
+def find_project(start: Path) -> Project:
+    """Return the project that `start` (a file or a directory) lies in.
+
+    Raises:
+        InvalidPipeline: `flowmason.json` is there but cannot be read; every problem is listed.
+    """
+    start = start.resolve()
+    folder = start if start.is_dir() else start.parent
+    for candidate in (folder, *folder.parents):
+        file = candidate / PROJECT_FILE
+        if file.is_file():
+            return Project(root=candidate, settings=_read(file))
+    return Project(root=folder)
+
+
+def _read(file: Path) -> ProjectSettings:
+    import json
+
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as exc:
+        raise InvalidPipeline([Problem(code="invalid_json", message=f"{exc.msg}.", file=str(file), line=exc.lineno, column=exc.colno)]) from exc
+    except (OSError, UnicodeDecodeError) as exc:
+        raise InvalidPipeline([Problem(code="unreadable_file", message=f"Cannot read it: {exc}.", file=str(file))]) from exc
+    if isinstance(data, dict):
+        data = {k: v for k, v in data.items() if not k.startswith("x-") and k != "$schema"}
+    try:
+        return ProjectSettings.model_validate(data)
+    except ValidationError as exc:
+        raise InvalidPipeline([_problem(file, e) for e in exc.errors()]) from exc
+
+
+def _problem(file: Path, error: Any) -> Problem:
+    path = "/" + "/".join(str(p) for p in error["loc"])
+    key = str(error["loc"][-1]) if error["loc"] else ""
+    if error["type"] == "extra_forbidden":
+        return Problem(code="unknown_key", message=f"Unknown key {key!r}.", path=path, file=str(file), nearest=nearest(key, ProjectSettings.model_fields))
+    return Problem(code="invalid_value", message=f"{path}: {error['msg']}.", path=path, file=str(file))
