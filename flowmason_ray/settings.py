@@ -20,7 +20,10 @@ class HttpSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    allow_hosts: list[str] = Field(default=[], description="Hosts (`name`, `name:port` or CIDR ranges) that may be reached although they are private or loopback addresses.")
+    allow_hosts: list[str] = Field(
+        default=[],
+        description="Hosts (`name`, `name:port` or CIDR ranges) that may be reached although they are private or loopback addresses.",
+    )
 
 
 class StoreSettings(BaseModel):
@@ -29,7 +32,9 @@ class StoreSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     runs: str = Field(default=".flowmason/runs.db", description="The run log: a SQLite file, relative to the project.")
-    blobs: str = Field(default=".flowmason/blobs", description="The directory for large values, relative to the project.")
+    blobs: str = Field(
+        default=".flowmason/blobs", description="The directory for large values, relative to the project."
+    )
 
 
 class ProjectSettings(BaseModel):
@@ -42,7 +47,9 @@ class ProjectSettings(BaseModel):
     pipeline_dirs: list[str] = Field(default=["pipelines", "."], description="Where pipelines are looked up by name.")
     components: list[str] = Field(default=["components"], description="Directories of the project's own components.")
     env_allow: list[str] = Field(default=[], description="Environment variables that templates may read as `env.NAME`.")
-    secrets: list[str] = Field(default=[], description="Environment variables that templates may read as `secrets.NAME`; never logged.")
+    secrets: list[str] = Field(
+        default=[], description="Environment variables that templates may read as `secrets.NAME`; never logged."
+    )
     providers: dict[str, Any] = Field(default={}, description="Model providers.")
     testing: dict[str, Any] = Field(default={}, description="Settings of `fm test`.")
     stores: StoreSettings = Field(default=StoreSettings(), description="Where runs are recorded.")
@@ -80,9 +87,13 @@ def _read(file: Path) -> ProjectSettings:
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
     except json.JSONDecodeError as exc:
-        raise InvalidPipeline([Problem(code="invalid_json", message=f"{exc.msg}.", file=str(file), line=exc.lineno, column=exc.colno)]) from exc
+        raise InvalidPipeline(
+            [Problem(code="invalid_json", message=f"{exc.msg}.", file=str(file), line=exc.lineno, column=exc.colno)]
+        ) from exc
     except (OSError, UnicodeDecodeError) as exc:
-        raise InvalidPipeline([Problem(code="unreadable_file", message=f"Cannot read it: {exc}.", file=str(file))]) from exc
+        raise InvalidPipeline(
+            [Problem(code="unreadable_file", message=f"Cannot read it: {exc}.", file=str(file))]
+        ) from exc
     if isinstance(data, dict):
         data = {k: v for k, v in data.items() if not k.startswith("x-") and k != "$schema"}
     try:
@@ -95,5 +106,11 @@ def _problem(file: Path, error: Any) -> Problem:
     path = "/" + "/".join(str(p) for p in error["loc"])
     key = str(error["loc"][-1]) if error["loc"] else ""
     if error["type"] == "extra_forbidden":
-        return Problem(code="unknown_key", message=f"Unknown key {key!r}.", path=path, file=str(file), nearest=nearest(key, ProjectSettings.model_fields))
+        return Problem(
+            code="unknown_key",
+            message=f"Unknown key {key!r}.",
+            path=path,
+            file=str(file),
+            nearest=nearest(key, ProjectSettings.model_fields),
+        )
     return Problem(code="invalid_value", message=f"{path}: {error['msg']}.", path=path, file=str(file))

@@ -68,12 +68,16 @@ def _declare(
     for part in ("Input", "Output"):
         model = getattr(cls, part, None)
         if not (isinstance(model, type) and issubclass(model, BaseModel)):
-            raise InvalidComponent(f"Component {where!r} needs a nested class {part!r} that derives from pydantic.BaseModel.")
+            raise InvalidComponent(
+                f"Component {where!r} needs a nested class {part!r} that derives from pydantic.BaseModel."
+            )
     execute = getattr(cls, "execute", None)
     if not inspect.isfunction(execute):
         raise InvalidComponent(f"Component {where!r} needs a method 'execute(self, input, context)'.")
     if len(inspect.signature(execute).parameters) != 3:
-        raise InvalidComponent(f"'execute' of component {where!r} takes (self, input, context); found {inspect.signature(execute)}.")
+        raise InvalidComponent(
+            f"'execute' of component {where!r} takes (self, input, context); found {inspect.signature(execute)}."
+        )
     try:
         inspect.signature(cls).bind()
     except TypeError as exc:
@@ -82,14 +86,18 @@ def _declare(
     input_model = cast("type[BaseModel]", cls.Input)  # pyright: ignore[reportAttributeAccessIssue]  # checked above
     unknown = {*expressions, *raw} - set(input_model.model_fields)
     if unknown:
-        raise InvalidComponent(f"Component {where!r} declares {sorted(unknown)} as expressions or raw, which its Input does not have.")
+        raise InvalidComponent(
+            f"Component {where!r} declares {sorted(unknown)} as expressions or raw, which its Input does not have."
+        )
     try:
         chosen_effect = Effect(effect)
         chosen_cost = Cost(cost) if cost is not None else (Cost.IO if is_async else Cost.CPU)
     except ValueError as exc:
         raise InvalidComponent(f"Component {where!r}: {exc}.") from exc
     if chosen_cost is Cost.TRIVIAL and not is_async:
-        raise InvalidComponent(f"Component {where!r} is declared 'trivial': its 'execute' must be 'async def', so that it can run in place.")
+        raise InvalidComponent(
+            f"Component {where!r} is declared 'trivial': its 'execute' must be 'async def', so that it can run in place."
+        )
     spec = ComponentSpec(
         name=normalise_name(name or _snake_case(cls.__name__)),
         version=version,

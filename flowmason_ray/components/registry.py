@@ -63,9 +63,13 @@ class Registry:
         """Register a decorated class under its own name, for tests and programs that define components in place."""
         spec = spec_of(cls)
         if spec is None:
-            raise InvalidComponent(f"Class {cls.__qualname__!r} is not a component: decorate it with @node, @operator or @control_flow.")
+            raise InvalidComponent(
+                f"Class {cls.__qualname__!r} is not a component: decorate it with @node, @operator or @control_flow."
+            )
         if spec.name in BUILTIN:
-            raise InvalidComponent(f"Component name {spec.name!r} of {cls.__qualname__!r} is taken by a built-in component.")
+            raise InvalidComponent(
+                f"Component name {spec.name!r} of {cls.__qualname__!r} is taken by a built-in component."
+            )
         self._found[spec.name] = spec
         return spec
 
@@ -75,9 +79,13 @@ class Registry:
             for spec in (*self._installed(), *self._project()):
                 taken = others.get(spec.name)
                 if spec.name in BUILTIN or spec.name in ALIASES:
-                    raise InvalidComponent(f"Component {spec.name!r} of {_origin(spec)} has the name of a built-in component; rename it.")
+                    raise InvalidComponent(
+                        f"Component {spec.name!r} of {_origin(spec)} has the name of a built-in component; rename it."
+                    )
                 if taken is not None and (taken.module, taken.qualname) != (spec.module, spec.qualname):
-                    raise InvalidComponent(f"Component {spec.name!r} is declared twice: in {_origin(taken)} and in {_origin(spec)}.")
+                    raise InvalidComponent(
+                        f"Component {spec.name!r} is declared twice: in {_origin(taken)} and in {_origin(spec)}."
+                    )
                 others[spec.name] = spec
             self._others = others
         return {**self._others, **{n: s for n, s in self._found.items() if n not in BUILTIN}}
@@ -89,13 +97,17 @@ class Registry:
             try:
                 target = point.load()
             except Exception as exc:  # foreign code runs here: any failure becomes one clear error
-                raise InvalidComponent(f"Cannot load components from entry point {point.name!r} ({point.value}): {exc!r}.") from exc
+                raise InvalidComponent(
+                    f"Cannot load components from entry point {point.name!r} ({point.value}): {exc!r}."
+                ) from exc
             if isinstance(target, ModuleType):
                 yield from _specs_in(target)
             elif isinstance(target, type) and (spec := spec_of(target)) is not None:
                 yield spec
             else:
-                raise InvalidComponent(f"Entry point {point.name!r} ({point.value}) is neither a module nor a component class.")
+                raise InvalidComponent(
+                    f"Entry point {point.name!r} ({point.value}) is neither a module nor a component class."
+                )
 
     def _project(self) -> Iterator[ComponentSpec]:
         for folder in self._dirs:
