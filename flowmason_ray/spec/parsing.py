@@ -28,16 +28,18 @@ _LONGEST_INT = 4000
 """Digits; Python refuses to convert more than 4300, because the time grows quadratically."""
 
 
-class WrittenNumber(str):
-    """A number as it is spelled in the text, for who must write it back exactly so."""
+@dataclass(frozen=True, slots=True)
+class WrittenNumber:
+    """A number as it is spelled in the text, for who must write it back exactly so. No `str`: it is not text."""
 
-    __slots__ = ()
+    text: str
 
 
-class _NoNumber(str):
+@dataclass(frozen=True, slots=True)
+class _NoNumber:
     """`NaN`, `Infinity` or `-Infinity`, which Python's parser takes and JSON does not have."""
 
-    __slots__ = ()
+    text: str
 
 
 def parse_object(source: Source, *, exact_numbers: bool = False) -> dict[str, Any]:
@@ -136,7 +138,7 @@ def _is_clean(root: object) -> bool:
     for _ in range(MAX_DEPTH):
         below: list[Any] = []
         for container in level:
-            if type(container) is dict:
+            if isinstance(container, dict):
                 keys_and_values = cast("dict[str, Any]", container)
                 for key in keys_and_values:
                     if not key.isascii() and _has_surrogate(key):
@@ -146,7 +148,7 @@ def _is_clean(root: object) -> bool:
                 values = cast("list[Any]", container)
             value: Any
             for value in values:
-                kind = type(value)
+                kind: object = value.__class__
                 if kind is str:
                     if not value.isascii() and _has_surrogate(value):
                         return False
@@ -201,10 +203,8 @@ class _Inspection:
                 for index, inner in enumerate(cast("list[Any]", value)):
                     self._visit(inner, f"{pointer}/{index}", depth + 1)
             case _NoNumber():
-                message = f"{str(value)!r} is not JSON."
+                message = f"{value.text!r} is not JSON."
                 self._report("not_a_number", message, pointer, hint="Use null or a number.")
-            case WrittenNumber():
-                pass
             case str():
                 if _has_surrogate(value):
                     self._report("invalid_text", "The text contains half of a surrogate pair.", pointer)

@@ -150,7 +150,7 @@ class _Respelling:
         """Respell a list of names as a list of objects."""
         made: list[Any] = []
         for index, item in enumerate(written):
-            if isinstance(item, str) and not isinstance(item, WrittenNumber):
+            if isinstance(item, str):
                 name = item.partition("@")[0].rpartition("/")[2].removesuffix(".json").removesuffix(".pipeline")
                 made.append({"id": slugify(name), "pipeline": item})
                 self.moved[f"/compositions/{index}/id"] = self.moved[f"/compositions/{index}/pipeline"] = (
@@ -243,8 +243,8 @@ def _same_component(one: object, other: object) -> bool:
 def _plus_one(retries: object) -> object:
     """Return the number of attempts that makes so many retries; what is no whole number comes back as it is."""
     if isinstance(retries, WrittenNumber):
-        number = float(retries)
-        return WrittenNumber(int(number) + 1) if number.is_integer() and abs(number) < _EXACT else retries
+        number = float(retries.text)
+        return WrittenNumber(str(int(number) + 1)) if number.is_integer() and abs(number) < _EXACT else retries
     if isinstance(retries, (int, float)) and not isinstance(retries, bool) and float(retries).is_integer():
         return int(retries) + 1
     return retries
