@@ -29,13 +29,13 @@ def pipeline_schema() -> dict[str, Any]:
         "$schema": DIALECT,
         "title": Pipeline.TITLE,
         **{key: value for key, value in generated.items() if key != "title"},
-        "$defs": {name: _without_titles(definition) for name, definition in sorted(definitions.items())},
+        "$defs": {name: _tidied(definition) for name, definition in sorted(definitions.items())},
     }
 
 
 def schema_bytes() -> bytes:
     """Return the content of the generated file."""
-    return f"{json.dumps(_without_titles(pipeline_schema(), top=True), indent=2, ensure_ascii=False)}\n".encode()
+    return f"{json.dumps(_tidied(pipeline_schema(), top=True), indent=2, ensure_ascii=False)}\n".encode()
 
 
 def _admit_extensions(definition: dict[str, Any]) -> None:
@@ -50,10 +50,10 @@ def _admit_names(schema: dict[str, Any]) -> None:
     schema["properties"]["compositions"]["items"] = {"anyOf": [items, {"type": "string", "minLength": 1}]}
 
 
-def _without_titles(schema: Any, *, top: bool = False) -> Any:
-    """Drop the titles that are made up from names: editors would show them instead of the descriptions."""
+def _tidied(schema: Any, *, top: bool = False) -> Any:
+    """Drop what only distracts in an editor: titles that are made up from names, defaults that say nothing."""
     if isinstance(schema, list):
-        return [_without_titles(item) for item in cast("list[Any]", schema)]
+        return [_tidied(item) for item in cast("list[Any]", schema)]
     if not isinstance(schema, dict):
         return schema
     made: dict[str, Any] = {}
@@ -61,9 +61,10 @@ def _without_titles(schema: Any, *, top: bool = False) -> Any:
         if key == "title" and not top:
             continue
         if key in ("properties", "$defs", "patternProperties"):
-            made[key] = {name: _without_titles(inner) for name, inner in cast("dict[str, Any]", value).items()}
+            made[key] = {name: _tidied(inner) for name, inner in cast("dict[str, Any]", value).items()}
         elif key == "default":
-            made[key] = value
+            if value not in (None, ""):  # says no more than that the key may be absent
+                made[key] = value
         else:
-            made[key] = _without_titles(value)
+            made[key] = _tidied(value)
     return made
