@@ -16,11 +16,11 @@ TEXTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
 def named_extras() -> set[tuple[str, str]]:
-    """Return (extra, file) of every call in the package with `extra="…"`: `MissingExtra`, `needs` and their like."""
+    """Return (extra, file) of every call of `MissingExtra(extra="…")` and `needs(extra="…")` in the package."""
     found: set[tuple[str, str]] = set()
     for file in (ROOT / "flowmason_ray").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("MissingExtra", "needs"):
                 for keyword in node.keywords:
                     match keyword:
                         case ast.keyword(arg="extra", value=ast.Constant(value=str(name))):
