@@ -101,7 +101,9 @@ def finish(component: ComponentSpec, result: Any) -> Value:
     model = component.output_model
     if not isinstance(result, model):
         if not isinstance(result, Mapping):
-            raise InvalidOutput(f"Component {component.name!r} returned {_kind(result)}; expected its Output or an object.")
+            raise InvalidOutput(
+                f"Component {component.name!r} returned {_kind(result)}; expected its Output or an object."
+            )
         try:
             result = model.model_validate(result)
         except ValidationError as exc:

@@ -37,7 +37,14 @@ class AttemptContext:
     """What an attempt may know and do besides its input (`engine.component.Context`)."""
 
     def __init__(
-        self, run: RunInfo, *, stage_id: str, path: str, attempt: int, first_started_at: float, tell: Callable[[Event], None]
+        self,
+        run: RunInfo,
+        *,
+        stage_id: str,
+        path: str,
+        attempt: int,
+        first_started_at: float,
+        tell: Callable[[Event], None],
     ) -> None:
         self._run = run
         self._first_started_at = first_started_at
@@ -146,7 +153,9 @@ class _Stages:
             scope, _ = scope.at(target)
         index = target.index
         failure = scope.failures.get(index) if scope.failures else None
-        return StageView(scope.values[index], WORDS[scope.status[index]], None if failure is None else failure.to_json())
+        return StageView(
+            scope.values[index], WORDS[scope.status[index]], None if failure is None else failure.to_json()
+        )
 
 
 class LocalScope:
@@ -191,9 +200,7 @@ class LocalScope:
         return draw_text(kind, self._run.seed, self._path, self._first_started_at, self._draws)
 
 
-def draw_text(
-    kind: Literal["now", "today", "uuid"], seed: int, path: str, first_started_at: float, number: int
-) -> str:
+def draw_text(kind: Literal["now", "today", "uuid"], seed: int, path: str, first_started_at: float, number: int) -> str:
     """Return what `now()`, `today()` or `uuid()` in a template says."""
     if kind == "uuid":
         return str(UUID(bytes=draw_bytes(seed, path, "template", number)[:16], version=4))

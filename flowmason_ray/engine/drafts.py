@@ -81,6 +81,9 @@ def _draft(stage: Stage, pointer: str, catalogue: Catalogue, report: Report) -> 
             draft.construct = BRANCHING
         if draft.construct is not None:
             draft.shape = _shape(draft.construct, stage, pointer, report)
+            for name in draft.construct.bare_expressions:
+                if isinstance(text := config.get(name), str) and "{{" not in text:
+                    config[name] = "{{" + text + "}}"
         fixed_names = {*component.raw_fields, *component.expression_fields, *_body_fields(component, config)}
     draft.fixed = {name: config.pop(name) for name in tuple(config) if name in fixed_names}
     draft.template = parse_at(config, f"{pointer}/config", report, parse_template) or WHOLE

@@ -71,7 +71,9 @@ class RunStore(Protocol):
         """Begin the log of a new run."""
         ...
 
-    async def list_runs(self, *, limit: int = 50, pipeline: str | None = None, status: str | None = None) -> list[RunRecord]:
+    async def list_runs(
+        self, *, limit: int = 50, pipeline: str | None = None, status: str | None = None
+    ) -> list[RunRecord]:
         """Return the newest runs first."""
         ...
 

@@ -48,6 +48,8 @@ class Summary:
 
     def __init__(self) -> None:
         self.stages: dict[str, StageSummary] = {}
+        self.usage: dict[str, Any] = {}
+        """Numbers that attempts reported, summed by name (tokens, cost)."""
 
     def __call__(self, event: Event) -> None:
         """Take one event; those about hidden stages (`$output`, `$collect`) and about the run itself are passed over."""
@@ -63,6 +65,9 @@ class Summary:
                 summary.duration_s += event.duration_s  # pyright: ignore[reportAttributeAccessIssue]
                 if summary.status == "running":
                     summary.status = "succeeded"
+            if event.usage is not None:  # pyright: ignore[reportAttributeAccessIssue]
+                for name, amount in event.usage.items():  # pyright: ignore[reportAttributeAccessIssue]
+                    self.usage[name] = self.usage.get(name, 0) + amount
         elif isinstance(event, (StageFailed, StageSkipped, StageEnded, StageDeclined, StageStopped)):
             self._less_frequent(event)
 

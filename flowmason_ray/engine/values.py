@@ -51,3 +51,24 @@ class Items:
         """Return the item at `position`: an element, or a frame's row as an object."""
         index = self.index(position)
         return self.source.row(index, named=True) if is_frame(self.source) else self.source[index]
+
+
+PRESENTED_ROWS = 1000
+"""Frames of up to this many rows are shown as rows; longer ones as a summary with the first ten."""
+
+
+def presentable(value: Any) -> Any:
+    """Return a value as plain JSON for people and programs that read a result: frames become lists of row objects.
+
+    A frame of more than `PRESENTED_ROWS` rows becomes {`rows`, `columns`, `head`}: a result is no way to carry data away,
+    `table_write` is.
+    """
+    if is_frame(value):
+        if value.height <= PRESENTED_ROWS:
+            return value.to_dicts()
+        return {"rows": value.height, "columns": list(value.columns), "head": value.head(10).to_dicts()}
+    if isinstance(value, Mapping):
+        return {key: presentable(each) for key, each in value.items()}  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, list):
+        return [presentable(each) for each in value]  # pyright: ignore[reportUnknownVariableType]
+    return value

@@ -97,6 +97,9 @@ class Run(Protocol):
 class Construct:
     """The base of the constructs. The defaults suit one without bodies."""
 
+    bare_expressions: tuple[str, ...] = ()
+    """Config fields in which a text without braces is an expression."""
+
     def shape(self, config: Mapping[str, Any]) -> Shape:
         """Read the config, as written, when the plan is made.
 

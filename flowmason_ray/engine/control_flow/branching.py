@@ -69,6 +69,8 @@ class Branching(Construct):
 class Conditional(Branching):
     """`conditional`: the bodies `true` and `false`."""
 
+    bare_expressions = ("condition",)
+
     def shape(self, config: Mapping[str, Any]) -> Shape:
         """Read `true_branch_stages` and `false_branch_stages`."""
         return Shape(
