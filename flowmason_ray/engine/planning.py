@@ -147,11 +147,12 @@ class _Planner:
         """Return the plan; None when what was found makes positions meaningless (a cycle)."""
         for draft in self._drafts.values():
             self._finder.add(draft)
+        self._finder.add_variables(self._drafts.values())
         self._lay_out_scopes()
         hidden = [scope.hidden for scope in self._scopes if scope.hidden is not None]
         for draft in hidden:
             self._finder.add(draft)
-        self._finder.add_variables([*self._drafts.values(), *hidden])
+            self._finder.add_variables([draft])
         self._check_cycles()
         check_types(self._pipeline, self._drafts, self._bodies, hidden, self._report)
         input_schema = self._schema(self._pipeline.input_schema, "/input_schema")
