@@ -14,7 +14,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS = 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo test check bench fmt lock clean
+.PHONY: help env demo test check check-style check-files check-layers check-types check-wheel bench fmt lock clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
@@ -28,13 +28,23 @@ demo: .venv/.demo ## Run the demo pipeline on an embedded Ray and say where its 
 test: .venv/.dev ## Run all tests (unit tests beside the Ray tests; JOBS processes)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
 
-check: .venv/.dev ## Lint, formatting, types, layers, generated files, lock files, wheel: all that CI checks
+check: check-style check-files check-layers check-types check-wheel ## Style, types, layers, lock and generated files, wheel: all that CI checks
+
+check-style: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+check-files: .venv/.dev
 	$(BIN)/python scripts/check_lock.py
 	$(BIN)/python scripts/generate.py --check
+
+check-layers: .venv/.dev
 	$(BIN)/lint-imports --no-logo --no-cache
+
+check-types: .venv/.dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+check-wheel: .venv/.dev
 	$(BIN)/python scripts/check_wheel.py
 
 bench: .venv/.demo ## Measure the engine beside its references (BENCH_ARGS="--executor ray --json")
