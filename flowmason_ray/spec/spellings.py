@@ -34,8 +34,8 @@ _RETRY_KEYS = {
 _BRANCH_KEYS = {"true_branch": "true_branch_stages", "false_branch": "false_branch_stages"}
 _COMPONENT_NAMES = {"synthesizer": "combiner"}
 
-_WITH_TEMPLATES = ("config", "when", "fallback_output", "cache")
-"""Keys of a stage under which templates are written."""
+_WITH_TEMPLATES = ("config", "fallback_output", "cache")
+"""Keys of a stage under which templates are written; `when` is an expression with or without braces."""
 
 _EXACT = 2**53
 """Whole numbers below this survive the way through a float."""
@@ -252,37 +252,50 @@ def _plus_one(retries: object) -> object:
 
 def _respell_references(data: dict[str, Any]) -> None:
     """Rewrite older references in the templates of a document whose top level and stages are ours to change."""
-    stages = data.get("stages")
-    listed = cast("list[Any]", stages) if isinstance(stages, list) else []
-    known = frozenset(
-        identifier
-        for stage in listed
-        if isinstance(stage, dict) and isinstance(identifier := cast("dict[str, Any]", stage).get("id"), str)
-    )
-    for stage in listed:
-        if isinstance(stage, dict):
-            _rewrite_keys(cast("dict[str, Any]", stage), _WITH_TEMPLATES, known)
-    _rewrite_keys(data, ("output", "overrides", "compositions"), known)
+    written = data.get("stages")
+    listed = cast("list[Any]", written) if isinstance(written, list) else []
+    stages = [cast("dict[str, Any]", stage) for stage in listed if isinstance(stage, dict)]
+    known = frozenset(stage["id"] for stage in stages if isinstance(stage.get("id"), str)) - _loop_variables(stages)
+    for owner, keys in (
+        *((stage, _WITH_TEMPLATES) for stage in stages),
+        (data, ("output", "overrides", "compositions")),
+    ):
+        for key in keys:
+            if key in owner and _may_hold_older_reference(owner[key]):
+                owner[key] = _rewritten(owner[key], known)
+    for stage in stages:
+        when = stage.get("when")
+        if isinstance(when, str) and _has_older_word(when):
+            stage["when"] = _rewritten(when, known, expression=True)
 
 
-def _rewrite_keys(owner: dict[str, Any], keys: tuple[str, ...], known: Collection[str]) -> None:
-    for key in keys:
-        if key in owner and _may_hold_older_reference(owner[key]):
-            owner[key] = _rewritten(owner[key], known)
+def _loop_variables(stages: list[dict[str, Any]]) -> frozenset[str]:
+    """Return the names that mean an item of a loop somewhere: `{{item.output}}` is then not a stage called `item`."""
+    names: set[str] = set()
+    for stage in stages:
+        config = stage.get("config")
+        if stage.get("component_type") == "foreach" and isinstance(config, dict):
+            known = cast("dict[str, Any]", config)
+            chosen = (known.get("item_variable", "item"), known.get("index_variable", "index"))
+            names.update(name for name in chosen if isinstance(name, str))
+    return frozenset(names)
+
+
+def _has_older_word(text: str) -> bool:
+    # Every older spelling has one of two words in it; most templates have neither, and parsing is not free.
+    return "upstream" in text or "output" in text
 
 
 def _may_hold_older_reference(value: Any) -> bool:
-    # Every older spelling has one of two words in it; most templates have neither, and parsing is not free.
     if isinstance(value, str):
-        return "upstream" in value or "output" in value
+        return "{{" in value and _has_older_word(value)
     if isinstance(value, dict):
         return any(map(_may_hold_older_reference, cast("dict[str, Any]", value).values()))
     return isinstance(value, list) and any(map(_may_hold_older_reference, cast("list[Any]", value)))
 
 
-def _rewritten(value: Any, known: Collection[str]) -> Any:
-    try:
-        from flowmason_ray.spec.templates import rewrite_references  # brings in the template parser: only when needed
-    except ModuleNotFoundError:
-        return value
-    return rewrite_references(value, known)
+def _rewritten(value: Any, known: Collection[str], *, expression: bool = False) -> Any:
+    # Brings in the template parser: only for who needs it.
+    from flowmason_ray.spec.templates import rewrite_expression, rewrite_references
+
+    return rewrite_expression(value, known) if expression else rewrite_references(value, known)
