@@ -89,7 +89,7 @@ def test_short_lists_stay_on_a_line_and_long_ones_break():
         lines = text.splitlines()
         assert max(map(len, lines)) <= 100
         assert (len(lines) == 3) == (len('  "tags": []') + 5 * count - 2 < 100)
-    assert '"a": [\n' in formatted({"metadata": {"a": [{}]}})
+    assert '"a": [\n' in format_pipeline('{"metadata": {"a": [{}]}}').decode()
     assert '"a": []' in formatted({"metadata": {"a": []}})
 
 
@@ -99,15 +99,15 @@ def test_spellings_that_disagree_are_left_as_they_are():
 
 
 @pytest.mark.parametrize(
-    "document",
+    "text",
     [
-        {"stages": 3, "compositions": {}, "defaults": [], "overrides": "x"},
-        {"stages": [[], None, {"config": 5, "inputs": {"a": 1}}]},
-        {"nam": "p", "stages": [{"dependson": [], "on_error": "ignore"}]},
+        '{"stages": 3, "compositions": {}, "defaults": [], "overrides": "x"}',
+        '{"stages": [[], null, {"config": 5, "inputs": {"a": 1}}]}',
+        '{"nam": "p", "stages": [{"dependson": [], "on_error": "ignore"}]}',
     ],
 )
-def test_invalid_pipelines_are_formatted_without_loss(document: dict[str, Any]):
-    assert json.loads(formatted(document)) == document
+def test_invalid_pipelines_are_formatted_without_loss(text: str):
+    assert json.loads(format_pipeline(text)) == json.loads(text)
 
 
 @pytest.mark.parametrize(
@@ -151,20 +151,33 @@ values = st.recursive(
     max_leaves=15,
 )
 canonical_keys = st.sampled_from(
-    ["name", "version", "stages", "tags", "metadata", "compositions", "defaults", "config", "depends_on", "retry", "cache", "when", "output", "x-a", "zz"]
+    [
+        "name",
+        "version",
+        "stages",
+        "tags",
+        "metadata",
+        "defaults",
+        "config",
+        "depends_on",
+        "retry",
+        "cache",
+        "when",
+        "output",
+        "x-a",
+        "zz",
+    ]
 )
 documents = st.dictionaries(
     canonical_keys,
-    values.filter(lambda v: not (isinstance(v, list) and v and isinstance(v[0], str)))
-    | st.lists(st.dictionaries(canonical_keys, values, max_size=5), max_size=4),
+    values | st.lists(st.dictionaries(canonical_keys, values, max_size=5), max_size=4),
     max_size=8,
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(documents)
 def test_formatting_keeps_the_value_and_is_idempotent(document: dict[str, Any]):
-    document.pop("compositions", None)
     once = format_pipeline(json.dumps(document, indent=1))
     assert json.loads(once, parse_float=Decimal) == json.loads(json.dumps(document), parse_float=Decimal)
     assert format_pipeline(once) == once
@@ -179,7 +192,23 @@ older = st.recursive(
         st.lists(inner, max_size=3)
         | st.dictionaries(
             st.sampled_from(
-                ["id", "type", "component", "component_type", "config", "inputs", "input_mapping", "retry", "retry_config", "max_retries", "max_attempts", "on_error", "true_branch", "true_branch_stages", "when"]
+                [
+                    "id",
+                    "type",
+                    "component",
+                    "component_type",
+                    "config",
+                    "inputs",
+                    "input_mapping",
+                    "retry",
+                    "retry_config",
+                    "max_retries",
+                    "max_attempts",
+                    "on_error",
+                    "true_branch",
+                    "true_branch_stages",
+                    "when",
+                ]
             ),
             inner,
             max_size=6,

@@ -47,7 +47,7 @@ class TestDefaults:
             "allOf": [{"properties": {"all": {"default": "of"}}}],
             "$defs": {"y": {"default": "why"}},
         }
-        value = {"l": [{}, {"q": 2}, 3], "t": [{}, {}]}
+        value: dict[str, Any] = {"l": [{}, {"q": 2}, 3], "t": [{}, {}]}
         before = copy.deepcopy(value)
         assert apply_input_schema(schema, value) == {
             "l": [{"q": [1]}, {"q": 2}, 3],
@@ -78,7 +78,7 @@ class TestDefaults:
         assert filled == {"l": {"r": {}}, "r": {"l": {}}}
 
     def test_a_schema_that_asks_for_endless_defaults_is_refused(self):
-        node = {"properties": {f"k{i}": {"$ref": "#/$defs/n", "default": {}} for i in range(12)}}
+        node: dict[str, Any] = {"properties": {f"k{i}": {"$ref": "#/$defs/n", "default": {}} for i in range(12)}}
         problem = the_violation({"$ref": "#/$defs/n", "$defs": {"n": node}}, {})
         assert problem.code == "too_many_defaults"
 
@@ -117,7 +117,7 @@ class TestViolations:
         assert the_violation({"propertyNames": {"maxLength": 1}}, {"ab": 1}).code == "out_of_range"
 
     def test_all_at_once_in_order(self):
-        schema = {
+        schema: dict[str, Any] = {
             "type": "object",
             "required": ["name", "count"],
             "additionalProperties": False,
@@ -140,7 +140,7 @@ class TestViolations:
         assert (problem.code, problem.path) == ("missing_field", "/address")
 
     def test_pattern_properties_are_allowed(self):
-        schema = {"additionalProperties": False, "patternProperties": {"^x-": {}}}
+        schema: dict[str, Any] = {"additionalProperties": False, "patternProperties": {"^x-": {}}}
         assert the_violation(schema, {"x-a": 1, "y": 2}).path == "/y"
 
     def test_alternatives_explain_the_one_that_was_meant(self):
@@ -178,7 +178,7 @@ class TestSchemas:
             ({"type": "objekt"}, "/type"),
             ({"properties": {"a": {"minimum": "x"}}}, "/properties/a/minimum"),
             ({"properties": {"a": {"pattern": "("}}}, "/properties/a/pattern"),
-            ({"items": [{}]}, "/items"),
+            ({"items": [True]}, "/items"),
             ({"required": "a"}, "/required"),
         ],
     )

@@ -50,11 +50,11 @@ def test_the_schema_is_a_schema():
                     "id": "a",
                     "component_type": "x",
                     "config": {"a": [1, None]},
-                    "x-b": {},
+                    "x-b": {"c": 1},
                     "cache": {"ttl_s": 1},
                     "retry": {"max_attempts": 2, "x-c": 1},
                     "when": True,
-                    "metadata": {"anything": []},
+                    "metadata": {"anything": [1]},
                 }
             ],
         },
