@@ -52,7 +52,7 @@ JsonObject = dict[str, JsonValue]
 class Model(BaseModel):
     """What the models share: frozen, strict about types, unknown keys refused, `x-` keys set aside."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
     # Filled under a key that cannot be a field's name, so that a written "extensions" is refused like any unknown key.
     extensions: JsonObject = Field(default={}, alias=EXTENSION_PREFIX, description="The keys that start with `x-`.")
