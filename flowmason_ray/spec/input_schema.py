@@ -36,6 +36,7 @@ class InputSchema:
         Raises:
             InvalidPipeline: it is not a valid schema; pointers are relative to it.
         """
+        self.schema = schema
         self._compiled: CompiledSchema | None = None
         if schema is not None:
             problems = [problem for problem in check_schema(schema) if problem.severity == "error"]

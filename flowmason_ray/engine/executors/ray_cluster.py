@@ -12,10 +12,19 @@ import asyncio
 import logging
 import os
 import secrets
+import sys
 import threading
+from concurrent.futures import Future
 from typing import Any
 
 from flowmason_ray.errors import FlowMasonError, MissingExtra
+
+# Ray reads how to authenticate once, when it is imported (2.60: setting it later leaves client and server at odds).
+if not {"RAY_AUTH_MODE", "RAY_ADDRESS"} & os.environ.keys() and "ray" not in sys.modules:
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+# Without this Ray warns about GPUs on every start (ray/_private/worker.py).
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 try:
     import ray
@@ -37,21 +46,38 @@ async def connect(address: str | None) -> None:
     Raises:
         ClusterUnavailable: it cannot be started or reached.
     """
-    await asyncio.to_thread(_connect, address or os.environ.get("RAY_ADDRESS"))
+    if not ray.is_initialized():
+        await asyncio.wrap_future(_in_lasting_thread(address or os.environ.get("RAY_ADDRESS")))
+
+
+def _in_lasting_thread(address: str | None) -> Future[None]:
+    """Connect on a thread that lives as long as the process.
+
+    Ray asks the kernel to end its processes with their parent (PR_SET_PDEATHSIG), and for the kernel the parent is the
+    thread that started them: on a thread of a pool, the cluster would die with the event loop that owns the pool.
+    """
+    done: Future[None] = Future()
+
+    def work() -> None:
+        try:
+            _connect(address)
+        except BaseException as exc:  # handed over to whoever waits
+            done.set_exception(exc)
+        else:
+            done.set_result(None)
+            threading.Event().wait()
+
+    threading.Thread(target=work, name="flowmason-ray", daemon=True).start()
+    return done
 
 
 def _connect(address: str | None) -> None:
     with _starting:
         if ray.is_initialized():
             return
-        # Ray warns about GPUs on every start without this; the variable is Ray 2.60's own (ray/_private/worker.py).
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if address is None:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-            if "RAY_AUTH_MODE" not in os.environ:
-                os.environ["RAY_AUTH_MODE"] = "token"
-                os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
             options.update(include_dashboard=False)
         else:
             options.update(address=address)

@@ -12,6 +12,7 @@ decision. A cancelled task gets `STOP_GRACE_S` to end, then its worker is killed
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -23,7 +24,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError, TaskCancelledError, WorkerCrashedError
 
 from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage
-from flowmason_ray.engine.component import Cost, Effect
+from flowmason_ray.engine.component import ComponentSpec, Cost, Effect
 from flowmason_ray.engine.context import visible_variables
 from flowmason_ray.engine.events import Event, StageDeclined, StageFailed, StageStopped, StageSucceeded
 from flowmason_ray.engine.executor import STOP_GRACE_S, Deliver, RunInfo
@@ -113,7 +114,7 @@ class RayTasksExecutor:
         self._deliver = deliver
         self._local.open(run, deliver)
         self._run_reference = ray.put(replace(run, input=portable(run.input)))
-        self._classes: dict[str, type] = {}
+        self._classes: dict[str, Any] = {}
         self._classes_reference: list[Any] = []
 
     async def fetch(self, handle: Any) -> Any:
@@ -170,9 +171,8 @@ class RayTasksExecutor:
         if data is None:
             data = self._stages[key] = _stage_data(stage)
             component = stage.component
-            if component is not None and (component.module == "__main__" or "<locals>" in component.qualname):
-                # Such a class cannot be imported on a worker; it travels by value, once.
-                self._classes = {**self._classes, component.name: component.create}  # pyright: ignore[reportAttributeAccessIssue]  # `create` is the class
+            if component is not None and _travels_by_value(component):
+                self._classes = {**self._classes, component.name: component.create}
                 self._classes_reference = [ray.put(self._classes)]
         return data
 
@@ -275,6 +275,20 @@ class RayTasksExecutor:
         if known is None or monotonic() - known[0] > FEASIBILITY_TTL_S:
             known = self._feasible[key] = (monotonic(), missing_resources(wanted) if wanted else None)
         return known[1]
+
+
+def _travels_by_value(component: ComponentSpec) -> bool:
+    """Tell whether a component's class is sent to workers itself, because they may not be able to import it.
+
+    So it is with classes of a script, a test or a notebook. Installed packages and a project's `components/` are imported.
+    """
+    module = sys.modules.get(component.module)
+    file = str(getattr(module, "__file__", None) or "")
+    if component.file is not None or (component.module.startswith("flowmason_ray.") or "site-packages" in file):
+        return False
+    if module is not None and component.module != "__main__":
+        ray.cloudpickle.register_pickle_by_value(module)
+    return True
 
 
 def _cancel(task: _Task, *, force: bool) -> None:
