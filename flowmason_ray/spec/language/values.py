@@ -354,7 +354,7 @@ def to_json(budget: Budget, value: Any, indent: int | None = None) -> str:
     """Write a value as JSON; charges its whole size first."""
     nodes, depth = measure(budget, value)
     if indent is None:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_as_json, allow_nan=False)
+        return _COMPACT.encode(value)
     budget.text(nodes * depth * indent)
     return json.dumps(value, ensure_ascii=False, indent=indent, default=_as_json, allow_nan=False)
 
@@ -363,6 +363,9 @@ def _as_json(value: Any) -> Any:
     if is_object(value):
         return dict(value)
     raise Fault(f"{kind(value).capitalize()} cannot be put into text or JSON.")
+
+
+_COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=_as_json, allow_nan=False)
 
 
 def measure(budget: Budget, value: Any) -> tuple[int, int]:
