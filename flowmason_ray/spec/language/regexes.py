@@ -23,7 +23,7 @@ from flowmason_ray.spec.language.values import kind
 
 MAX_PATTERN = 1000
 """Characters of a pattern."""
-_MAX_MEMORY = 4 << 20
+_MAX_MEMORY = 1 << 20
 """Bytes that RE2 may use for one compiled pattern; limits `(x{1000}){1000}` to an error."""
 _BYTES_PER_STEP = 256
 """What the automaton reads in one step."""
@@ -68,13 +68,20 @@ def _prepare(budget: Budget, text: Any, pattern: Any) -> Any:
         raise Fault(
             f"A regular expression of more than {MAX_PATTERN} characters is too long.", code="expression_budget"
         )
-    budget.spend(len(pattern))
+    budget.spend(_compile_steps(pattern))
     budget.scan(len(text))
     regex = compiled(pattern)
     size = _size_bytes(text)
     slow = regex.groups or regex.programsize > _SMALL_PROGRAM
     budget.spend(size * regex.programsize // _WORK_PER_STEP if slow else size // _BYTES_PER_STEP)
     return regex
+
+
+def _compile_steps(pattern: str) -> int:
+    """Return what compiling may cost, also when the pattern is in the cache: a Unicode class is 1200 instructions."""
+    classes = pattern.count("\\p") + pattern.count("\\P")
+    repeats = _names.search(r"\{\d\d", pattern) is not None
+    return 10 * len(pattern) + 2000 * classes + (40_000 if repeats and classes else 10_000 if repeats else 0)
 
 
 def _size_bytes(text: str) -> int:
