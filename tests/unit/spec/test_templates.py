@@ -162,7 +162,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(JSON)
 def test_any_value_is_a_template_or_a_syntax_error(value: Any) -> None:
     try:
@@ -225,7 +225,7 @@ PIECES = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(st.lists(PIECES, max_size=16).map("".join))
 def test_rewriting_is_idempotent_and_keeps_the_meaning(text: str) -> None:
     once = rewrite_references(text, STAGES)
