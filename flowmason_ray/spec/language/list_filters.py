@@ -21,9 +21,9 @@ from flowmason_ray.spec.language.values import (
     length,
     less,
     member,
-    to_json,
     truth,
 )
+from flowmason_ray.spec.language.writing import to_json
 
 
 def _list_of(value: Any, what: str) -> Sequence[Any]:

