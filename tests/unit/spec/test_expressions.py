@@ -415,3 +415,25 @@ def test_a_large_value_is_handed_on_for_nothing() -> None:
     scope = DictScope({"input": {"big": big, "rows": [{"v": big}]}})
     assert parse_expression("input.big if input.rows | length else none").evaluate(scope) is big
     assert parse_expression("input.rows | first").evaluate(scope)["v"] is big
+
+
+def test_an_opaque_values_own_operators_are_never_called() -> None:
+    class Frame:
+        """Like a data frame: it refuses to be a boolean, and compares element by element."""
+
+        def __len__(self) -> int:
+            return 2
+
+        def __bool__(self) -> bool:
+            raise TypeError("the truth of a frame is ambiguous")
+
+        def __eq__(self, other: object) -> bool:
+            raise TypeError("frames are compared by elements")
+
+        __hash__ = None  # pyright: ignore[reportAssignmentType]  # as Python does for a class with its own __eq__
+
+    frame = Frame()
+    scope = DictScope({"frame": frame})
+    assert parse_expression("'yes' if frame and not (not frame) else 'no'").evaluate(scope) == "yes"
+    assert parse_expression("(frame or 1) == frame and frame != 1 and frame in [1, frame]").evaluate(scope) is True
+    assert parse_expression("[frame, frame] | unique | length").evaluate(scope) == 1
