@@ -1,8 +1,8 @@
 """A `Context` for testing a component by itself: fixed identity and time, and everything the component says is collected.
 
-    context = RecordingContext(project_dir=tmp_path)
-    output = WordCount().execute(WordCount.Input(text="a b"), context)
-    assert context.messages("warning") == []
+context = RecordingContext(project_dir=tmp_path)
+output = WordCount().execute(WordCount.Input(text="a b"), context)
+assert context.messages("warning") == []
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class RecordingContext:
     region: str | None = None
     idempotency_key: str = "key-1"
     project_dir: Path = field(default_factory=Path.cwd)
-    settings: ProjectSettings = ProjectSettings()
+    settings: ProjectSettings = field(default_factory=ProjectSettings)
     seed: int = 0
     logs: list[LogLine] = field(default_factory=list[LogLine])
     progressed: list[tuple[float, float | None]] = field(default_factory=list[tuple[float, float | None]])
