@@ -153,5 +153,6 @@ def _filter_frame(frame: DataFrame, meets: Judge) -> DataFrame:
     if not frame.height:
         return frame
     # The language knows JSON values only: dates and times are judged as ISO texts, which compare as they should.
-    rows = frame.with_columns(selectors.temporal().dt.to_string("iso")).iter_rows(named=True)
-    return cast("Any", frame).filter(list(_each(rows, None, meets)))
+    untyped = cast("Any", frame)
+    rows = untyped.with_columns(selectors.temporal().dt.to_string("iso")).iter_rows(named=True)
+    return untyped.filter(list(_each(rows, None, meets)))
