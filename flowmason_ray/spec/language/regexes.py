@@ -1,0 +1,155 @@
+"""Regular expressions that cannot hang: RE2, whose time is linear in the text.
+
+Why RE2 and not `re` or `regex`: `re` backtracks, so `(a+)+b` on thirty letters takes longer than a run; `regex` has a
+timeout, but a timeout is a clock, and the same expression on the same values would end well on one machine and fail on
+another, also in a replay. RE2 refuses what cannot be linear (back-references inside a pattern, look-around) when the
+pattern is compiled. The package is a single extension module of about 1.5 MB, imported when a pattern is first used.
+
+Time is (bytes of text) × (size of the compiled pattern) at worst, and charged so; the size is limited by `MAX_PATTERN` and
+`_MAX_MEMORY`.
+"""
+
+from __future__ import annotations
+
+import re as _names
+from functools import lru_cache
+from typing import Any
+
+from flowmason_ray.errors import MissingExtra
+from flowmason_ray.spec.language.budget import Budget, Fault
+from flowmason_ray.spec.language.values import kind
+
+MAX_PATTERN = 1000
+"""Characters of a pattern."""
+_MAX_MEMORY = 1 << 20
+"""Bytes that RE2 may use for one compiled pattern; limits `(x{1000}){1000}` to an error."""
+_WORK_PER_STEP = 50_000
+"""Bytes of text × instructions of the pattern that one step stands for; measured, see `tests/unit/spec/test_expressions_bounds.py`."""
+
+_GROUP = _names.compile(r"\\(?:(\d)|g<(\w{1,60})>|(\\))")
+
+
+@lru_cache(maxsize=256)
+def compiled(pattern: str) -> Any:
+    """Compile a pattern.
+
+    Raises:
+        Fault: RE2 cannot compile it; the message says why.
+    """
+    try:
+        import re2  # pyright: ignore[reportMissingTypeStubs]  # the package has none
+    except ImportError:
+        raise MissingExtra(feature="Regular expressions in templates", extra="regex", module="re2") from None
+    options: Any = re2.Options()
+    options.max_mem = _MAX_MEMORY
+    options.log_errors = False
+    try:
+        return re2.compile(pattern, options)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    except (re2.error, UnicodeEncodeError) as exc:
+        reason = exc.args[0].decode("utf-8", "replace") if exc.args and isinstance(exc.args[0], bytes) else str(exc)
+        raise Fault(f"{pattern!r} is not a regular expression that can be used here (RE2 syntax): {reason}.") from None
+
+
+def _prepare(budget: Budget, text: Any, pattern: Any) -> Any:
+    for value, what in ((text, "text"), (pattern, "pattern")):
+        if type(value) is not str:
+            raise Fault(f"A regular expression needs a string as its {what}, not {kind(value)}.")
+    if len(pattern) > MAX_PATTERN:
+        raise Fault(
+            f"A regular expression of more than {MAX_PATTERN} characters is too long.", code="expression_budget"
+        )
+    budget.spend(len(pattern))
+    budget.scan(len(text))
+    regex = compiled(pattern)
+    budget.spend(len(text) * 4 * regex.programsize // _WORK_PER_STEP + 1)
+    return regex
+
+
+def _run(call: Any, *args: Any) -> Any:
+    try:
+        return call(*args)
+    except UnicodeEncodeError:
+        raise Fault("The text is not valid Unicode (it holds half of a surrogate pair).") from None
+
+
+def search(budget: Budget, value: Any, pattern: Any, group: Any = 0) -> Any:
+    """Return what the pattern (or one group of it, by number or name) first matches, or null."""
+    regex = _prepare(budget, value, pattern)
+    found = _run(regex.search, value)
+    if found is None:
+        return None
+    text = _group(found, group)
+    budget.text(len(text or ""))
+    return text
+
+
+def _group(found: Any, group: Any) -> str | None:
+    if type(group) not in (int, str):
+        raise Fault(f"A group is named by a number or a string, not {kind(group)}.")
+    try:
+        return found.group(group)
+    except (IndexError, KeyError):
+        raise Fault(f"The regular expression has no group {group!r}.") from None
+
+
+def matches(budget: Budget, value: Any, pattern: Any) -> bool:
+    """Tell whether the pattern matches anywhere in the text."""
+    return _run(_prepare(budget, value, pattern).search, value) is not None
+
+
+def find_all(budget: Budget, value: Any, pattern: Any, group: Any = 0) -> list[Any]:
+    """Return everything that the pattern (or one group of it) matches, from left to right, as a list."""
+    return [_group(found, group) for found in _each(budget, value, pattern)]
+
+
+def _each(budget: Budget, value: str, pattern: Any) -> list[Any]:
+    """Collect the matches; each costs at least what finding it took, since an empty pattern matches everywhere."""
+    regex = _prepare(budget, value, pattern)
+    found: list[Any] = []
+    for match in _run(regex.finditer, value):
+        budget.spend(4)
+        budget.items(1)
+        start, end = match.span()
+        budget.text(end - start)
+        found.append(match)
+    return found
+
+
+def replace(budget: Budget, value: Any, pattern: Any, replacement: Any = "") -> str:
+    r"""Replace every match; `\1` and `\g<name>` in the replacement stand for groups, `\\` for a backslash."""
+    if type(replacement) is not str:
+        raise Fault(f"A replacement is a string, not {kind(replacement)}.")
+    budget.scan(len(replacement))
+    pieces: list[str] = []
+    done = 0
+    parts = _parts(budget, replacement)
+    for match in _each(budget, value, pattern):
+        start, end = match.span()
+        pieces.append(value[done:start])
+        for literal, group in parts:
+            piece = literal if group is None else _group(match, group) or ""
+            budget.spend(1)
+            budget.text(len(piece))
+            pieces.append(piece)
+        done = end
+    budget.text(len(value))
+    pieces.append(value[done:])
+    return "".join(pieces)
+
+
+def _parts(budget: Budget, replacement: str) -> list[tuple[str, int | str | None]]:
+    parts: list[tuple[str, int | str | None]] = []
+    done = 0
+    for found in _GROUP.finditer(replacement):
+        budget.spend(2)
+        if found.start() > done:
+            parts.append((replacement[done : found.start()], None))
+        number, name, backslash = found.groups()
+        if backslash:
+            parts.append(("\\", None))
+        else:
+            parts.append(("", int(number) if number else int(name) if name.isdecimal() else name))
+        done = found.end()
+    if done < len(replacement):
+        parts.append((replacement[done:], None))
+    return parts

@@ -1,0 +1,321 @@
+"""What values are to the language: their kinds, truth, equality, order, members and text.
+
+Only JSON's types have an inside: null, booleans, numbers, strings, lists (and tuples), objects (any `Mapping`). Exact types
+are asked for, so a subclass of `str` (a secret, say) is as opaque as a data frame: it can be handed on whole, and that is all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+from flowmason_ray.errors import nearest
+from flowmason_ray.spec.language.budget import MAX_VALUE_DEPTH, Budget, Fault, Missing
+
+NUMBERS = frozenset({int, float, bool})
+_SIMPLE = frozenset({int, float, bool, str, type(None)})
+_NAMES = {type(None): "null", bool: "a boolean", int: "an integer", float: "a number", str: "a string"}
+
+
+def kind(value: Any) -> str:
+    """Return what messages call the value's type."""
+    if name := _NAMES.get(type(value)):
+        return name
+    if is_list(value):
+        return "a list"
+    if is_object(value):
+        return "an object"
+    return f"an opaque value ({type(value).__name__})"
+
+
+def is_list(value: Any) -> bool:
+    """Tell whether the value is a list to the language."""
+    return type(value) is list or type(value) is tuple
+
+
+def is_object(value: Any) -> bool:
+    """Tell whether the value is a JSON object to the language."""
+    return type(value) is dict or (type(value) not in _SIMPLE and isinstance(value, Mapping))
+
+
+def is_opaque(value: Any) -> bool:
+    """Tell whether the language knows nothing of the value but that it is there."""
+    return type(value) not in _SIMPLE and not is_list(value) and not is_object(value)
+
+
+def truth(value: Any) -> bool:
+    """Return the value's truth, as in Python; an opaque value is true unless it says that it is empty."""
+    if type(value) in _SIMPLE or is_list(value):
+        return bool(value)
+    try:
+        return len(value) > 0
+    except TypeError:
+        return True
+
+
+def length(value: Any) -> int:
+    """Return the number of characters, elements, members or rows."""
+    if type(value) not in NUMBERS and value is not None:
+        try:
+            return len(value)
+        except TypeError:
+            pass
+    raise Fault(f"The length of {kind(value)} was asked for; only strings, lists, objects and frames have one.")
+
+
+# --- Members ---------------------------------------------------------------------------------------------------------
+
+
+def member(value: Any, key: Any) -> Any:
+    """Return `value[key]` for objects, lists and strings.
+
+    Raises:
+        Missing: there is no such member; the message names what there is.
+    """
+    if type(key) not in _SIMPLE:
+        raise Fault(f"{kind(key).capitalize()} cannot be used as a key or an index.")
+    if is_object(value):
+        try:
+            return value[key]
+        except KeyError:
+            raise _no_member(value, key) from None
+    if is_list(value) or type(value) is str:
+        if type(key) is int:
+            try:
+                return value[key]
+            except IndexError:
+                raise Missing(f"Index {key} is outside of {kind(value)} of length {len(value)}.") from None
+        if type(key) is str:
+            raise Missing(f"{key!r} was looked up in {kind(value)}, which only has indexes.")
+        raise Fault(f"{kind(value).capitalize()} takes integers as indexes, not {kind(key)}.")
+    raise Missing(f"{_shown(key)} was looked up in {kind(value)}, which has no members.")
+
+
+def _shown(key: Any) -> str:
+    text = repr(key) if type(key) is not int or key.bit_length() < 256 else "a huge integer"
+    return text if len(text) <= 80 else text[:77] + "…"
+
+
+def _no_member(value: Mapping[Any, Any], key: Any) -> Missing:
+    names: list[str] = []
+    for count, name in enumerate(value):
+        if count >= 200:
+            break
+        if type(name) is str and len(name) <= 100:
+            names.append(name)
+    close = nearest(key, names) if type(key) is str and len(key) <= 100 else None
+    shown = ", ".join(repr(n) for n in names[:12]) + (", …" if len(names) > 12 else "")
+    message = (
+        f"There is no {_shown(key)}; available: {shown}."
+        if names
+        else f"There is no {_shown(key)}: the object is empty."
+    )
+    if close:
+        message += f" Did you mean {close!r}?"
+    return Missing(message, details={"available": names[:50], "nearest": close} if close else {"available": names[:50]})
+
+
+def cut(budget: Budget, value: Any, start: Any, stop: Any, step: Any) -> Any:
+    """Return `value[start:stop:step]`."""
+    if not is_list(value) and type(value) is not str:
+        raise Fault(f"{kind(value).capitalize()} cannot be sliced; only strings and lists can.")
+    for bound in (start, stop, step):
+        if bound is not None and type(bound) is not int:
+            raise Fault(f"The bounds of a slice are integers, not {kind(bound)}.")
+    if step == 0:
+        raise Fault("The step of a slice cannot be 0.")
+    where = slice(start, stop, step)
+    size = len(range(*where.indices(len(value))))
+    if type(value) is str:
+        budget.text(size)
+        return value[where]
+    budget.items(size)
+    return list(value[where])
+
+
+def elements(budget: Budget, value: Any) -> Sequence[Any]:
+    """Return what iterating over the value gives: elements, keys or characters. Charges one step for each."""
+    budget.spend(length(value) + 1)
+    if is_list(value):
+        return cast("Sequence[Any]", value)
+    if type(value) is str or is_object(value):
+        return list(value)
+    raise Fault(f"A list was expected, not {kind(value)}.")
+
+
+def dotted(value: Any, attribute: Any) -> Any:
+    """Return the member at a dotted path such as `user.name`; digits are indexes of lists."""
+    if type(attribute) is int:
+        return member(value, attribute)
+    if type(attribute) is not str:
+        raise Fault(f"An attribute is named by a string, not {kind(attribute)}.")
+    for part in attribute.split("."):
+        value = member(value, int(part) if is_list(value) and part.isdecimal() and len(part) < 10 else part)
+    return value
+
+
+# --- Comparison ------------------------------------------------------------------------------------------------------
+
+
+def equal(budget: Budget, a: Any, b: Any, depth: int = 0) -> bool:
+    """Return whether two values are equal as JSON values (lists and tuples alike; opaque values only to themselves)."""
+    ta, tb = type(a), type(b)
+    if ta in _SIMPLE or tb in _SIMPLE:
+        if ta is str and tb is str:
+            budget.steps_left -= len(a) // 64 + 1 if len(a) == len(b) else 1
+            budget.spend(0)
+        return bool(a == b) if ta in _SIMPLE and tb in _SIMPLE else False
+    if a is b:
+        return True
+    if depth > MAX_VALUE_DEPTH:
+        raise Fault(f"Values nested deeper than {MAX_VALUE_DEPTH} levels cannot be compared.")
+    if is_list(a) and is_list(b):
+        if len(a) != len(b):
+            return False
+        for x, y in zip(a, b, strict=True):
+            budget.spend(1)
+            if x is not y and not equal(budget, x, y, depth + 1):
+                return False
+        return True
+    if is_object(a) and is_object(b):
+        if len(a) != len(b):
+            return False
+        for key, x in a.items():
+            budget.spend(2)
+            if key not in b:
+                return False
+            y = b[key]
+            if x is not y and not equal(budget, x, y, depth + 1):
+                return False
+        return True
+    return False
+
+
+def less(budget: Budget, a: Any, b: Any, operator: str, depth: int = 0) -> bool:
+    """Return `a <operator> b` for one of `<`, `<=`, `>`, `>=`."""
+    ta, tb = type(a), type(b)
+    if ta in NUMBERS and tb in NUMBERS:
+        return _ORDER[operator](a, b)
+    if ta is str and tb is str:
+        budget.scan(min(len(a), len(b)))
+        return _ORDER[operator](a, b)
+    if is_list(a) and is_list(b):
+        if depth > MAX_VALUE_DEPTH:
+            raise Fault(f"Values nested deeper than {MAX_VALUE_DEPTH} levels cannot be compared.")
+        for x, y in zip(a, b, strict=False):
+            budget.spend(1)
+            if x is not y and not equal(budget, x, y, depth + 1):
+                return less(budget, x, y, operator, depth + 1)
+        return _ORDER[operator](len(a), len(b))
+    raise Fault(f"{kind(a).capitalize()} and {kind(b)} cannot be compared with {operator!r}.")
+
+
+_ORDER: dict[str, Callable[[Any, Any], bool]] = {
+    "<": lambda a, b: a < b,
+    "<=": lambda a, b: a <= b,
+    ">": lambda a, b: a > b,
+    ">=": lambda a, b: a >= b,
+}
+
+
+def contains(budget: Budget, item: Any, container: Any) -> bool:
+    """Return `item in container`."""
+    if type(container) is str:
+        if type(item) is not str:
+            raise Fault(f"Only a string can be in a string, not {kind(item)}.")
+        budget.scan(len(container))
+        return item in container
+    if is_object(container):
+        if type(item) not in _SIMPLE:
+            return False
+        return item in container
+    if is_list(container):
+        for element in container:
+            budget.spend(1)
+            if element is item or equal(budget, element, item):
+                return True
+        return False
+    raise Fault(f"Nothing can be in {kind(container)}; only strings, lists and objects hold something.")
+
+
+# --- Text ------------------------------------------------------------------------------------------------------------
+
+
+def to_text(budget: Budget, value: Any) -> str:
+    """Format a value as a template puts it into text: null is empty, booleans and containers as in JSON."""
+    if type(value) is str:
+        return value
+    if value is None:
+        return ""
+    if value is True:
+        return "true"
+    if value is False:
+        return "false"
+    if type(value) is int or type(value) is float:
+        text = number_text(value)
+        budget.text(len(text))
+        return text
+    return to_json(budget, value)
+
+
+def number_text(value: float) -> str:
+    """Return the number as Python writes it."""
+    try:
+        return repr(value)
+    except ValueError:
+        raise Fault("An integer of more than 4300 digits cannot be turned into text.") from None
+
+
+def to_json(budget: Budget, value: Any, indent: int | None = None) -> str:
+    """Write a value as JSON; charges its whole size first."""
+    nodes, depth = measure(budget, value)
+    if indent is None:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_as_json, allow_nan=False)
+    budget.text(nodes * depth * indent)
+    return json.dumps(value, ensure_ascii=False, indent=indent, default=_as_json, allow_nan=False)
+
+
+def _as_json(value: Any) -> Any:
+    if is_object(value):
+        return dict(value)
+    raise Fault(f"{kind(value).capitalize()} cannot be put into text or JSON.")
+
+
+def measure(budget: Budget, value: Any) -> tuple[int, int]:
+    """Charge for walking the whole value and writing it down, and return how many values it holds and how deep it is.
+
+    Raises:
+        Fault: something in it is no JSON value, or it is nested too deeply (a cycle is, too).
+    """
+    nodes, deepest, stack = 0, 0, [(value, 0)]
+    while stack:
+        value, depth = stack.pop()
+        nodes += 1
+        budget.spend(1)
+        budget.text(4)
+        if type(value) is str:
+            budget.text(len(value))
+        elif type(value) in NUMBERS or value is None:
+            if type(value) is int:
+                budget.text(value.bit_length() // 3)
+                number_text(value)
+            elif type(value) is float and (value != value or value in (float("inf"), float("-inf"))):
+                raise Fault(f"{value!r} has no form in JSON.")
+        else:
+            deepest = max(deepest, depth + 1)
+            if depth >= MAX_VALUE_DEPTH:
+                raise Fault(f"A value nested deeper than {MAX_VALUE_DEPTH} levels cannot be put into text or JSON.")
+            if is_list(value):
+                budget.spend(len(value))
+                stack.extend((element, depth + 1) for element in value)
+            elif is_object(value):
+                budget.spend(len(value))
+                for key, element in value.items():
+                    if type(key) is not str:
+                        raise Fault(f"The keys of an object are strings in JSON, not {kind(key)}.")
+                    budget.text(len(key) + 4)
+                    stack.append((element, depth + 1))
+            else:
+                raise Fault(f"{kind(value).capitalize()} cannot be put into text or JSON.")
+    return nodes, deepest
