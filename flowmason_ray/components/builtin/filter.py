@@ -21,7 +21,7 @@ from flowmason_ray.components.builtin.json_paths import MISSING
 from flowmason_ray.components.frames import is_frame
 from flowmason_ray.engine.component import Context
 from flowmason_ray.errors import ExpressionError, PermanentError
-from flowmason_ray.spec.expressions import DictScope, parse_expression
+from flowmason_ray.spec.expressions import DictScope, Expression, ExpressionSyntaxError, parse_expression
 
 if TYPE_CHECKING:
     from polars import DataFrame
@@ -74,18 +74,19 @@ class Filter:
         meets = _judge(input)
         if input.filter_mode == "pass_fail":
             return self._pass_fail(input, meets)
-        if is_frame(input.data):
-            kept: Any = _filter_frame(input.data, meets)
-            left_out, count = input.data.height - kept.height, kept.height
-        elif isinstance(input.data, list):
-            items = cast("list[Any]", input.data)
+        data: object = input.data
+        if is_frame(data):
+            kept: Any = _filter_frame(data, meets)
+            left_out, count = data.height - kept.height, kept.height
+        elif isinstance(data, list):
+            items = cast("list[Any]", data)
             kept = [item for item, met in zip(items, _each(items, items, meets), strict=True) if met]
             left_out, count = len(items) - len(kept), len(kept)
-        elif input.data is None and input.pass_if_missing:
+        elif data is None and input.pass_if_missing:
             kept, left_out, count = None, 0, 1
         else:
             raise PermanentError(
-                f"filter_mode 'filter_array' needs a list or a table in 'data', found {type(input.data).__name__!r}. "
+                f"filter_mode 'filter_array' needs a list or a table in 'data', found {type(data).__name__!r}. "
                 "To judge the value as a whole use 'pass_fail'.",
                 code="invalid_input",
             )
@@ -107,7 +108,7 @@ Judge = Callable[[dict[str, Any], Any], tuple[bool, str]]
 
 
 def _judge(input: Filter.Input) -> Judge:
-    expression = parse_expression(input.condition) if input.condition is not None else None
+    expression = _parsed(input.condition) if input.condition is not None else None
     tests = field_tests(input.field_conditions)
 
     def meets(variables: dict[str, Any], value: Any) -> tuple[bool, str]:
@@ -130,6 +131,13 @@ def _judge(input: Filter.Input) -> Judge:
         return met, reason
 
     return meets
+
+
+def _parsed(condition: str) -> Expression:
+    try:
+        return parse_expression(condition)
+    except ExpressionSyntaxError as exc:
+        raise PermanentError(f"'condition' {condition!r}: {exc.message}", code=exc.code) from exc
 
 
 def _holds(test: Test, value: Any, pass_if_missing: bool) -> bool:
