@@ -34,7 +34,8 @@ from typing import Any, ClassVar, Literal
 class Problem:
     """One thing that is wrong with what somebody wrote.
 
-    `path` is a JSON pointer into the document (RFC 6901; "" is the whole document); `line` and `column` count from 1.
+    `path` is a JSON pointer into the document (RFC 6901; "" is the whole document); `line` and `column` count from 1;
+    `excerpt` is the line of the file and, under it, a caret (for text that does not parse).
     """
 
     code: str
@@ -47,6 +48,7 @@ class Problem:
     found: str | None = None
     nearest: str | None = None
     hint: str | None = None
+    excerpt: str | None = None
     severity: Literal["error", "warning"] = "error"
 
     def to_json(self) -> dict[str, Any]:
@@ -67,7 +69,8 @@ class Problem:
             text += f" Did you mean {self.nearest!r}?"
         if self.hint:
             text += f" {self.hint}"
-        return f"{text} [{self.code}]"
+        text += f" [{self.code}]"
+        return f"{text}\n{self.excerpt}" if self.excerpt else text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, Literal, Protocol
 
 from flowmason_ray.errors import ExpressionError, FlowMasonError
-from flowmason_ray.spec.language.budget import Fault, Frame
+from flowmason_ray.spec.language.budget import Fault, Frame, Missing
 from flowmason_ray.spec.language.compiler import Compiler
 from flowmason_ray.spec.language.paths import quick_reader, reader
 from flowmason_ray.spec.language.references import Aspect, Key, Path, Reference, StageView, make_path, path_of
@@ -135,6 +135,8 @@ def _error(source: str, exc: Exception) -> Exception:
         return exc
     shown = source if len(source) <= 200 else source[:199] + "…"
     details: dict[str, Any] = {"expression": shown}
+    if isinstance(exc, Missing):
+        exc.settle()
     if isinstance(exc, Fault):
         details |= exc.details or {}
         return ExpressionError(f"{exc.message} In the expression {shown!r}.", code=exc.code, details=details)

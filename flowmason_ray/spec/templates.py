@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, cast
 
 from flowmason_ray.errors import ExpressionError
 from flowmason_ray.spec.expressions import Expression, Reference, Scope, parse_expression
@@ -16,7 +16,7 @@ from flowmason_ray.spec.language.budget import Budget, Fault
 from flowmason_ray.spec.language.rewriting import rewrite_expression, rewrite_references
 from flowmason_ray.spec.language.scanning import spans
 from flowmason_ray.spec.language.syntax import ExpressionSyntaxError
-from flowmason_ray.spec.language.values import is_opaque, kind, to_text
+from flowmason_ray.spec.language.values import Joinable, join_pieces, text_piece
 
 __all__ = ["Joinable", "JsonValue", "Template", "parse_template", "rewrite_expression", "rewrite_references"]
 
@@ -29,15 +29,6 @@ MAX_DEPTH = 200
 """Levels of a templated value."""
 MAX_RENDERED_TEXT = 16 * 1024 * 1024
 """Characters of a rendered string with text around its expressions."""
-
-
-@runtime_checkable
-class Joinable(Protocol):
-    """An opaque value that can become part of a text, such as a secret in `Bearer {{secrets.token}}`."""
-
-    def join_text(self, parts: list[Any]) -> Any:
-        """Return what the whole text becomes; `parts` are its strings and joinable values, in order."""
-        ...
 
 
 class Template:
@@ -204,7 +195,10 @@ def _joined(parts: list[str | Render]) -> Render:
             if type(piece) is not str:
                 if budget is None:
                     budget = Budget()
-                piece = _text_of(budget, piece)
+                try:
+                    piece = text_piece(budget, piece)
+                except Fault as fault:
+                    raise ExpressionError(fault.message, code=fault.code) from None
             size += len(piece) if type(piece) is str else 0
             pieces.append(piece)
         if size > MAX_RENDERED_TEXT:
@@ -212,21 +206,6 @@ def _joined(parts: list[str | Render]) -> Render:
                 f"The text would have {size} characters; a template makes at most {MAX_RENDERED_TEXT}.",
                 code="expression_budget",
             )
-        if budget is not None:
-            for piece in pieces:
-                if type(piece) is not str:
-                    return piece.join_text(pieces)
-        return "".join(pieces)
+        return join_pieces(pieces)
 
     return render
-
-
-def _text_of(budget: Budget, value: Any) -> Any:
-    try:
-        if not is_opaque(value):
-            return to_text(budget, value)
-        if isinstance(value, Joinable):
-            return value
-        raise Fault(f"{kind(value).capitalize()} cannot be put into text.")
-    except Fault as fault:
-        raise ExpressionError(fault.message, code=fault.code, details=fault.details) from None

@@ -1,1 +1,4 @@
-"""FlowMason on Ray."""
+"""Where run logs and blobs live: the implementations of the engine's `RunStore` and blob ports.
+
+Stores know events and bytes; they never see a plan, an executor or a component.
+"""

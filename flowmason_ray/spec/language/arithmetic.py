@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from flowmason_ray.spec.language.budget import MAX_INT_BITS, Budget, Fault, over_budget
-from flowmason_ray.spec.language.values import NUMBERS, is_list, kind
+from flowmason_ray.spec.language.values import NUMBERS, copies, is_list, kind
 
 Operator = Callable[[Budget, Any, Any], Any]
 _SMALL = 1 << 62
@@ -90,6 +90,7 @@ def multiply(budget: Budget, a: Any, b: Any) -> Any:
             return a * b
         if is_list(a):
             budget.items(len(a) * max(b, 0))
+            copies(budget, a, b - 1)
             return list(a) * b
     raise _mismatch(a, "*", b)
 

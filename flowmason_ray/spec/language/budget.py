@@ -10,6 +10,7 @@ A step stands for at most about 0.4 µs (measured on one 2 GHz core), so that th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 MAX_STEPS = 100_000
@@ -35,10 +36,21 @@ class Fault(Exception):
 
 
 class Missing(Fault):
-    """A value that is not there; `default` and `is defined` catch it."""
+    """A value that is not there; `default` and `is defined` catch it.
 
-    def __init__(self, message: str, *, details: dict[str, Any] | None = None) -> None:
-        super().__init__(message, code="missing_value", details=details)
+    What there is instead is only looked up when somebody reads the message, since most of these are caught.
+    """
+
+    def __init__(self, describe: str | Callable[[], tuple[str, dict[str, Any]]]) -> None:
+        super().__init__("", code="missing_value")
+        self._describe = describe
+        self.place = ""
+        """The path that was read up to here, when it is known."""
+
+    def settle(self) -> None:
+        """Fill in `message` and `details`."""
+        text, details = (self._describe, None) if isinstance(self._describe, str) else self._describe()
+        self.message, self.details = f"In {self.place!r}: {text}" if self.place else text, details
 
 
 def over_budget(what: str) -> Fault:

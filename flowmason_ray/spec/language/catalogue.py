@@ -13,6 +13,7 @@ from flowmason_ray.spec.language import data_filters as data
 from flowmason_ray.spec.language import list_filters as lists
 from flowmason_ray.spec.language import regexes
 from flowmason_ray.spec.language import text_filters as text
+from flowmason_ray.spec.language.arithmetic import bounded_int
 from flowmason_ray.spec.language.budget import Budget, Fault
 from flowmason_ray.spec.language.values import (
     NUMBERS,
@@ -95,9 +96,11 @@ DRAWS = ("now", "today", "uuid")
 """Functions whose value the engine records, so that a replay sees the same."""
 
 
-def _is_type(*types: type) -> Builtin:
+def _asks(predicate: Callable[[Any], bool]) -> Builtin:
+    """Return a test that needs no argument and costs nothing."""
+
     def test(budget: Budget, value: Any) -> bool:
-        return type(value) in types
+        return predicate(value)
 
     return test
 
@@ -105,7 +108,7 @@ def _is_type(*types: type) -> Builtin:
 def _integer(what: str, value: Any) -> int:
     if type(value) is not int:
         raise Fault(f"'is {what}' asks about integers, not about {kind(value)}.")
-    return value
+    return bounded_int(value)
 
 
 def _divisible(budget: Budget, value: Any, divisor: Any) -> bool:
@@ -133,34 +136,42 @@ def _equal(budget: Budget, value: Any, other: Any) -> bool:
     return equal(budget, value, other)
 
 
+def _is_lower(budget: Budget, value: Any) -> bool:
+    return text.lower(budget, value) == value and value != text.upper(budget, value)
+
+
+def _is_upper(budget: Budget, value: Any) -> bool:
+    return text.upper(budget, value) == value and value != text.lower(budget, value)
+
+
 TESTS: Mapping[str, Builtin] = {
-    "boolean": _is_type(bool),
+    "boolean": _asks(lambda v: type(v) is bool),
     "divisibleby": _divisible,
     "eq": _equal,
     "equalto": _equal,
-    "even": lambda budget, value: _integer("even", value) % 2 == 0,
-    "false": lambda budget, value: value is False,
-    "float": _is_type(float),
+    "even": _asks(lambda value: _integer("even", value) % 2 == 0),
+    "false": _asks(lambda value: value is False),
+    "float": _asks(lambda v: type(v) is float),
     "ge": _order(">="),
     "greaterthan": _order(">"),
     "gt": _order(">"),
     "in": _in,
-    "integer": _is_type(int),
-    "iterable": lambda budget, value: type(value) is str or is_list(value) or is_object(value),
+    "integer": _asks(lambda v: type(v) is int),
+    "iterable": _asks(lambda value: type(value) is str or is_list(value) or is_object(value)),
     "le": _order("<="),
     "lessthan": _order("<"),
-    "lower": lambda budget, value: text.lower(budget, value) == value and value != text.upper(budget, value),
+    "lower": _is_lower,
     "lt": _order("<"),
-    "mapping": lambda budget, value: is_object(value),
-    "match": lambda budget, value, pattern: regexes.matches(budget, value, pattern),
+    "mapping": _asks(lambda value: is_object(value)),
+    "match": regexes.matches,
     "ne": _not_equal,
-    "none": lambda budget, value: value is None,
-    "number": lambda budget, value: type(value) in NUMBERS and type(value) is not bool,
-    "odd": lambda budget, value: _integer("odd", value) % 2 == 1,
-    "sequence": lambda budget, value: type(value) is str or is_list(value),
-    "string": _is_type(str),
-    "true": lambda budget, value: value is True,
-    "upper": lambda budget, value: text.upper(budget, value) == value and value != text.lower(budget, value),
+    "none": _asks(lambda value: value is None),
+    "number": _asks(lambda value: type(value) in NUMBERS and type(value) is not bool),
+    "odd": _asks(lambda value: _integer("odd", value) % 2 == 1),
+    "sequence": _asks(lambda value: type(value) is str or is_list(value)),
+    "string": _asks(lambda v: type(v) is str),
+    "true": _asks(lambda value: value is True),
+    "upper": _is_upper,
 }
 
 MISSING_TESTS = frozenset({"defined", "undefined"})
@@ -174,7 +185,7 @@ METHODS: Mapping[str, Mapping[str, Builtin]] = {
         "find": text.find,
         "isalpha": text.is_letters,
         "isdigit": text.is_digits,
-        "join": lambda budget, value, parts: text.join(budget, parts, value),
+        "join": text.join_with,
         "lower": text.lower,
         "lstrip": text.trim_left,
         "replace": text.replace,

@@ -22,7 +22,7 @@ from flowmason_ray.spec.language.forms import Forms
 from flowmason_ray.spec.language.paths import reader
 from flowmason_ray.spec.language.references import Path, Reference, path_of
 from flowmason_ray.spec.language.syntax import ExpressionSyntaxError
-from flowmason_ray.spec.language.values import contains, cut, equal, kind, less, member, to_text, truth
+from flowmason_ray.spec.language.values import contains, cut, equal, join_pieces, kind, less, member, text_piece, truth
 
 Run = Callable[[Frame], Any]
 
@@ -46,6 +46,26 @@ class Compiler(Forms):
         self.references: list[Reference] = []
         self.draws = False
         self._tolerant = 0
+        self._by_type: dict[type[nodes.Node], Callable[[Any], Run]] = {
+            nodes.Const: self._const,
+            nodes.List: self._list,
+            nodes.Tuple: self._list,
+            nodes.Dict: self._dict,
+            nodes.Name: self._path_or_member,
+            nodes.Getattr: self._path_or_member,
+            nodes.Getitem: self._path_or_member,
+            nodes.Neg: self._neg,
+            nodes.Pos: self._pos,
+            nodes.Not: self._not,
+            nodes.And: self._and,
+            nodes.Or: self._or,
+            nodes.CondExpr: self._condexpr,
+            nodes.Concat: self._concat,
+            nodes.Compare: self._compare,
+            nodes.Call: self._call,
+            nodes.Filter: self._filter,
+            nodes.Test: self._test,
+        }
 
     def fail(self, node: nodes.Node, message: str, close: str | None = None) -> ExpressionSyntaxError:
         """Return the error for a node that cannot be compiled."""
@@ -55,7 +75,7 @@ class Compiler(Forms):
 
     def compile(self, node: nodes.Expr) -> Run:
         """Return the closure for a node."""
-        method = getattr(self, f"_{type(node).__name__.lower()}", None)
+        method = self._by_type.get(type(node))
         if method is not None:
             return method(node)
         if isinstance(node, nodes.BinExpr) and type(node) in _BINARY:
@@ -89,8 +109,6 @@ class Compiler(Forms):
 
         return run
 
-    _tuple = _list
-
     def _dict(self, node: nodes.Dict) -> Run:
         pairs = [(self.compile(pair.key), self.compile(pair.value)) for pair in node.items]
 
@@ -107,15 +125,6 @@ class Compiler(Forms):
         return run
 
     # --- Paths ---
-
-    def _name(self, node: nodes.Name) -> Run:
-        return self._path_or_member(node)
-
-    def _getattr(self, node: nodes.Getattr) -> Run:
-        return self._path_or_member(node)
-
-    def _getitem(self, node: nodes.Getitem) -> Run:
-        return self._path_or_member(node)
 
     def _path_or_member(self, node: nodes.Expr) -> Run:
         path = path_of(node, self.source)
@@ -147,14 +156,13 @@ class Compiler(Forms):
             return lambda frame: member(run(frame), attribute)
         assert isinstance(link, nodes.Getitem)
         if isinstance(link.arg, nodes.Slice):
-            none: Run = lambda _frame: None
-            start, stop, step = (
-                none if bound is None else self.compile(bound)
-                for bound in (link.arg.start, link.arg.stop, link.arg.step)
-            )
+            start, stop, step = (self._bound(b) for b in (link.arg.start, link.arg.stop, link.arg.step))
             return lambda frame: cut(frame, run(frame), start(frame), stop(frame), step(frame))
         key = self.compile(link.arg)
         return lambda frame: member(run(frame), key(frame))
+
+    def _bound(self, node: nodes.Expr | None) -> Run:
+        return self.compile(node) if node is not None else lambda _frame: None
 
     # --- Operators ---
 
@@ -202,10 +210,10 @@ class Compiler(Forms):
     def _concat(self, node: nodes.Concat) -> Run:
         parts = [self.compile(part) for part in node.nodes]
 
-        def run(frame: Frame) -> str:
-            pieces = [to_text(frame, part(frame)) for part in parts]
-            frame.text(sum(map(len, pieces)))
-            return "".join(pieces)
+        def run(frame: Frame) -> Any:
+            pieces = [text_piece(frame, part(frame)) for part in parts]
+            frame.text(sum(len(piece) for piece in pieces if type(piece) is str))
+            return join_pieces(pieces)
 
         return run
 
@@ -254,12 +262,9 @@ class Compiler(Forms):
         if name not in known.METHOD_NAMES:
             raise self.fail(target, f"There is no method {name!r}.", nearest(name, known.METHOD_NAMES))
         by_kind = {k: methods[name] for k, methods in known.METHODS.items() if name in methods}
-        bound = (
-            {k: self.arguments(node, f"Method {name!r}", method, given=1) for k, method in by_kind.items()}
-            if len(by_kind) == 1
-            else {}
-        )
-        args, kwargs = next(iter(bound.values())) if bound else self.arguments(node, f"Method {name!r}", None, given=1)
+        args, kwargs = self.arguments(node, f"Method {name!r}", None, given=1)
+        for method in by_kind.values():
+            self.check_call(node, f"Method {name!r}", method, 1 + len(args), list(kwargs))
         receiver = self.compile(target.node)
 
         def run(frame: Frame) -> Any:
@@ -328,7 +333,7 @@ class Compiler(Forms):
         if node.dyn_args or node.dyn_kwargs:
             raise self.fail(node, f"{what} is called with * or **, which is not possible here.")
         args = [self.compile(arg) for arg in node.args]
-        kwargs = {pair.key: self.compile(pair.value) for pair in node.kwargs}
+        kwargs = {str(pair.key): self.compile(pair.value) for pair in node.kwargs}
         if len(kwargs) != len(node.kwargs):
             raise self.fail(node, f"{what} is given the same argument twice.")
         if function is not None:

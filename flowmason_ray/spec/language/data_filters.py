@@ -11,10 +11,8 @@ from typing import Any
 from flowmason_ray.spec.language.arithmetic import bounded_int
 from flowmason_ray.spec.language.budget import Budget, Fault, over_budget
 from flowmason_ray.spec.language.text_filters import number_of, text_of
-from flowmason_ray.spec.language.values import NUMBERS, kind, to_text
+from flowmason_ray.spec.language.values import ABSENT, NUMBERS, copies, kind, to_text
 
-_ABSENT: Any = object()
-"""The default of `int` and `float` when none is given; never a value of an expression."""
 _INTEGER = re.compile(r"\s*[+-]?\d{1,1200}\s*")
 _FLOAT = re.compile(r"\s*[+-]?(?:\d{1,400}(?:\.\d{0,400})?|\.\d{1,400})(?:[eE][+-]?\d{1,9})?\s*")
 _MAX_DIGITS = 400
@@ -32,7 +30,7 @@ def absolute(budget: Budget, value: Any) -> Any:
     return abs(_number(value, "abs"))
 
 
-def to_int(budget: Budget, value: Any, default: Any = _ABSENT) -> Any:
+def to_int(budget: Budget, value: Any, default: Any = ABSENT) -> Any:
     """The integer that a number (cut at its point) or a string stands for; otherwise `default`, or an error without one."""
     try:
         if type(value) in NUMBERS:
@@ -44,19 +42,21 @@ def to_int(budget: Budget, value: Any, default: Any = _ABSENT) -> Any:
                 return bounded_int(int(float(value)))
     except (OverflowError, ValueError):
         pass
-    if default is not _ABSENT:
+    if default is not ABSENT:
+        copies(budget, default, 1)
         return default
     raise Fault(f"{_shown(value)} is no integer; give 'int' a default to go on without one.")
 
 
-def to_float(budget: Budget, value: Any, default: Any = _ABSENT) -> Any:
+def to_float(budget: Budget, value: Any, default: Any = ABSENT) -> Any:
     """The floating-point number that a number or a string stands for; otherwise `default`, or an error without one."""
     try:
         if type(value) in NUMBERS or (type(value) is str and len(value) <= 2000 and _FLOAT.fullmatch(value)):
             return float(bounded_int(value))
     except OverflowError:
         pass
-    if default is not _ABSENT:
+    if default is not ABSENT:
+        copies(budget, default, 1)
         return default
     raise Fault(f"{_shown(value)} is no number; give 'float' a default to go on without one.")
 
@@ -78,7 +78,10 @@ def rounded(budget: Budget, value: Any, precision: Any = 0, method: Any = "commo
     if method not in ("common", "ceil", "floor"):
         raise Fault(f"'round' knows the methods 'common', 'ceil' and 'floor', not {_shown(method)}.")
     number = _number(value, "round")
-    result = round(number, digits)
+    try:
+        result = round(number, digits)
+    except OverflowError:
+        raise Fault("The rounded number is too large for a floating-point number.") from None
     if method == "common" or type(number) is not float or result != result or result in (float("inf"), float("-inf")):
         return bounded_int(result)
     step = 10.0**-digits if digits < 308 else 0.0
@@ -180,7 +183,7 @@ def format_date(budget: Budget, value: Any, format: Any = "%Y-%m-%d") -> str:
     """A date (an ISO 8601 string, or seconds since 1970 in UTC) in the given format, with English names everywhere."""
     moment = _moment(value)
     pattern = text_of(format, "date")
-    budget.spend(len(pattern))
+    budget.spend(2 * len(pattern))
     pieces: list[str] = []
     done = 0
     for found in re.finditer(r"%(.?)", pattern, re.DOTALL):

@@ -11,13 +11,15 @@ from jinja2 import nodes
 from flowmason_ray.spec.language import catalogue as known
 from flowmason_ray.spec.language.budget import Frame, Missing
 from flowmason_ray.spec.language.syntax import ExpressionSyntaxError
-from flowmason_ray.spec.language.values import dotted, elements, truth
+from flowmason_ray.spec.language.values import ABSENT, attribute_reader, elements, truth
 
 Run = Callable[[Frame], Any]
 Each = Callable[[Frame], Callable[[Any], Any]]
 """Evaluates the arguments once, and returns what is then applied to each element."""
 
-_ABSENT: Any = object()
+
+_NOTHING: Any = object()
+"""What an element has that lacks the attribute: only `defined` tells it from null."""
 
 
 def _default(budget: Any, value: Any, default_value: Any = "", boolean: Any = False) -> Any:
@@ -29,29 +31,34 @@ class Forms(ABC):
     """The part of the compiler that builds `known.FORMS`."""
 
     @abstractmethod
-    def compile(self, node: nodes.Expr) -> Run: ...  # noqa: D102  # told by the compiler
+    def compile(self, node: nodes.Expr) -> Run:
+        """Return the closure for a node."""
 
     @abstractmethod
-    def tolerant(self, node: nodes.Expr) -> Run: ...  # noqa: D102
+    def tolerant(self, node: nodes.Expr) -> Run:
+        """Compile a node in which a missing value is tolerated by whoever asks."""
 
     @abstractmethod
-    def fail(self, node: nodes.Node, message: str, close: str | None = None) -> ExpressionSyntaxError: ...  # noqa: D102
+    def fail(self, node: nodes.Node, message: str, close: str | None = None) -> ExpressionSyntaxError:
+        """Return the error for a node that cannot be compiled."""
 
     @abstractmethod
-    def unknown_filter(self, node: nodes.Node, name: str) -> ExpressionSyntaxError: ...  # noqa: D102
+    def unknown_filter(self, node: nodes.Node, name: str) -> ExpressionSyntaxError:
+        """Return the error for a filter that does not exist."""
 
     @abstractmethod
-    def unknown_test(self, node: nodes.Node, name: str) -> ExpressionSyntaxError: ...  # noqa: D102
+    def unknown_test(self, node: nodes.Node, name: str) -> ExpressionSyntaxError:
+        """Return the error for a test that does not exist."""
 
     @abstractmethod
-    def arguments(  # noqa: D102
+    def arguments(
         self, node: nodes.Call | nodes.Filter | nodes.Test, what: str, function: known.Builtin | None, *, given: int
-    ) -> tuple[list[Run], dict[str, Run]]: ...
+    ) -> tuple[list[Run], dict[str, Run]]:
+        """Compile the arguments of a call and check them against the function's signature."""
 
     @abstractmethod
-    def check_call(
-        self, node: nodes.Node, what: str, function: known.Builtin, count: int, names: list[str]
-    ) -> None: ...  # noqa: D102
+    def check_call(self, node: nodes.Node, what: str, function: known.Builtin, count: int, names: list[str]) -> None:
+        """Raise when a function does not take so many arguments, or none of these names."""
 
     def form(self, node: nodes.Filter) -> Run:
         """Compile one of `known.FORMS`."""
@@ -102,11 +109,7 @@ class Forms(ABC):
         attribute, default = kwargs["attribute"], kwargs.get("default")
 
         def each(frame: Frame) -> Callable[[Any], Any]:
-            name = attribute(frame)
-            if default is None:
-                return lambda element: dotted(element, name)
-            instead = default(frame)
-            return lambda element: _dotted_or(element, name, instead)
+            return attribute_reader(frame, attribute(frame), ABSENT if default is None else default(frame))
 
         return each
 
@@ -145,9 +148,9 @@ class Forms(ABC):
 
         def run(frame: Frame) -> list[Any]:
             source = elements(frame, values(frame))
-            name = attribute(frame) if attribute is not None else None
+            read = None if attribute is None else attribute_reader(frame, attribute(frame), _NOTHING)
             test = passes(frame)
-            kept = [e for e in source if test(e if name is None else _dotted_or(e, name, _ABSENT)) is wanted]
+            kept = [e for e in source if test(e if read is None else read(e)) is wanted]
             frame.items(len(kept))
             return kept
 
@@ -157,11 +160,11 @@ class Forms(ABC):
         if not args:
             if kwargs:
                 raise self.fail(node, f"Filter {node.name!r} takes the name of a test before its arguments.")
-            return lambda frame: lambda value: value is not _ABSENT and truth(value)
+            return lambda frame: lambda value: value is not _NOTHING and truth(value)
         name = self._static_name(node, position, "test")
         if name in known.MISSING_TESTS:
             expected = name == "defined"
-            return lambda frame: lambda value: (value is not _ABSENT) is expected
+            return lambda frame: lambda value: (value is not _NOTHING) is expected
         function = known.TESTS.get(name)
         if function is None:
             raise self.unknown_test(node, name)
@@ -173,7 +176,7 @@ class Forms(ABC):
 
             def apply(value: Any) -> bool:
                 frame.spend(2)
-                return bool(function(frame, None if value is _ABSENT else value, *given, **named))
+                return bool(function(frame, None if value is _NOTHING else value, *given, **named))
 
             return apply
 
@@ -184,10 +187,3 @@ class Forms(ABC):
         if isinstance(arg, nodes.Const) and type(arg.value) is str:
             return arg.value
         raise self.fail(node, f"Filter {node.name!r} needs the name of a {what} as a string.")
-
-
-def _dotted_or(element: Any, name: Any, instead: Any) -> Any:
-    try:
-        return dotted(element, name)
-    except Missing:
-        return instead

@@ -11,7 +11,8 @@ from flowmason_ray.spec.language.budget import Budget, Fault, Missing
 from flowmason_ray.spec.language.text_filters import number_of
 from flowmason_ray.spec.language.values import (
     NUMBERS,
-    dotted,
+    attribute_reader,
+    copies,
     elements,
     equal,
     is_list,
@@ -72,11 +73,18 @@ def sort(
     """The elements in order (of their `attribute`); all of them must be numbers, or strings, or lists."""
     values = elements(budget, value)
     budget.items(len(values))
-    keys = [v if attribute is None else dotted(v, attribute) for v in values]
+    keys = _keys(budget, values, attribute)
     if not truth(case_sensitive):
         keys = [_folded(budget, k) for k in keys]
     order = _order(budget, keys, truth(reverse))
     return [values[i] for i in order]
+
+
+def _keys(budget: Budget, values: Sequence[Any], attribute: Any) -> list[Any]:
+    if attribute is None:
+        return list(values)
+    read = attribute_reader(budget, attribute)
+    return [read(value) for value in values]
 
 
 def _folded(budget: Budget, key: Any) -> Any:
@@ -89,7 +97,7 @@ def _folded(budget: Budget, key: Any) -> Any:
 def _order(budget: Budget, keys: list[Any], reverse: bool) -> list[int]:
     """Return the indexes of the keys in order; sorting is stable in both directions."""
     rounds = max(1, len(keys).bit_length())
-    kinds = {type(k) for k in keys}
+    kinds: set[type[Any]] = {type(k) for k in keys}
     if kinds <= NUMBERS:
         budget.spend(len(keys) * rounds // 8)
         return sorted(range(len(keys)), key=keys.__getitem__, reverse=reverse)
@@ -120,8 +128,10 @@ def unique(budget: Budget, value: Any, attribute: Any = None) -> list[Any]:
     """The elements without repetitions (of their `attribute`), the first of each kept."""
     seen: set[Any] = set()
     kept: list[Any] = []
-    for element in elements(budget, value):
-        identity = _identity(budget, element if attribute is None else dotted(element, attribute))
+    source = elements(budget, value)
+    for element, key in zip(source, _keys(budget, source, attribute), strict=True):
+        budget.spend(1)
+        identity = _identity(budget, key)
         if identity not in seen:
             seen.add(identity)
             budget.items(1)
@@ -157,8 +167,7 @@ def reverse(budget: Budget, value: Any) -> Any:
 def total(budget: Budget, value: Any, attribute: Any = None, start: Any = 0) -> Any:
     """The sum of the elements (or of their `attribute`), from `start` on."""
     result = start
-    for element in elements(budget, value):
-        number = element if attribute is None else dotted(element, attribute)
+    for number in _keys(budget, elements(budget, value), attribute):
         if type(number) not in NUMBERS:
             raise Fault(f"'sum' adds numbers, not {kind(number)}.")
         result = add(budget, result, number)
@@ -178,13 +187,14 @@ def maximum(budget: Budget, value: Any, attribute: Any = None) -> Any:
 def _extreme(budget: Budget, values: Sequence[Any], attribute: Any, operator: str, what: str) -> Any:
     if not values:
         raise Missing(f"{what!r} found nothing: the list is empty.")
-    best = values[0]
-    best_key = best if attribute is None else dotted(best, attribute)
-    for value in values[1:] if len(values) > 1 else ():
-        key = value if attribute is None else dotted(value, attribute)
-        if less(budget, key, best_key, operator):
-            best, best_key = value, key
-    return best
+    keys = _keys(budget, values, attribute)
+    best = 0
+    for index in range(1, len(keys)):
+        if less(budget, keys[index], keys[best], operator):
+            best = index
+    if len(keys) == 1:
+        less(budget, keys[0], keys[0], operator)  # also a single value must be one that has an order
+    return values[best]
 
 
 def min_of(budget: Budget, *values: Any) -> Any:
@@ -204,8 +214,10 @@ def batch(budget: Budget, value: Any, size: Any, fill_with: Any = None) -> list[
     budget.items(len(values) + len(values) // size + 1)
     batches = [list(values[i : i + size]) for i in range(0, len(values), size)]
     if fill_with is not None and batches and len(batches[-1]) < size:
-        budget.items(size - len(batches[-1]))
-        batches[-1] += [fill_with] * (size - len(batches[-1]))
+        missing = size - len(batches[-1])
+        budget.items(missing)
+        copies(budget, fill_with, missing)
+        batches[-1] += [fill_with] * missing
     return batches
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 from flowmason_ray.errors import nearest
@@ -22,8 +23,7 @@ def read(scope: Any, path: Path) -> Any:
         try:
             value = member(value, key)
         except Missing as missing:
-            before = path_text(path.root, path.keys[: done + index], path.aspect)
-            missing.message = f"In {before!r}: {missing.message}"
+            missing.place = path_text(path.root, path.keys[: done + index], path.aspect)
             raise
     return value
 
@@ -49,12 +49,14 @@ def _start(scope: Any, root: str, aspect: Aspect, keys: tuple[Key, ...]) -> tupl
 
 
 def _no_stage(stage: str, stages: Any) -> Missing:
-    known = [str(k) for k in cast("Mapping[Any, Any]", stages)] if isinstance(stages, Mapping) else []
-    message = f"There is no stage {stage!r} here."
-    close = nearest(stage, known)
-    if close:
-        message += f" Did you mean {close!r}?"
-    return Missing(message, details={"available": known[:50], "nearest": close})
+    def describe() -> tuple[str, dict[str, Any]]:
+        names = cast("Iterable[Any]", stages) if isinstance(stages, Iterable) else ()
+        known = [str(name) for name in itertools.islice(names, 10_000)]
+        close = nearest(stage, known)
+        message = f"There is no stage {stage!r} here." + (f" Did you mean {close!r}?" if close else "")
+        return message, {"available": known[:50], **({"nearest": close} if close else {})}
+
+    return Missing(describe)
 
 
 def reader(path: Path) -> Callable[[Frame], Any]:

@@ -40,14 +40,16 @@ def compiled(pattern: str) -> Any:
         import re2  # pyright: ignore[reportMissingTypeStubs]  # the package has none
     except ImportError:
         raise MissingExtra(feature="Regular expressions in templates", extra="regex", module="re2") from None
-    options: Any = re2.Options()
+    library: Any = re2  # it has no types
+    options = library.Options()
     options.max_mem = _MAX_MEMORY
     options.log_errors = False
     try:
-        return re2.compile(pattern, options)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-    except (re2.error, UnicodeEncodeError) as exc:
-        reason = exc.args[0].decode("utf-8", "replace") if exc.args and isinstance(exc.args[0], bytes) else str(exc)
-        raise Fault(f"{pattern!r} is not a regular expression that can be used here (RE2 syntax): {reason}.") from None
+        return library.compile(pattern, options)
+    except (library.error, UnicodeEncodeError) as exc:
+        reason: Any = exc.args[0] if exc.args else ""
+        text = reason.decode("utf-8", "replace") if isinstance(reason, bytes) else str(exc)
+        raise Fault(f"{pattern!r} is not a regular expression that can be used here (RE2 syntax): {text}.") from None
 
 
 def _prepare(budget: Budget, text: Any, pattern: Any) -> Any:

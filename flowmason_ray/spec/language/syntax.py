@@ -149,7 +149,8 @@ def parse_tree(source: str) -> nodes.Expr:
     try:
         tree = parser.parse_expression()
         if parser.stream.current.type != "variable_end":
-            parser.fail("the expression goes on after its end", parser.stream.current.lineno)
+            token = parser.stream.current
+            parser.fail(f"{str(token.value)[:40]!r} was not expected here", token.lineno)
     except TemplateSyntaxError as exc:
         column = exc.lineno
         message = _sentence(str(exc.message))
@@ -161,7 +162,7 @@ def parse_tree(source: str) -> nodes.Expr:
 
 
 def _sentence(message: str) -> str:
-    message = message.replace("end of print statement", "the end").replace("end of template", "the end")
+    message = re.sub(r"'?(?:end of print statement|end of template)'?", "the end", message)
     message = message[:1].upper() + message[1:]
     return message if message.endswith(".") else message + "."
 

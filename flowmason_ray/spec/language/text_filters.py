@@ -7,7 +7,7 @@ import unicodedata
 from typing import Any
 
 from flowmason_ray.spec.language.budget import Budget, Fault, over_budget
-from flowmason_ray.spec.language.values import dotted, elements, is_list, kind, to_text
+from flowmason_ray.spec.language.values import attribute_reader, elements, is_list, kind, to_text
 
 _MAX_SLUG = 1000
 """Characters that `slugify` takes: Unicode normalisation is quadratic for runs of combining marks."""
@@ -88,21 +88,20 @@ def split(budget: Budget, value: Any, separator: Any = None, limit: Any = -1) ->
     text = _charged(budget, value, "split")
     number_of(limit, "The limit of 'split'")
     if separator is None:
-        budget.items(len(text.split(None, limit)) if len(text) < 64 else min(len(text) // 2 + 1, _words(text)))
-        return text.split(None, limit)
+        # One part more than may be made shows that there are too many, without making them all.
+        parts = text.split(None, limit if 0 <= limit <= budget.items_left else budget.items_left + 1)
+        budget.items(len(parts))
+        return parts
     if not text_of(separator, "split"):
         raise Fault("The separator of 'split' is empty.")
     budget.items(text.count(separator) + 1)
     return text.split(separator, limit)
 
 
-def _words(text: str) -> int:
-    return sum(1 for _ in re.finditer(r"\S+", text))
-
-
 def split_lines(budget: Budget, value: Any) -> list[str]:
     """The lines of the string, without their ends."""
     text = _charged(budget, value, "splitlines")
+    budget.spend(len(text) // 8)
     lines = text.splitlines()
     budget.items(len(lines))
     return lines
@@ -115,12 +114,18 @@ def join(budget: Budget, value: Any, separator: Any = "", attribute: Any = None)
     if not is_list(value):
         raise Fault(f"'join' works on a list, not on {kind(value)}.")
     between = to_text(budget, separator)
+    read = None if attribute is None else attribute_reader(budget, attribute)
     pieces: list[str] = []
     for element in elements(budget, value):
-        piece = to_text(budget, element if attribute is None else dotted(element, attribute))
+        piece = to_text(budget, element if read is None else read(element))
         budget.text(len(piece) + len(between))
         pieces.append(piece)
     return between.join(pieces)
+
+
+def join_with(budget: Budget, value: Any, parts: Any) -> str:
+    """The parts as text, with this string between them."""
+    return join(budget, parts, value)
 
 
 def replace(budget: Budget, value: Any, old: Any, new: Any, count: Any = -1) -> str:

@@ -6,21 +6,31 @@ are asked for, so a subclass of `str` (a secret, say) is as opaque as a data fra
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 from flowmason_ray.errors import nearest
 from flowmason_ray.spec.language.budget import MAX_VALUE_DEPTH, Budget, Fault, Missing
 
 NUMBERS = frozenset({int, float, bool})
+_type = cast("Callable[[object], type[object]]", type)
+"""`type`, to the type checker a known one."""
+
 _SIMPLE = frozenset({int, float, bool, str, type(None)})
-_NAMES = {type(None): "null", bool: "a boolean", int: "an integer", float: "a number", str: "a string"}
+_NAMES: Mapping[type[object], str] = {
+    type(None): "null",
+    bool: "a boolean",
+    int: "an integer",
+    float: "a number",
+    str: "a string",
+}
 
 
 def kind(value: Any) -> str:
     """Return what messages call the value's type."""
-    if name := _NAMES.get(type(value)):
+    if name := _NAMES.get(_type(value)):
         return name
     if is_list(value):
         return "a list"
@@ -98,22 +108,18 @@ def _shown(key: Any) -> str:
 
 
 def _no_member(value: Mapping[Any, Any], key: Any) -> Missing:
-    names: list[str] = []
-    for count, name in enumerate(value):
-        if count >= 200:
-            break
-        if type(name) is str and len(name) <= 100:
-            names.append(name)
-    close = nearest(key, names) if type(key) is str and len(key) <= 100 else None
-    shown = ", ".join(repr(n) for n in names[:12]) + (", …" if len(names) > 12 else "")
-    message = (
-        f"There is no {_shown(key)}; available: {shown}."
-        if names
-        else f"There is no {_shown(key)}: the object is empty."
-    )
-    if close:
-        message += f" Did you mean {close!r}?"
-    return Missing(message, details={"available": names[:50], "nearest": close} if close else {"available": names[:50]})
+    def describe() -> tuple[str, dict[str, Any]]:
+        names = [n for n in itertools.islice(value, 200) if type(n) is str and len(n) <= 100]
+        if not names:
+            return f"There is no {_shown(key)}: the object has no members.", {"available": []}
+        shown = ", ".join(repr(n) for n in names[:12]) + (", …" if len(value) > 12 else "")
+        message = f"There is no {_shown(key)}; available: {shown}."
+        close = nearest(key, names) if type(key) is str and len(key) <= 100 else None
+        if close is None:
+            return message, {"available": names[:50]}
+        return f"{message} Did you mean {close!r}?", {"available": names[:50], "nearest": close}
+
+    return Missing(describe)
 
 
 def cut(budget: Budget, value: Any, start: Any, stop: Any, step: Any) -> Any:
@@ -144,15 +150,68 @@ def elements(budget: Budget, value: Any) -> Sequence[Any]:
     raise Fault(f"A list was expected, not {kind(value)}.")
 
 
-def dotted(value: Any, attribute: Any) -> Any:
-    """Return the member at a dotted path such as `user.name`; digits are indexes of lists."""
-    if type(attribute) is int:
-        return member(value, attribute)
-    if type(attribute) is not str:
+MAX_ATTRIBUTE_PARTS = 20
+"""Members in a dotted attribute such as `user.name`."""
+
+ABSENT: Any = object()
+"""Stands for "nothing given"; never a value of an expression."""
+
+
+def attribute_reader(budget: Budget, attribute: Any, default: Any = ABSENT) -> Callable[[Any], Any]:
+    """Return what reads a dotted attribute such as `user.name` of one element after the other.
+
+    Digits are indexes of lists. With a default, an element that lacks the attribute gives that, and the copy is charged.
+    """
+    if type(attribute) is not str and type(attribute) is not int:
         raise Fault(f"An attribute is named by a string, not {kind(attribute)}.")
-    for part in attribute.split("."):
-        value = member(value, int(part) if is_list(value) and part.isdecimal() and len(part) < 10 else part)
-    return value
+    if type(attribute) is str and (len(attribute) > 1000 or attribute.count(".") >= MAX_ATTRIBUTE_PARTS):
+        raise Fault(
+            f"An attribute has at most {MAX_ATTRIBUTE_PARTS} parts and 1000 characters.", code="expression_budget"
+        )
+    parts: list[Any] = attribute.split(".") if type(attribute) is str else [attribute]
+    indexes = [int(part) if type(part) is str and part.isdecimal() and len(part) < 10 else part for part in parts]
+
+    def read(element: Any) -> Any:
+        budget.spend(len(parts))
+        found: Any = element
+        for part, index in zip(parts, indexes, strict=True):
+            if type(found) is dict and part in found:
+                found = cast("Any", found[part])
+            else:
+                found = member(found, index if is_list(found) else part)
+        return found
+
+    def read_or(element: Any) -> Any:
+        try:
+            return read(element)
+        except Missing:
+            budget.spend(3)
+            copies(budget, default, 1)
+            return default
+
+    return read if default is ABSENT else read_or
+
+
+def copies(budget: Budget, value: Any, times: int) -> None:
+    """Charge for putting the same value into `times` places.
+
+    Each place is a reference and costs nothing here, but whoever writes the result down writes the value as many times:
+    `[[[x] * 1000] * 1000] * 1000` is a billion elements.
+    """
+    if type(value) in NUMBERS or value is None or value is ABSENT or times <= 0:
+        return
+    stack = [value]
+    while stack:
+        value = stack.pop()
+        budget.spend(1)
+        if type(value) is str:
+            budget.text(len(value) * times)
+        elif is_list(value):
+            budget.items(len(value) * times)
+            stack.extend(value)
+        elif is_object(value):
+            budget.items(len(value) * times)
+            stack.extend(value.values())
 
 
 # --- Comparison ------------------------------------------------------------------------------------------------------
@@ -160,7 +219,7 @@ def dotted(value: Any, attribute: Any) -> Any:
 
 def equal(budget: Budget, a: Any, b: Any, depth: int = 0) -> bool:
     """Return whether two values are equal as JSON values (lists and tuples alike; opaque values only to themselves)."""
-    ta, tb = type(a), type(b)
+    ta, tb = _type(a), _type(b)
     if ta in _SIMPLE or tb in _SIMPLE:
         if ta is str and tb is str:
             budget.steps_left -= len(a) // 64 + 1 if len(a) == len(b) else 1
@@ -194,7 +253,7 @@ def equal(budget: Budget, a: Any, b: Any, depth: int = 0) -> bool:
 
 def less(budget: Budget, a: Any, b: Any, operator: str, depth: int = 0) -> bool:
     """Return `a <operator> b` for one of `<`, `<=`, `>`, `>=`."""
-    ta, tb = type(a), type(b)
+    ta, tb = _type(a), _type(b)
     if ta in NUMBERS and tb in NUMBERS:
         return _ORDER[operator](a, b)
     if ta is str and tb is str:
@@ -239,7 +298,31 @@ def contains(budget: Budget, item: Any, container: Any) -> bool:
     raise Fault(f"Nothing can be in {kind(container)}; only strings, lists and objects hold something.")
 
 
+@runtime_checkable
+class Joinable(Protocol):
+    """An opaque value that can become part of a text, such as a secret in `Bearer {{secrets.token}}`."""
+
+    def join_text(self, parts: list[Any]) -> Any:
+        """Return what the whole text becomes; `parts` are its strings and joinable values, in order."""
+        ...
+
+
 # --- Text ------------------------------------------------------------------------------------------------------------
+
+
+def text_piece(budget: Budget, value: Any) -> Any:
+    """Return the value as text, or as it is when it is opaque and knows how to be joined with text."""
+    if type(value) is str:
+        return value
+    return value if is_opaque(value) and isinstance(value, Joinable) else to_text(budget, value)
+
+
+def join_pieces(pieces: list[Any]) -> Any:
+    """Return the pieces as one text, or as what a joinable one among them makes of all."""
+    for piece in pieces:
+        if type(piece) is not str:
+            return piece.join_text(pieces)
+    return "".join(pieces)
 
 
 def to_text(budget: Budget, value: Any) -> str:

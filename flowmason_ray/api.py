@@ -1,0 +1,240 @@
+"""The Python API: run a pipeline and get its result, from synchronous code or from an event loop.
+
+result = flowmason_ray.run("pipeline.pipeline.json", {"city": "Oslo"})
+result.output
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from flowmason_ray.engine.events import RunCancelled, RunSucceeded
+from flowmason_ray.engine.run_log import RunLog, RunRecord, RunStore
+from flowmason_ray.engine.runner import Durability, Observer, Runner
+from flowmason_ray.engine.summary import StageSummary, Summary
+from flowmason_ray.engine.values import presentable
+from flowmason_ray.errors import Failure, InvalidCall, InvalidPipeline, Problem, RunFailed
+from flowmason_ray.spec.loader import LoadedPipeline
+from flowmason_ray.spec.loader import load_pipeline_file as _load_file
+from flowmason_ray.wiring import ExecutorOptions, Workspace, choose_executor, load, make_executor, open_workspace
+
+if TYPE_CHECKING:
+    from flowmason_ray.engine.plan import Plan
+
+Source = str | Path | Mapping[str, Any] | LoadedPipeline
+"""A pipeline file, the data that such a file holds, or a pipeline that is loaded already."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """What a run came to."""
+
+    run_id: str
+    status: str
+    """`succeeded`, `failed` or `cancelled`."""
+    output: Any
+    """The pipeline's result; None unless it succeeded. Frames are polars DataFrames."""
+    failure: Failure | None
+    usage: Mapping[str, Any]
+    """What was used of models, summed over all attempts; empty when none was asked."""
+    duration_s: float
+    stages: Mapping[str, StageSummary]
+    """By path: how each stage instance ended."""
+
+    def raise_for_status(self) -> RunResult:
+        """Return the result itself.
+
+        Raises:
+            RunFailed: the run did not succeed.
+        """
+        if self.failure is not None:
+            raise RunFailed(self.failure, run_id=self.run_id)
+        return self
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document that `fm run --json` prints; frames become rows, long ones a summary."""
+        data: dict[str, Any] = {
+            "run_id": self.run_id,
+            "status": self.status,
+            "output": presentable(self.output),
+            "usage": dict(self.usage),
+            "duration_ms": round(self.duration_s * 1000, 3),
+            "stages": {path: summary.to_json() for path, summary in self.stages.items()},
+        }
+        if self.failure is not None:
+            data["error"] = self.failure.to_json()
+        return data
+
+
+class PreparedRun:
+    """A run that is checked and ready: its plan and its input are valid. `run` may be awaited once."""
+
+    def __init__(
+        self,
+        source: Source,
+        input: Mapping[str, Any] | None = None,
+        *,
+        on: str | None = "local",
+        store: RunStore | None = None,
+        components: Sequence[type] = (),
+        observers: Sequence[Observer] = (),
+        durability: Durability = "run",
+        workspace: Workspace | None = None,
+        options: ExecutorOptions | None = None,
+        seed: int | None = None,
+    ) -> None:
+        """Check everything that can be checked before the run.
+
+        Args:
+            source: The pipeline.
+            input: Its input; the schema's defaults are applied.
+            on: `local` (this process), `ray`, or None: Ray when `RAY_ADDRESS` is set.
+            store: Where the run is recorded; None: in memory only.
+            components: Component classes that the pipeline may use, besides the project's.
+            observers: Are shown every event of the run, in order.
+            durability: What is durable when (`engine.runner.Durability`).
+            workspace: The project; None: the one that the file lies in.
+            options: More about the executor.
+            seed: Where the run's draws come from; None: a random one.
+
+        Raises:
+            InvalidPipeline: the pipeline cannot be run.
+            InvalidInput: the input does not fit its schema.
+            InvalidCall: there is no such executor.
+        """
+        self.on = choose_executor(on)
+        loaded = source if isinstance(source, LoadedPipeline) else load(source)
+        file = loaded.source.file
+        self.workspace = workspace or open_workspace(Path(file) if file else Path.cwd(), components=components)
+        self.plan: Plan = self.workspace.plan(loaded)
+        given = {} if input is None else dict(input)
+        value = given if self.plan.input_schema is None else self.plan.input_schema.apply(given)
+        self.info = self.workspace.run_info(self.plan, value, seed=seed)
+        self._store = store
+        self._summary = Summary()
+        self._observers = (self._summary, *observers)
+        self._durability: Durability = durability
+        self._options = options
+        self._runner: Runner | None = None
+
+    @property
+    def run_id(self) -> str:
+        """The id of the run."""
+        return self.info.run_id
+
+    def cancel(self, message: str = "The run was cancelled.") -> None:
+        """Stop the run, from any thread; it ends with status `cancelled`."""
+        if self._runner is not None:
+            self._runner.cancel(message)
+
+    async def run(self) -> RunResult:
+        """Run it.
+
+        Raises:
+            StoreError: the run cannot be recorded.
+        """
+        executor = make_executor(self.on, self._options)
+        self._runner = Runner(
+            self.plan, executor, self._log(), self.info, observers=self._observers, durability=self._durability
+        )
+        started = perf_counter()
+        ended = await self._runner.run()
+        event = ended.event
+        succeeded = isinstance(event, RunSucceeded)
+        status = "succeeded" if succeeded else "cancelled" if isinstance(event, RunCancelled) else "failed"
+        return RunResult(
+            run_id=self.run_id,
+            status=status,
+            output=ended.value,
+            failure=None if succeeded else getattr(event, "failure", None),
+            usage=self._summary.usage,
+            duration_s=perf_counter() - started,
+            stages=self._summary.stages,
+        )
+
+    def _log(self) -> RunLog:
+        store = self._store
+        if store is None:
+            from flowmason_ray.stores.memory import MemoryRunStore
+
+            store = MemoryRunStore()
+        return store.create(
+            RunRecord(
+                run_id=self.run_id,
+                pipeline=self.plan.name,
+                version=self.plan.version,
+                status="running",
+                created_at=self.info.started_at,
+                file=self.plan.file,
+            )
+        )
+
+
+async def arun(
+    source: Source,
+    input: Mapping[str, Any] | None = None,
+    *,
+    on: str | None = "local",
+    store: RunStore | None = None,
+    components: Sequence[type] = (),
+    observers: Sequence[Observer] = (),
+    durability: Durability = "run",
+) -> RunResult:
+    """Run a pipeline on the running event loop. Cancelling the task cancels the run.
+
+    Args and errors as for `PreparedRun`. A run that fails is returned, not raised: see `RunResult.raise_for_status`.
+    """
+    prepared = PreparedRun(
+        source, input, on=on, store=store, components=components, observers=observers, durability=durability
+    )
+    return await prepared.run()
+
+
+def run(
+    source: Source,
+    input: Mapping[str, Any] | None = None,
+    *,
+    on: str | None = "local",
+    store: RunStore | None = None,
+    components: Sequence[type] = (),
+    observers: Sequence[Observer] = (),
+    durability: Durability = "run",
+) -> RunResult:
+    """Run a pipeline and wait for it. As `arun`, for synchronous code.
+
+    Raises:
+        InvalidCall: called on a thread whose event loop is running; use `await arun(…)` there.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    else:
+        raise InvalidCall("'run' would block the event loop that is running in this thread; use 'await arun(…)'.")
+    return asyncio.run(
+        arun(source, input, on=on, store=store, components=components, observers=observers, durability=durability)
+    )
+
+
+def load_pipeline(file: str | Path) -> LoadedPipeline:
+    """Load a pipeline file; its components are not looked at.
+
+    Raises:
+        InvalidPipeline: it cannot be read, or is not a pipeline; every problem is listed.
+    """
+    return _load_file(Path(file))
+
+
+def validate(source: Source, *, components: Sequence[type] = ()) -> list[Problem]:
+    """Return everything that is wrong with a pipeline, warnings included; an empty list when it can be run."""
+    try:
+        loaded = source if isinstance(source, LoadedPipeline) else load(source)
+        file = loaded.source.file
+        return open_workspace(Path(file) if file else Path.cwd(), components=components).check(loaded)
+    except InvalidPipeline as exc:
+        return list(exc.problems)

@@ -1,0 +1,169 @@
+"""The body of an attempt, the same on every executor: from a stage's templates to its value.
+
+    prepare   `when`, templates, the component's Input model
+    call      the component's `execute` (the executor's affair: in place, on a loop, in a thread, on a worker)
+    finish    the component's Output model, down to JSON and frames
+    fail      an exception becomes a `Failure`
+
+Foreign code runs in `call` alone; what it raises, and what it returns, is turned into data here.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from pydantic import ValidationError
+
+from flowmason_ray.engine.component import ComponentSpec
+from flowmason_ray.engine.values import Decision, is_frame
+from flowmason_ray.errors import FlowMasonError, Failure, StageError, TemporaryError
+
+if TYPE_CHECKING:
+    from flowmason_ray.spec.expressions import Expression, Scope
+    from flowmason_ray.spec.input_schema import InputSchema
+    from flowmason_ray.spec.templates import Template
+
+TRACEBACK_LIMIT_CHARS = 4000
+"""How much of a component's traceback a failure keeps: enough for the frames that matter, little enough for the log."""
+
+
+class Work(Protocol):
+    """The part of a stage that an attempt needs; a `PlanStage` is one, and so is what a worker rebuilds."""
+
+    @property
+    def component(self) -> ComponentSpec | None: ...
+    @property
+    def template(self) -> Template: ...
+    @property
+    def fixed(self) -> Mapping[str, Any]: ...
+    @property
+    def when(self) -> Expression | None: ...
+    @property
+    def schema(self) -> InputSchema | None: ...
+
+
+class Value(NamedTuple):
+    """What an attempt returned: the value, and for control flow the facts that were decided."""
+
+    value: Any
+    decision: Mapping[str, Any] | None = None
+
+
+DECLINED = object()
+"""Returned by `prepare` when the stage's `when` is false."""
+
+
+class InvalidOutput(StageError):
+    """A component returned something that is not its Output."""
+
+    code = "invalid_output"
+
+
+class InvalidConfig(StageError):
+    """A rendered config does not fit the component's Input."""
+
+    code = "invalid_config"
+
+
+def prepare(work: Work, scope: Scope) -> Any:
+    """Render the config; return the component's Input, a `Value` for a hidden stage, or `DECLINED`.
+
+    Raises:
+        StageError: a template cannot be rendered, or the result does not fit the Input.
+    """
+    if work.when is not None and not work.when.evaluate(scope):
+        return DECLINED
+    config = work.template.render(scope)
+    component = work.component
+    if component is None:
+        if work.schema is not None and (problems := work.schema.violations(config)):
+            message = "The pipeline's output misses its schema: " + "; ".join(p.message for p in problems)
+            raise InvalidOutput(message, details={"problems": [p.to_json() for p in problems]})
+        return Value(config)
+    if work.fixed:
+        config = {**config, **work.fixed}
+    try:
+        return component.input_model.model_validate(config)
+    except ValidationError as exc:
+        raise InvalidConfig(_violations(f"The config of component {component.name!r}", exc)) from exc
+
+
+def finish(component: ComponentSpec, result: Any) -> Value:
+    """Turn what `execute` returned into a value of JSON and frames.
+
+    Raises:
+        InvalidOutput: it is not an Output, nor an object that makes one.
+    """
+    if type(result) is Decision:
+        return Value(result.value, result.facts)
+    model = component.output_model
+    if not isinstance(result, model):
+        if not isinstance(result, Mapping):
+            raise InvalidOutput(
+                f"Component {component.name!r} returned {_kind(result)}; expected its Output or an object."
+            )
+        try:
+            result = model.model_validate(result)
+        except ValidationError as exc:
+            raise InvalidOutput(_violations(f"The output of component {component.name!r}", exc)) from exc
+    try:
+        value = model.__pydantic_serializer__.to_python(result, mode="json", fallback=_keep_frame)
+    except (TypeError, ValueError) as exc:
+        raise InvalidOutput(f"The output of component {component.name!r} is not JSON: {exc}.") from exc
+    if component.kind == "control_flow":
+        return Value(value, {"branch": value.get("branch")})
+    return Value(value)
+
+
+def _keep_frame(value: Any) -> Any:
+    if is_frame(value):
+        return value
+    raise TypeError(f"a value of type {type(value).__name__!r} is neither JSON nor a frame")
+
+
+def fail(exc: BaseException, path: str, attempt: int) -> Failure:
+    """Describe how an attempt failed."""
+    if isinstance(exc, FlowMasonError):
+        delay = exc.delay.total_seconds() if isinstance(exc, TemporaryError) and exc.delay else None
+        details = getattr(exc, "details", None)
+        return Failure(
+            code=exc.code,
+            message=exc.message,
+            stage=path,
+            attempts=attempt,
+            error_type=type(exc).__name__,
+            retry_after_s=delay,
+            details=details,
+        )
+    name = type(exc).__name__
+    text = str(exc)
+    return Failure(
+        code="component_error",
+        message=f"{name}: {text}" if text else name,
+        stage=path,
+        attempts=attempt,
+        error_type=name,
+        traceback=_frames_of_component(exc),
+    )
+
+
+def _frames_of_component(exc: BaseException) -> str:
+    """Return the traceback from the component's own code on: what lies above it is ours and says nothing."""
+    frames = traceback.extract_tb(exc.__traceback__)
+    first = next((i for i, f in enumerate(frames) if f"{'/'}flowmason_ray/engine/" not in f.filename), 0)
+    lines = traceback.format_list(frames[first:])
+    return "".join(lines)[-TRACEBACK_LIMIT_CHARS:]
+
+
+def _violations(what: str, exc: ValidationError) -> str:
+    found: list[str] = []
+    for error in exc.errors(include_url=False, include_input=False):
+        where = ".".join(str(p) for p in error["loc"]) or "it"
+        found.append(f"{where}: {error['msg']}")
+    return f"{what} does not fit: {'; '.join(found)}."
+
+
+def _kind(value: Any) -> str:
+    return "nothing (None)" if value is None else f"a value of type {type(value).__name__!r}"

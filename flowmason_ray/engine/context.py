@@ -1,0 +1,259 @@
+"""The `Context` of an attempt, and the scope in which its templates are rendered, over values in this process.
+
+Draws (time, identifiers, randomness) are derived from the run's seed, the stage's path and a counter, and from the time at
+which the stage was first started: all of that is in the run log, so a replay draws the same without recording each draw.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from time import time
+from typing import Any, Literal
+from uuid import UUID
+
+from flowmason_ray.engine.events import Event, StageLogged, StageProgressed
+from flowmason_ray.engine.executor import RunInfo
+from flowmason_ray.engine.plan import PlanStage
+from flowmason_ray.engine.scope import WORDS, Scope
+from flowmason_ray.spec.expressions import StageView
+
+
+def draw_bytes(seed: int, path: str, stream: str, number: int) -> bytes:
+    """Return 32 bytes that only depend on the arguments."""
+    return sha256(f"{seed}\0{path}\0{stream}\0{number}".encode()).digest()
+
+
+def idempotency_key(run_id: str, path: str) -> str:
+    """Return the key of a stage instance: 32 hexadecimal digits, the same for all its attempts."""
+    return sha256(f"{run_id}\0{path}".encode()).hexdigest()[:32]
+
+
+class AttemptContext:
+    """What an attempt may know and do besides its input (`engine.component.Context`)."""
+
+    def __init__(
+        self,
+        run: RunInfo,
+        *,
+        stage_id: str,
+        path: str,
+        attempt: int,
+        first_started_at: float,
+        tell: Callable[[Event], None],
+    ) -> None:
+        self._run = run
+        self._first_started_at = first_started_at
+        self._tell = tell
+        self._draws = 0
+        self.stage_id = stage_id
+        self.path = path
+        self.attempt = attempt
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return self._run.run_id
+
+    @property
+    def pipeline(self) -> str:
+        """The pipeline's name."""
+        return self._run.pipeline
+
+    @property
+    def version(self) -> str:
+        """The pipeline's version."""
+        return self._run.version
+
+    @property
+    def started_at(self) -> datetime:
+        """When the run started (UTC)."""
+        return datetime.fromtimestamp(self._run.started_at, UTC)
+
+    @property
+    def region(self) -> str | None:
+        """The region in which the attempt runs."""
+        return self._run.region
+
+    @property
+    def project_dir(self) -> Path:
+        """The project's root."""
+        return self._run.project_dir
+
+    @property
+    def settings(self) -> Any:
+        """The project's settings."""
+        return self._run.settings
+
+    @cached_property
+    def idempotency_key(self) -> str:
+        """The same for every attempt of this stage instance, and for no other."""
+        return idempotency_key(self._run.run_id, self.path)
+
+    def now(self) -> datetime:
+        """When this stage instance was first started (UTC)."""
+        return datetime.fromtimestamp(self._first_started_at, UTC)
+
+    def uuid(self) -> UUID:
+        """A new identifier on every call."""
+        return UUID(bytes=self._draw("uuid")[:16], version=4)
+
+    def random(self) -> float:
+        """A number in [0, 1) on every call."""
+        return int.from_bytes(self._draw("random")[:7]) / 2**56
+
+    def _draw(self, stream: str) -> bytes:
+        self._draws += 1
+        return draw_bytes(self._run.seed, self.path, stream, self._draws)
+
+    def log(self, level: Literal["debug", "info", "warning", "error"], message: str, **fields: Any) -> None:
+        """Say something to whoever follows the run."""
+        self._tell(StageLogged(at=time(), path=self.path, level=level, message=message, fields=fields))
+
+    def progress(self, done: float, total: float | None = None) -> None:
+        """Report how far this attempt is."""
+        self._tell(StageProgressed(at=time(), path=self.path, done=done, total=total))
+
+
+class Secret:
+    """A value that is never shown: it prints as `***`, and only components that ask for it by `reveal()` see it."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """Return the secret itself."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "***"
+
+    __str__ = __repr__
+
+
+class _Stages:
+    """`stages` in a template: looks an id up among the targets that the plan resolved."""
+
+    __slots__ = ("_scope", "_stage")
+
+    def __init__(self, scope: Scope, stage: PlanStage) -> None:
+        self._scope = scope
+        self._stage = stage
+
+    def __getitem__(self, stage_id: str) -> StageView:
+        target = self._stage.targets[stage_id]
+        scope = self._scope
+        if target.levels:
+            scope, _ = scope.at(target)
+        index = target.index
+        failure = scope.failures.get(index) if scope.failures else None
+        return StageView(
+            scope.values[index], WORDS[scope.status[index]], None if failure is None else failure.to_json()
+        )
+
+
+class LocalScope:
+    """Resolves the roots of an attempt's templates when all values are in this process (`spec.expressions.Scope`)."""
+
+    __slots__ = ("_attempt", "_draws", "_first_started_at", "_path", "_run", "_scope", "_stage")
+
+    def __init__(
+        self, run: RunInfo, scope: Scope, stage: PlanStage, path: str, attempt: int, first_started_at: float
+    ) -> None:
+        self._run = run
+        self._scope = scope
+        self._stage = stage
+        self._path = path
+        self._attempt = attempt
+        self._first_started_at = first_started_at
+        self._draws = 0
+
+    def lookup(self, root: str) -> Any:
+        """Return the value of a root name.
+
+        Raises:
+            KeyError: it is not defined here.
+        """
+        if root == "stages":
+            return _Stages(self._scope, self._stage)
+        if root == "input":
+            return self._scope.input
+        if root == "vars":
+            return _variables(self._scope)
+        if root == "context":
+            return context_root(self._run, self._stage.id, self._path, self._attempt)
+        if root == "env":
+            return self._run.env
+        if root == "secrets":
+            return self._run.secrets
+        return loop_variable(self._scope, root)
+
+    def draw(self, kind: Literal["now", "today", "uuid"]) -> str:
+        """Return a value that a replay sees again."""
+        self._draws += 1
+        return draw_text(kind, self._run.seed, self._path, self._first_started_at, self._draws)
+
+
+def draw_text(kind: Literal["now", "today", "uuid"], seed: int, path: str, first_started_at: float, number: int) -> str:
+    """Return what `now()`, `today()` or `uuid()` in a template says."""
+    if kind == "uuid":
+        return str(UUID(bytes=draw_bytes(seed, path, "template", number)[:16], version=4))
+    now = datetime.fromtimestamp(first_started_at, UTC)
+    return now.date().isoformat() if kind == "today" else now.isoformat()
+
+
+def context_root(run: RunInfo, stage_id: str, path: str, attempt: int) -> dict[str, Any]:
+    """Return what `context` holds in templates."""
+    return {
+        "run_id": run.run_id,
+        "pipeline": run.pipeline,
+        "version": run.version,
+        "stage_id": stage_id,
+        "path": path,
+        "attempt": attempt,
+        "started_at": datetime.fromtimestamp(run.started_at, UTC).isoformat(),
+        "region": run.region,
+    }
+
+
+def loop_variable(scope: Scope, name: str) -> Any:
+    """Return the value of a loop variable here or further out.
+
+    Raises:
+        KeyError: no enclosing loop has it.
+    """
+    around: Scope | None = scope
+    while around is not None:
+        variables = around.plan.variables
+        if name in variables:
+            return around.items.item(around.position) if name == variables[0] else around.items.index(around.position)
+        around = None if around.plan.isolated else around.parent
+    raise KeyError(name)
+
+
+def visible_variables(scope: Scope) -> dict[str, Any]:
+    """Return the handles of all variables that are visible: name → handle of the output of the stage that set it."""
+    chain: list[Scope] = []
+    around: Scope | None = scope
+    while around is not None:
+        chain.append(around)
+        around = None if around.plan.isolated else around.parent
+    merged: dict[str, Any] = {}
+    for each in reversed(chain):
+        merged.update(each.variables or {})
+    return merged
+
+
+def _variables(scope: Scope) -> Mapping[str, Any]:
+    return {name: handle[name] for name, handle in visible_variables(scope).items()}
+
+
+def read_environment(names: list[str]) -> dict[str, str]:
+    """Return those of the named environment variables that are set."""
+    return {name: os.environ[name] for name in names if name in os.environ}

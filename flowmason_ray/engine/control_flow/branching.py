@@ -1,0 +1,81 @@
+"""Branching: a decision opens one of several bodies and skips the others.
+
+Serves `conditional` and every third-party `@control_flow` component: the config names the bodies, the decision's fact
+`branch` names the one to take (None for none). The construct ends when the taken body has ended; its value is what the
+component returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from flowmason_ray.engine.control_flow.base import Body, ConfigProblem, Construct, Run, Shape, stage_list
+from flowmason_ray.engine.events import BranchTaken, SkipReason, StageSucceeded
+from flowmason_ray.errors import Failure, nearest
+
+if TYPE_CHECKING:
+    from flowmason_ray.engine.scope import Scope
+
+_SUFFIX = "_stages"
+
+
+class Branching(Construct):
+    """One body of several. Body names: the fields `<name>_stages`, and the keys under `branches`."""
+
+    def shape(self, config: Mapping[str, Any]) -> Shape:
+        """Read every `*_stages` list and the lists under `branches`."""
+        bodies = [
+            Body(name=key.removesuffix(_SUFFIX), members=stage_list(config, key))
+            for key in config
+            if key.endswith(_SUFFIX)
+        ]
+        branches = config.get("branches")
+        if isinstance(branches, Mapping):
+            for name in branches:  # pyright: ignore[reportUnknownVariableType]
+                members = stage_list(branches, str(name))  # pyright: ignore[reportUnknownArgumentType]
+                bodies.append(Body(name=str(name), members=tuple((f"/branches{p}", s) for p, s in members)))  # pyright: ignore[reportUnknownArgumentType]
+        elif branches is not None:
+            raise ConfigProblem(f"'branches' maps names to lists of stage ids; found {branches!r}.", "/branches")
+        return Shape(bodies=tuple(bodies))
+
+    def decided(self, run: Run, scope: Scope, index: int, event: StageSucceeded) -> None:
+        """Open the taken body, skip the others."""
+        stage = scope.plan.stages[index]
+        branch = (event.decision or {}).get("branch")
+        if branch is not None and branch not in stage.bodies:
+            names = sorted(stage.bodies)
+            close = nearest(str(branch), names)
+            message = f"It chose the branch {branch!r}; the config names {names}." + (
+                f" Did you mean {close!r}?" if close else ""
+            )
+            run.fail(scope, index, Failure(code="unknown_branch", message=message, stage=event.path))
+            return
+        run.emit(BranchTaken(at=run.now, path=event.path, branch=branch))
+        for name, region in stage.bodies.items():
+            if name != branch:
+                run.skip_region(scope, region, SkipReason.BRANCH_NOT_TAKEN)
+        if branch is None:
+            run.end(scope, index, event.value)
+        else:
+            scope.values[index] = event.value
+            run.open_region(scope, stage.bodies[branch])
+
+    def body_ended(self, run: Run, scope: Scope, index: int, region: int) -> None:
+        """The taken body has ended: so has the construct."""
+        run.end(scope, index, scope.values[index])
+
+
+class Conditional(Branching):
+    """`conditional`: the bodies `true` and `false`."""
+
+    bare_expressions = ("condition",)
+
+    def shape(self, config: Mapping[str, Any]) -> Shape:
+        """Read `true_branch_stages` and `false_branch_stages`."""
+        return Shape(
+            bodies=(
+                Body(name="true", members=stage_list(config, "true_branch_stages")),
+                Body(name="false", members=stage_list(config, "false_branch_stages")),
+            )
+        )

@@ -1,0 +1,315 @@
+"""Which stage waits for which: references and `depends_on` become order edges inside regions.
+
+Third step of planning. Let `u` be what is read and `v` the reader. Both are lifted to the innermost region that holds them
+both; the order edge joins the lifted stages. So an edge into a body becomes an edge to the body's owner, and one out of a
+branch starts at the branch's owner. What such a lifting cannot mean is an error: reading a stage inside a loop from outside
+it, one branch reading its sibling, a body reading its own owner's output.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+
+from flowmason_ray.engine.bodies import Bodies, RegionNode
+from flowmason_ray.engine.control_flow import Body
+from flowmason_ray.engine.drafts import Draft, Report
+from flowmason_ray.errors import nearest
+from flowmason_ray.spec.expressions import Reference
+
+ROOTS = frozenset({"input", "stages", "vars", "context", "env", "secrets"})
+CONTEXT_FIELDS = ("attempt", "path", "pipeline", "region", "run_id", "stage_id", "started_at", "version")
+
+
+@dataclass(slots=True)
+class Edges:
+    """What follows from the references: order, what the skip rule looks at, what is read."""
+
+    waits: dict[str, dict[str, str]] = field(default_factory=lambda: defaultdict[str, dict[str, str]](dict))
+    """Lifted reader → {lifted upstream: JSON pointer of where it is said}."""
+    upstreams: dict[str, dict[str, None]] = field(default_factory=lambda: defaultdict[str, dict[str, None]](dict))
+    """Reader → the stages it names, as written (an ordered set)."""
+    roots: dict[str, set[str]] = field(default_factory=lambda: defaultdict[str, set[str]](set))
+    """Reader → the roots it uses."""
+
+
+class EdgeFinder:
+    """Collects the edges of one pipeline."""
+
+    def __init__(self, drafts: Mapping[str, Draft], bodies: Bodies, names: Names, report: Report) -> None:
+        self._drafts = drafts
+        self._bodies = bodies
+        self._names = names
+        self._report = report
+        self._setters = _setters(drafts.values())
+        self.edges = Edges()
+
+    def add(self, draft: Draft) -> None:
+        """Add all edges of one stage but those of variables, which `add_variables` does when the others are known."""
+        if draft.spec is not None:
+            for i, name in enumerate(draft.spec.depends_on):
+                self._depends(draft, name, f"{draft.pointer}/depends_on/{i}")
+        for pointer, reference in draft.references():
+            self._refer(draft, reference, pointer)
+
+    def _refer(self, draft: Draft, reference: Reference, pointer: str) -> None:
+        root = reference.root
+        self.edges.roots[draft.id].add(root)
+        if root == "stages":
+            if not reference.path:
+                self._report("dynamic_reference", "Name the stage: 'stages.<id>'.", pointer)
+                return
+            self._read(draft, str(reference.path[0]), reference, pointer)
+        elif root in ROOTS:
+            self._names.check(reference, pointer, self._report)
+        elif root not in self.loop_variables(draft.id):
+            self._unknown_root(draft, root, pointer)
+
+    def loop_variables(self, stage: str) -> list[str]:
+        """Return the variables of the loops around a stage."""
+        return [name for node in self._bodies.home[stage].up() if node.body for name in node.body.variables]
+
+    def _unknown_root(self, draft: Draft, root: str, pointer: str) -> None:
+        hint = f"A stage's output is written 'stages.{root}'." if root in self._drafts else None
+        known = [*ROOTS, *self.loop_variables(draft.id)]
+        self._report(
+            "unknown_name",
+            f"Unknown name {root!r} in stage {draft.id!r}; known here: {', '.join(sorted(known))}.",
+            pointer,
+            found=root,
+            nearest=None if hint else nearest(root, known),
+            hint=hint,
+        )
+
+    def _read(self, draft: Draft, name: str, reference: Reference, pointer: str) -> None:
+        if name not in self._drafts:
+            self._unknown_stage(draft, name, f"Stage {draft.id!r} reads", pointer)
+        elif name == draft.id:
+            self._report("self_reference", f"Stage {name!r} reads its own output.", pointer)
+        elif self._connect(draft, name, pointer, reads=reference.aspect == "output"):
+            crosses = self._bodies.home[name] not in self._bodies.home[draft.id].up()
+            if crosses and len(reference.path) > 1 and reference.aspect == "output" and not reference.defaulted:
+                self._report(
+                    "missing_default",
+                    f"Stage {draft.id!r} reads a field of {name!r}, which may be skipped because it lies in a branch.",
+                    pointer,
+                    hint="Say what holds then: '| default(…)'.",
+                )
+
+    def _depends(self, draft: Draft, name: str, pointer: str) -> None:
+        if name not in self._drafts:
+            self._unknown_stage(draft, name, f"Stage {draft.id!r} depends on", pointer)
+        elif name == draft.id:
+            self._report("self_reference", f"Stage {name!r} depends on itself.", pointer)
+        else:
+            self._connect(draft, name, pointer, reads=False)
+
+    def _unknown_stage(self, draft: Draft, name: str, words: str, pointer: str) -> None:
+        self._report(
+            "unknown_stage",
+            f"{words} {name!r}, which is not in the pipeline.",
+            pointer,
+            found=name,
+            nearest=nearest(name, [d for d in self._drafts if d != draft.id]),
+        )
+
+    def _connect(self, draft: Draft, name: str, pointer: str, *, reads: bool) -> bool:
+        """Join two stages; return whether that is possible."""
+        region = self._bodies.common(name, draft.id)
+        above, below = self._bodies.lift(name, region), self._bodies.lift(draft.id, region)
+        crossed = self._loop_crossed(name, region)
+        if crossed is not None:
+            message = f"Stage {draft.id!r} reaches into the body of {crossed!r}: {name!r} runs once per item there."
+            hint = f"Read what the loop collects: 'stages.{crossed}.results'."
+            self._report("border_crossing", message, pointer, hint=hint)
+            return False
+        if above == below:
+            return self._within_owner(draft, name, above, pointer, reads=reads)
+        self.edges.upstreams[draft.id][name] = None
+        self.edges.waits[below].setdefault(above, pointer)
+        return True
+
+    def _within_owner(self, draft: Draft, name: str, owner: str, pointer: str, *, reads: bool) -> bool:
+        if name == owner:  # a body stage and its own owner: the order is implied
+            if reads:
+                message = f"Stage {draft.id!r} reads {name!r}, whose body it belongs to: there is no output yet."
+                self._report("border_crossing", message, pointer)
+            return not reads
+        if draft.id == owner:
+            message = f"Stage {draft.id!r} reads {name!r} in its own body before the body has run."
+            self._report("border_crossing", message, pointer)
+            return False
+        theirs, ours = self._body_in(name, owner), self._body_in(draft.id, owner)
+        if theirs.name in ours.after:
+            self.edges.upstreams[draft.id][name] = None
+            return True
+        message = f"Stages {draft.id!r} and {name!r} lie in different bodies of {owner!r}, of which neither waits for the other."
+        self._report("border_crossing", message, pointer)
+        return False
+
+    def _body_in(self, stage: str, owner: str) -> Body:
+        body = next(node.body for node in self._bodies.home[stage].up() if node.owner == owner)
+        assert body is not None
+        return body
+
+    def _loop_crossed(self, name: str, outside: RegionNode) -> str | None:
+        for node in self._bodies.home[name].up():
+            if node is outside:
+                return None
+            if node.begins_scope:
+                return node.owner
+        return None
+
+    # -- variables ----------------------------------------------------------------------------------------------------
+
+    def add_variables(self, readers: Iterable[Draft]) -> None:
+        """Add the edges from the stages that set variables to those that read them.
+
+        One setter: its readers wait for it. Several: they must be ordered among themselves, or a reader could see either.
+        """
+        readers = list(readers)
+        reading = {d.id: {str(r.path[0]): p for p, r in d.references() if r.root == "vars" and r.path} for d in readers}
+        for name, setters in self._setters.items():
+            for i, a in enumerate(setters):
+                for b in setters[i + 1 :]:
+                    self._order_setters(name, a, b, reading)
+        for draft in readers:
+            for name, pointer in reading[draft.id].items():
+                self._read_variable(draft, name, pointer)
+
+    def _read_variable(self, draft: Draft, name: str, pointer: str) -> None:
+        visible = [s for s in self._setters.get(name, ()) if s != draft.id and self._sees(draft.id, s)]
+        if not visible:
+            if not any(r.defaulted for _, r in draft.references() if r.root == "vars" and r.path and r.path[0] == name):
+                message = f"Stage {draft.id!r} reads variable {name!r}, which no stage sets where it could be seen."
+                self._report("unknown_variable", message, pointer, found=name, nearest=nearest(name, self._setters))
+            return
+        for setter in visible:
+            region = self._bodies.common(setter, draft.id)
+            above, below = self._bodies.lift(setter, region), self._bodies.lift(draft.id, region)
+            if above != below and not self._reaches(below, above):
+                self.edges.waits[below].setdefault(above, pointer)
+
+    def _sees(self, reader: str, setter: str) -> bool:
+        return any(node is self._bodies.home[setter].scope for node in self._bodies.home[reader].up())
+
+    def _order_setters(self, name: str, a: str, b: str, reading: Mapping[str, Mapping[str, str]]) -> None:
+        region = self._bodies.common(a, b)
+        x, y = self._bodies.lift(a, region), self._bodies.lift(b, region)
+        if x == y or self._loop_crossed(a, region) or self._loop_crossed(b, region):
+            return  # in exclusive bodies, or in scopes of their own
+        if self._reaches(x, y) or self._reaches(y, x):
+            return
+        a_reads, b_reads = name in reading.get(a, {}), name in reading.get(b, {})
+        if a_reads == b_reads:
+            message = f"Stages {a!r} and {b!r} both set variable {name!r}, and neither comes before the other."
+            self._report(
+                "ambiguous_order", message, self._drafts[b].pointer, hint=f"Add one to the other's 'depends_on'."
+            )
+        else:
+            first, second = (y, x) if a_reads else (x, y)
+            self.edges.waits[second].setdefault(first, self._drafts[b].pointer)
+
+    def _reaches(self, start: str, goal: str) -> bool:
+        """Tell whether `goal` waits, at any distance, for `start`."""
+        seen, stack = {goal}, [goal]
+        while stack:
+            for above in self.edges.waits.get(stack.pop(), ()):
+                if above == start:
+                    return True
+                if above not in seen:
+                    seen.add(above)
+                    stack.append(above)
+        return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Names:
+    """What the roots other than stages and loop variables hold, as far as it is known when the plan is made."""
+
+    input_properties: frozenset[str] | None
+    """None: the pipeline does not say."""
+    input_closed: bool
+    env: frozenset[str]
+    secrets: frozenset[str]
+
+    def check(self, reference: Reference, pointer: str, report: Report) -> None:
+        """Report a name that cannot be there."""
+        root, first = reference.root, str(reference.path[0]) if reference.path else None
+        if first is None or root == "vars":
+            return
+        if root == "context" and first not in CONTEXT_FIELDS:
+            report(
+                "unknown_name",
+                f"'context' has no {first!r}.",
+                pointer,
+                nearest=nearest(first, CONTEXT_FIELDS),
+                expected=", ".join(CONTEXT_FIELDS),
+            )
+        elif root in ("env", "secrets"):
+            allowed, key = (self.env, "env_allow") if root == "env" else (self.secrets, "secrets")
+            if first not in allowed:
+                report(
+                    "not_allowed",
+                    f"'{root}.{first}' is not allowed in this project.",
+                    pointer,
+                    nearest=nearest(first, allowed),
+                    hint=f"List it under {key!r} in flowmason.json.",
+                )
+        elif root == "input" and self.input_properties is not None and first not in self.input_properties:
+            if self.input_closed and not reference.defaulted:
+                report(
+                    "unknown_field",
+                    f"The input has no field {first!r}; its schema allows only: "
+                    f"{', '.join(sorted(self.input_properties))}.",
+                    pointer,
+                    found=first,
+                    nearest=nearest(first, self.input_properties),
+                )
+            elif not reference.defaulted and (close := nearest(first, self.input_properties)):
+                report(
+                    "unknown_field",
+                    f"The input's schema does not mention {first!r}.",
+                    pointer,
+                    found=first,
+                    nearest=close,
+                    severity="warning",
+                )
+
+
+def _setters(drafts: Iterable[Draft]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for draft in drafts:
+        for name in draft.names:
+            found[name].append(draft.id)
+    return found
+
+
+def find_cycle(members: Sequence[str], waits: Mapping[str, Mapping[str, str]]) -> list[str] | None:
+    """Return one cycle among `members` (each waits for the next; first and last are the same), or None.
+
+    Iterative depth-first search: a chain of any length is fine.
+    """
+    done: set[str] = set()
+    for start in members:
+        if start in done:
+            continue
+        path: list[str] = [start]
+        on_path = {start}
+        stack = [iter(waits.get(start, ()))]
+        while stack:
+            above = next(stack[-1], None)
+            if above is None:
+                stack.pop()
+                finished = path.pop()
+                on_path.discard(finished)
+                done.add(finished)
+            elif above in on_path:
+                return [*path[path.index(above) :], above]
+            elif above not in done:
+                path.append(above)
+                on_path.add(above)
+                stack.append(iter(waits.get(above, ())))
+    return None

@@ -1,0 +1,74 @@
+"""The executor port: who carries out what the state machine decides.
+
+An executor serves one run. It begins attempts, puts together results and stops attempts, and reports with events. A report
+may be returned at once (the attempt is over already) or delivered later through the callback given to `open`; either way
+there is exactly one for every command. It decides nothing: no order, no retries, no time limits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage
+from flowmason_ray.engine.events import Event
+
+Deliver = Callable[[Event], None]
+"""Takes a report, or a live event. Called on the runner's event loop only."""
+
+STOP_GRACE_S = 0.5
+"""How long an executor waits for a cancelled attempt to end by itself before it reports it as stopped and lets go of it.
+Half of the second within which `engine.md` promises that cancellation takes effect."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunInfo:
+    """What executors and attempts know about the run they serve."""
+
+    run_id: str
+    pipeline: str
+    version: str
+    started_at: float
+    """Seconds since the epoch."""
+    seed: int
+    input: Any = None
+    project_dir: Path = field(default_factory=Path.cwd)
+    settings: Any = None
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    """The environment variables that templates may read."""
+    secrets: Mapping[str, str] = field(default_factory=dict[str, str])
+    region: str | None = None
+
+
+class Executor(Protocol):
+    """Carries out commands. An asynchronous context manager: whoever opens it closes it, and nothing of it is left."""
+
+    async def __aenter__(self) -> Self:
+        """Take what is needed (threads, a cluster)."""
+        ...
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Stop whatever still runs and give everything back."""
+        ...
+
+    def open(self, run: RunInfo, deliver: Deliver) -> None:
+        """Begin to serve a run; called once, before the first command."""
+        ...
+
+    def start(self, command: StartStage) -> Event | None:
+        """Begin an attempt. Answer: `StageSucceeded`, `StageFailed`, `StageDeclined` or `StageStopped`."""
+        ...
+
+    def gather(self, command: GatherResults) -> Event | None:
+        """Put a construct's value together. Answer: `StageSucceeded` or `StageFailed`."""
+        ...
+
+    def cancel(self, command: CancelStage) -> None:
+        """Stop an attempt. Its answer comes within about a second: `StageStopped`, or what ended it before."""
+        ...
+
+    async def fetch(self, handle: Any) -> Any:
+        """Return the value behind a handle, in this process."""
+        ...

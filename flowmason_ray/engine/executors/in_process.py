@@ -1,0 +1,286 @@
+"""The in-process executor: everything in this process, without Ray.
+
+Trivial components run in place: the report is there before `start` returns, and no event loop, task or thread is involved.
+Other asynchronous components run on a loop in a thread of its own, synchronous ones in a thread each (`threads`), as many
+at once as the machine has room for (`slots`). Handles are the values themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import perf_counter, time
+from typing import Any, Self
+
+from flowmason_ray.engine.attempt import DECLINED, Value, fail, finish, prepare
+from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage
+from flowmason_ray.engine.component import Cost
+from flowmason_ray.engine.context import AttemptContext, LocalScope
+from flowmason_ray.engine.events import Event, StageDeclined, StageFailed, StageLogged, StageStopped, StageSucceeded
+from flowmason_ray.engine.executor import STOP_GRACE_S, Deliver, RunInfo
+from flowmason_ray.engine.executors.slots import Demand, Slots
+from flowmason_ray.engine.executors.threads import AttemptStopped, ComponentLoop, ThreadJob, WorkerThreads
+from flowmason_ray.errors import Failure, StageError
+
+HEARTBEAT_S = 1.0
+"""How often the components' loop is asked for a sign of life; one that misses two is taken to be blocked."""
+
+
+class _Attempt:
+    """An attempt that is not over yet."""
+
+    __slots__ = ("command", "demand", "stop", "stopping", "wait")
+
+    def __init__(self, command: StartStage, demand: Demand) -> None:
+        self.command = command
+        self.demand = demand
+        self.stop: Callable[[], None] | None = None
+        self.stopping: asyncio.TimerHandle | None = None
+        self.wait = True
+        """Whether it is still waiting for room."""
+
+
+class InProcessExecutor:
+    """Runs the stages of one run in this process."""
+
+    def __init__(self, *, slots: Slots | None = None) -> None:
+        self._slots = slots or Slots()
+        self._threads = WorkerThreads("flowmason-stage")
+        self._component_loop: ComponentLoop | None = None
+        self._abandoned_loops: list[ComponentLoop] = []
+        self._heartbeat: asyncio.TimerHandle | None = None
+        self._attempts: dict[str, _Attempt] = {}
+        self._instances: dict[int, Any] = {}
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        for attempt in list(self._attempts.values()):
+            if attempt.stopping is not None:
+                attempt.stopping.cancel()
+            if attempt.stop is not None:
+                attempt.stop()
+        self._attempts.clear()
+        if self._heartbeat is not None:
+            self._heartbeat.cancel()
+        self._threads.close()
+        for loop in (self._component_loop, *self._abandoned_loops):
+            if loop is not None:
+                loop.close()
+
+    def open(self, run: RunInfo, deliver: Deliver) -> None:
+        """Begin to serve a run."""
+        self._run = run
+        self._deliver = deliver
+
+    async def fetch(self, handle: Any) -> Any:
+        """Return the value: the handle is the value."""
+        return handle
+
+    # -- attempts -----------------------------------------------------------------------------------------------------
+
+    def start(self, command: StartStage) -> Event | None:
+        """Begin an attempt; trivial ones are over when this returns."""
+        stage = command.stage
+        component = stage.component
+        if component is None or (component.cost is Cost.TRIVIAL and component.is_async):
+            return self._run_in_place(command)
+        try:
+            demand = self._slots.demand(stage)
+        except StageError as exc:
+            return self._failed(command, exc)
+        attempt = self._attempts[command.path] = _Attempt(command, demand)
+        self._slots.take(attempt, demand, lambda: self._begin(attempt))
+        return None
+
+    def _run_in_place(self, command: StartStage) -> Event:
+        stage = command.stage
+        component = stage.component
+        started = perf_counter()
+        try:
+            given = prepare(stage, self._scope_of(command))
+            if given is DECLINED:
+                return StageDeclined(at=time(), path=command.path, attempt=command.attempt)
+            if component is None:
+                value: Value = given
+            else:
+                coroutine = self._instance(component).execute(given, self._context(command))
+                try:
+                    coroutine.send(None)
+                except StopIteration as end:
+                    value = finish(component, end.value)
+                else:
+                    coroutine.close()
+                    message = (
+                        f"Component {component.name!r} is declared 'trivial' but waits for something. "
+                        "Declare it cost='io', so that it runs on an event loop."
+                    )
+                    raise StageError(message, code="invalid_component")
+        except Exception as exc:  # foreign code runs here: any exception is a failed attempt
+            return self._failed(command, exc, perf_counter() - started)
+        return self._succeeded(command, value, perf_counter() - started)
+
+    def _begin(self, attempt: _Attempt) -> None:
+        command = attempt.command
+        component = command.stage.component
+        assert component is not None
+        attempt.wait = False
+        started = perf_counter()
+        try:
+            given = prepare(command.stage, self._scope_of(command))
+        except Exception as exc:  # a template that fails, or a validator of the component's Input: foreign code too
+            self._report_later(attempt, self._failed(command, exc))
+            return
+        if given is DECLINED:
+            self._report_later(attempt, StageDeclined(at=time(), path=command.path, attempt=command.attempt))
+            return
+        context = self._context(command)
+        loop = self._loop
+
+        def done(result: Any, error: BaseException | None) -> None:
+            duration_s = perf_counter() - started
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self._ended, attempt, result, error, duration_s)
+
+        if component.is_async:
+
+            async def call() -> Any:
+                return await self._instance(component).execute(given, context)
+
+            attempt.stop = self._components().submit(call, command.path, done)
+        else:
+            job = ThreadJob(lambda: self._instance(component).execute(given, context), done)
+            attempt.stop = job.stop
+            self._threads.submit(job)
+
+    def _report_later(self, attempt: _Attempt, event: Event) -> None:
+        """Report from the event loop's next turn: a report must not come before `start` has returned."""
+        self._loop.call_soon(self._report, attempt, event)
+
+    def _ended(self, attempt: _Attempt, result: Any, error: BaseException | None, duration_s: float) -> None:
+        command = attempt.command
+        component = command.stage.component
+        assert component is not None
+        if isinstance(error, (AttemptStopped, asyncio.CancelledError)):
+            event: Event = StageStopped(at=time(), path=command.path, attempt=command.attempt)
+        elif error is not None:
+            event = self._failed(command, error, duration_s)
+        else:
+            try:
+                event = self._succeeded(command, finish(component, result), duration_s)
+            except Exception as exc:  # a serializer of the component's Output: foreign code too
+                event = self._failed(command, exc, duration_s)
+        self._report(attempt, event)
+
+    def _report(self, attempt: _Attempt, event: Event) -> None:
+        if self._attempts.get(attempt.command.path) is not attempt:
+            return  # let go of before
+        del self._attempts[attempt.command.path]
+        if attempt.stopping is not None:
+            attempt.stopping.cancel()
+        self._slots.give_back(attempt.demand)
+        self._deliver(event)
+
+    def cancel(self, command: CancelStage) -> None:
+        """Stop an attempt; after `STOP_GRACE_S` it is let go of, whatever it does."""
+        attempt = self._attempts.get(command.path)
+        if attempt is None or attempt.command.attempt != command.attempt or attempt.stopping is not None:
+            return
+        stopped = StageStopped(at=time(), path=command.path, attempt=command.attempt)
+        if attempt.wait and self._slots.forget(attempt):
+            del self._attempts[command.path]
+            self._loop.call_soon(self._deliver, stopped)
+            return
+        if attempt.stop is not None:
+            attempt.stop()
+        attempt.stopping = self._loop.call_later(STOP_GRACE_S, self._let_go, attempt, stopped)
+
+    def _let_go(self, attempt: _Attempt, stopped: StageStopped) -> None:
+        if self._attempts.get(attempt.command.path) is attempt:
+            self._warn(
+                attempt.command.path, "It was stopped but does not end (it sits in a call that cannot be interrupted)."
+            )
+        self._report(attempt, stopped)
+
+    # -- constructs ---------------------------------------------------------------------------------------------------
+
+    def gather(self, command: GatherResults) -> Event:
+        """Put a construct's value together: the handles are the values."""
+        value = {**command.head, **command.parts}
+        return StageSucceeded(at=time(), path=command.path, attempt=command.attempt, value=value)
+
+    # -- the pieces ---------------------------------------------------------------------------------------------------
+
+    def _scope_of(self, command: StartStage) -> LocalScope:
+        return LocalScope(
+            self._run, command.scope, command.stage, command.path, command.attempt, command.first_started_at
+        )
+
+    def _context(self, command: StartStage) -> AttemptContext:
+        return AttemptContext(
+            self._run,
+            stage_id=command.stage.id,
+            path=command.path,
+            attempt=command.attempt,
+            first_started_at=command.first_started_at,
+            tell=self._tell,
+        )
+
+    def _tell(self, event: Event) -> None:
+        """Pass on a live event, from whatever thread it comes."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._deliver, event)
+
+    def _instance(self, component: Any) -> Any:
+        # One instance per component class and run: `execute` gets all that differs from call to call as arguments.
+        key = id(component)
+        instance = self._instances.get(key)
+        if instance is None:
+            instance = self._instances[key] = component.create()
+        return instance
+
+    def _succeeded(self, command: StartStage, value: Value, duration_s: float) -> StageSucceeded:
+        return StageSucceeded(
+            at=time(),
+            path=command.path,
+            attempt=command.attempt,
+            value=value.value,
+            decision=value.decision,
+            duration_s=duration_s,
+        )
+
+    @staticmethod
+    def _failed(command: StartStage, exc: BaseException, duration_s: float = 0.0) -> StageFailed:
+        failure: Failure = fail(exc, command.path, command.attempt)
+        return StageFailed(
+            at=time(), path=command.path, attempt=command.attempt, failure=failure, duration_s=duration_s
+        )
+
+    # -- the components' loop -----------------------------------------------------------------------------------------
+
+    def _components(self) -> ComponentLoop:
+        if self._component_loop is None:
+            self._component_loop = ComponentLoop()
+            if self._heartbeat is None:
+                self._heartbeat = self._loop.call_later(HEARTBEAT_S, self._listen, 0)
+        return self._component_loop
+
+    def _listen(self, missed: int) -> None:
+        """Find out whether a component blocks the loop that it shares; if so, say which, and use another loop."""
+        loop = self._component_loop
+        if loop is not None:
+            missed = 0 if loop.beat() else missed + 1
+            if missed >= 2:
+                name = loop.blocked_by()
+                if name is not None:
+                    hint = "Its 'async def execute' blocks the event loop; make it a plain 'def', and it gets a thread."
+                    self._warn(name, hint)
+                self._abandoned_loops.append(loop)
+                self._component_loop = None
+                missed = 0
+        self._heartbeat = self._loop.call_later(HEARTBEAT_S, self._listen, missed)
+
+    def _warn(self, path: str, message: str) -> None:
+        self._deliver(StageLogged(at=time(), path=path, level="warning", message=message))

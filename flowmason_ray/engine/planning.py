@@ -1,0 +1,442 @@
+"""Compiles a loaded pipeline into a `Plan`, or says everything that is wrong with it.
+
+The steps, each in its own module: every stage by itself (`drafts`), which body it belongs to (`bodies`), which stage waits
+for which (`edges`), whether what is read fits what it is read into (`type_check`). What is left to do here is to give
+everything its position and to add the hidden stages that make a scope's value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from flowmason_ray.engine.bodies import Bodies, RegionNode, find_bodies
+from flowmason_ray.engine.component import Catalogue, Cost, Effect
+from flowmason_ray.engine.drafts import Draft, Report, draft_stages, parse_at, problem_sink
+from flowmason_ray.engine.edges import EdgeFinder, Edges, Names, find_cycle
+from flowmason_ray.engine.plan import Plan, PlanStage, Region, ScopePlan, Target
+from flowmason_ray.engine.retry import RetryPolicy
+from flowmason_ray.engine.type_check import check_types
+from flowmason_ray.errors import InvalidPipeline, Problem, nearest
+from flowmason_ray.spec.input_schema import InputSchema, check_schema
+from flowmason_ray.spec.templates import Template, parse_template
+
+if TYPE_CHECKING:
+    from flowmason_ray.spec.loader import LoadedPipeline
+    from flowmason_ray.spec.pipeline import Pipeline, Stage
+    from flowmason_ray.spec.pipeline import Retry as RetrySpec
+
+OUTPUT = "$output"
+"""The hidden stage that makes the run's result. No written stage can be called so."""
+COLLECT = "$collect"
+"""The hidden stage that makes an iteration's result."""
+
+
+def make_plan(
+    loaded: LoadedPipeline, catalogue: Catalogue, *, env: Collection[str] = (), secrets: Collection[str] = ()
+) -> Plan:
+    """Compile a pipeline.
+
+    Args:
+        loaded: The pipeline with its source, so that problems can be placed.
+        catalogue: Where its components are looked up.
+        env: The environment variables that templates may read.
+        secrets: The secrets that templates may read.
+
+    Raises:
+        InvalidPipeline: it cannot be run; `problems` holds everything that was found.
+    """
+    plan, problems = try_plan(loaded, catalogue, env=env, secrets=secrets)
+    if plan is None:
+        raise InvalidPipeline([p for p in problems if p.severity == "error"])
+    return plan
+
+
+def try_plan(
+    loaded: LoadedPipeline, catalogue: Catalogue, *, env: Collection[str] = (), secrets: Collection[str] = ()
+) -> tuple[Plan | None, list[Problem]]:
+    """Compile a pipeline; return the plan, or None when there are errors, and every problem including warnings."""
+    problems: list[Problem] = []
+    report = problem_sink(problems, loaded.problem)
+    pipeline = loaded.pipeline
+    _refuse_what_is_not_built(pipeline, report)
+    drafts = draft_stages(pipeline.stages, catalogue, report)
+    bodies = find_bodies(drafts, report)
+    plan: Plan | None = None
+    if bodies is not None:
+        planner = _Planner(loaded, drafts, bodies, _names(pipeline, env, secrets), report)
+        plan = planner.plan()
+    if any(p.severity == "error" for p in problems):
+        plan = None
+    problems.sort(key=lambda p: (p.line or 0, p.column or 0, p.path))
+    return plan, problems
+
+
+def _names(pipeline: Pipeline, env: Collection[str], secrets: Collection[str]) -> Names:
+    schema = pipeline.input_schema
+    properties: Any = schema.get("properties") if schema else None
+    return Names(
+        input_properties=frozenset(properties) if isinstance(properties, Mapping) else None,
+        input_closed=bool(schema) and schema.get("additionalProperties") is False,
+        env=frozenset(env),
+        secrets=frozenset(secrets),
+    )
+
+
+def _refuse_what_is_not_built(pipeline: Pipeline, report: Report) -> None:
+    def refuse(what: str, pointer: str) -> None:
+        message = f"{what} cannot be run by this version of FlowMason yet; nothing is done rather than something else."
+        report("not_supported", message, pointer)
+
+    if pipeline.abstract:
+        report("abstract_pipeline", "The pipeline is abstract: it is there to be extended, not to be run.", "/abstract")
+    if pipeline.extends:
+        refuse("Inheritance ('extends')", "/extends")
+    if pipeline.overrides:
+        refuse("Inheritance ('overrides')", "/overrides")
+    if pipeline.compositions:
+        refuse("Composition ('compositions')", "/compositions")
+    if pipeline.federation:
+        refuse("Federation", "/federation")
+    for i, stage in enumerate(pipeline.stages):
+        if stage.federation:
+            refuse(f"Federation of stage {stage.id!r}", f"/stages/{i}/federation")
+        if stage.cache:
+            message = f"Results are not cached by this version of FlowMason yet: stage {stage.id!r} runs every time."
+            report("not_supported", message, f"/stages/{i}/cache", severity="warning")
+
+
+@dataclass(slots=True)
+class _ScopeDraft:
+    """A scope while positions are given out."""
+
+    node: RegionNode
+    index: int
+    parent: _ScopeDraft | None
+    ids: list[str] = field(default_factory=list[str])
+    regions: list[RegionNode] = field(default_factory=list[RegionNode])
+    hidden: Draft | None = None
+    result: str | None = None
+
+
+class _Planner:
+    """Gives positions to the stages of one pipeline whose drafts, bodies and edges are known."""
+
+    def __init__(
+        self, loaded: LoadedPipeline, drafts: dict[str, Draft], bodies: Bodies, names: Names, report: Report
+    ) -> None:
+        self._loaded = loaded
+        self._pipeline = loaded.pipeline
+        self._drafts = drafts
+        self._bodies = bodies
+        self._report = report
+        self._finder = EdgeFinder(drafts, bodies, names, report)
+        self._scopes: list[_ScopeDraft] = []
+        self._place: dict[str, tuple[_ScopeDraft, int]] = {}
+        self._position = {draft.id: i for i, draft in enumerate(drafts.values())}
+
+    @property
+    def _edges(self) -> Edges:
+        return self._finder.edges
+
+    def plan(self) -> Plan | None:
+        """Return the plan; None when what was found makes positions meaningless (a cycle)."""
+        for draft in self._drafts.values():
+            self._finder.add(draft)
+        self._finder.add_variables(self._drafts.values())
+        self._lay_out_scopes()
+        hidden = [scope.hidden for scope in self._scopes if scope.hidden is not None]
+        for draft in hidden:
+            self._finder.add(draft)
+            self._finder.add_variables([draft])
+        self._check_cycles()
+        check_types(self._pipeline, self._drafts, self._bodies, hidden, self._report)
+        input_schema = self._schema(self._pipeline.input_schema, "/input_schema")
+        scopes = tuple(self._scope_plan(scope) for scope in self._scopes)
+        pipeline = self._pipeline
+        return Plan(
+            name=pipeline.name,
+            version=pipeline.version,
+            digest=_digest(self._loaded.data, self._drafts),
+            scopes=scopes,
+            timeout_s=None if pipeline.timeout_ms is None else pipeline.timeout_ms / 1000,
+            max_parallel=pipeline.max_parallel,
+            input_schema=input_schema,
+            file=self._loaded.source.file,
+        )
+
+    # -- scopes and their results -------------------------------------------------------------------------------------
+
+    def _lay_out_scopes(self) -> None:
+        by_node: dict[int, _ScopeDraft] = {}
+        for node in self._bodies.scopes():
+            around = by_node[id(node.parent.scope)] if node.parent else None
+            scope = by_node[id(node)] = _ScopeDraft(node, len(self._scopes), around)
+            self._scopes.append(scope)
+            stack = [node]
+            while stack:
+                region = stack.pop(0)
+                scope.regions.append(region)
+                scope.ids.extend(region.members)
+                stack.extend(child for child in region.children if not child.begins_scope)
+            scope.ids.sort(key=self._position.__getitem__)
+            for position, stage in enumerate(scope.ids):
+                self._place[stage] = (scope, position)
+        for scope in self._scopes:
+            if scope.parent is None:
+                self._result_of_run(scope)
+            else:
+                self._result_of_iteration(scope)
+            if scope.hidden is not None:
+                key = self._key(scope.hidden, scope)
+                self._place[key] = (scope, len(scope.ids))
+                self._bodies.home[key] = scope.node
+                scope.ids.append(key)
+
+    @staticmethod
+    def _key(hidden: Draft, scope: _ScopeDraft) -> str:
+        hidden.id = hidden.id if scope.parent is None else f"{COLLECT}:{scope.index}"
+        return hidden.id
+
+    def _terminals(self, node: RegionNode) -> list[str]:
+        awaited = {above for stage in node.members for above in self._edges.waits.get(stage, ())}
+        return [stage for stage in node.members if stage not in awaited]
+
+    def _result_of_run(self, scope: _ScopeDraft) -> None:
+        pipeline = self._pipeline
+        if not pipeline.stages:
+            if not (pipeline.extends or pipeline.abstract or pipeline.compositions):
+                self._report("no_stages", "The pipeline has no stages: there is nothing to run.", "/stages")
+            return
+        if pipeline.output_stage_id is not None and pipeline.output is not None:
+            self._report(
+                "conflicting_keys", "'output_stage_id' and 'output' both say what the result is; keep one.", "/output"
+            )
+        pointer, template = "/output", None
+        if pipeline.output_stage_id is not None:
+            pointer = "/output_stage_id"
+            self._result_stage(scope, pipeline.output_stage_id, pointer)
+        elif pipeline.output is not None:
+            template = parse_at(pipeline.output, pointer, self._report, parse_template)
+        else:
+            pointer = ""
+            terminals = self._terminals(scope.node)
+            if len(terminals) == 1:
+                scope.result = terminals[0]
+            else:
+                template = _object_of(terminals)
+        if template is None and pipeline.output_schema is not None and scope.result is not None:
+            template = parse_template(_reference(scope.result))
+        if template is not None:
+            scope.hidden = Draft(id=OUTPUT, pointer=pointer, template=template)
+
+    def _result_stage(self, scope: _ScopeDraft, name: str, pointer: str) -> None:
+        if name not in self._drafts:
+            message = f"The result is said to be the output of stage {name!r}, which is not in the pipeline."
+            self._report("unknown_stage", message, pointer, found=name, nearest=nearest(name, self._drafts))
+        elif self._place[name][0] is not scope:
+            owner = self._place[name][0].node.owner
+            message = (
+                f"Stage {name!r} runs once per item of {owner!r}, so it cannot be the result; take {owner!r} itself."
+            )
+            self._report("border_crossing", message, pointer)
+        else:
+            scope.result = name
+
+    def _result_of_iteration(self, scope: _ScopeDraft) -> None:
+        owner = self._drafts[scope.node.owner or ""]
+        collect = owner.late.get("collect")
+        if not scope.node.members:
+            message = f"The body of {owner.id!r} is empty: name at least one stage in 'loop_stages'."
+            self._report("empty_body", message, f"{owner.pointer}/config")
+            return
+        terminals = self._terminals(scope.node)
+        if collect is None and len(terminals) == 1:
+            scope.result = terminals[0]
+        else:
+            template = collect if collect is not None else _object_of(terminals)
+            scope.hidden = Draft(id=COLLECT, pointer=f"{owner.pointer}/config/collect", template=template)
+
+    # -- checks -------------------------------------------------------------------------------------------------------
+
+    def _check_cycles(self) -> None:
+        for scope in self._scopes:
+            for region in scope.regions:
+                ring = find_cycle(region.members, self._edges.waits)
+                if ring is None:
+                    continue
+                pointer = self._edges.waits[ring[0]][ring[1]]
+                words = " → ".join(ring)
+                message = f"These stages wait for each other: {words} (each for the next)."
+                self._report("cycle", message, pointer, found=words)
+
+    def _schema(self, schema: Mapping[str, Any] | None, pointer: str) -> InputSchema | None:
+        if schema is None:
+            return None
+        problems = check_schema(schema)
+        for problem in problems:
+            self._report(
+                problem.code, problem.message, pointer + problem.path, expected=problem.expected, hint=problem.hint
+            )
+        return None if problems else InputSchema(schema)
+
+    # -- the plan itself ----------------------------------------------------------------------------------------------
+
+    def _scope_plan(self, scope: _ScopeDraft) -> ScopePlan:
+        region_index = {id(node): i for i, node in enumerate(scope.regions)}
+        stages = tuple(self._plan_stage(scope, name, i, region_index) for i, name in enumerate(scope.ids))
+        downstream: list[list[int]] = [[] for _ in stages]
+        for stage in stages:
+            for above in stage.waits_for:
+                downstream[above].append(stage.index)
+        regions = tuple(
+            Region(
+                name=node.body.name if node.body and node is not scope.node else "",
+                owner=None if node is scope.node else self._place[node.owner or ""][1],
+                members=tuple(sorted(self._place[m][1] for m in node.members)),
+            )
+            for node in scope.regions
+        )
+        nested: list[list[int]] = [[] for _ in stages]
+        for i, region in enumerate(regions):
+            if region.owner is not None:
+                nested[region.owner].append(i)
+        hidden = len(scope.ids) - 1 if scope.hidden is not None else None
+        result = hidden if hidden is not None else self._place[scope.result][1] if scope.result is not None else None
+        return ScopePlan(
+            index=scope.index,
+            parent=scope.parent.index if scope.parent else None,
+            owner=self._place[scope.node.owner][1] if scope.node.owner else None,
+            stages=stages,
+            regions=regions,
+            downstream=tuple(tuple(d) for d in downstream),
+            waiting=tuple(len(stage.waits_for) for stage in stages),
+            nested=tuple(tuple(n) for n in nested),
+            remaining=tuple(len(region.members) for region in regions),
+            variables=scope.node.body.variables if scope.node.body else (),
+            result=result,
+            result_hidden=hidden is not None,
+            isolated=scope.parent is None,
+        )
+
+    def _plan_stage(self, scope: _ScopeDraft, name: str, index: int, region_index: Mapping[int, int]) -> PlanStage:
+        hidden = scope.hidden if scope.hidden is not None and scope.hidden.id == name else None
+        if hidden is not None:
+            root = scope.parent is None
+            return PlanStage(
+                id=OUTPUT if root else COLLECT,
+                index=index,
+                region=-1,
+                component=None,
+                template=hidden.template,
+                targets=self._targets(hidden, scope),
+                roots=frozenset(self._edges.roots[name]),
+                schema=self._schema(self._pipeline.output_schema, "/output_schema") if root else None,
+                pointer=hidden.pointer,
+            )
+        draft = self._drafts[name]
+        waits = self._edges.waits.get(name, {})
+        body_scope = next((s.index for s in self._scopes if s.node.owner == name), None)
+        bodies = {
+            node.body.name: region_index[id(node)]
+            for node in scope.regions
+            if node.owner == name and node.body is not None and node is not scope.node
+        }
+        return PlanStage(
+            id=name,
+            index=index,
+            region=region_index[id(self._bodies.home[name])],
+            template=draft.template,
+            fixed=draft.fixed,
+            when=draft.when,
+            targets=self._targets(draft, scope),
+            roots=frozenset(self._edges.roots[name]),
+            upstreams=tuple(self._target(u, scope) for u in self._edges.upstreams.get(name, ())),
+            waits_for=tuple(sorted(self._place[above][1] for above in waits)),
+            construct=draft.construct,
+            bodies=bodies,
+            body_scope=body_scope,
+            options=draft.shape.options,
+            pointer=draft.pointer,
+            **_execution(draft, self._pipeline),
+        )
+
+    def _targets(self, draft: Draft, scope: _ScopeDraft) -> dict[str, Target]:
+        names = {str(r.path[0]) for _, r in draft.references() if r.root == "stages" and r.path}
+        return {name: self._target(name, scope) for name in names if name in self._place}
+
+    def _target(self, name: str, scope: _ScopeDraft) -> Target:
+        goal, index = self._place[name]
+        levels = 0
+        around: _ScopeDraft | None = scope
+        while around is not goal and around is not None:
+            levels += 1
+            around = around.parent
+        return Target(levels, index)
+
+
+def _execution(draft: Draft, pipeline: Pipeline) -> dict[str, Any]:
+    """Return how a stage is run: what it says itself, else the pipeline's defaults, else the component's."""
+    spec, component, defaults = draft.spec, draft.component, pipeline.defaults
+    assert spec is not None
+    timeout_ms = spec.timeout_ms or defaults.timeout_ms
+    resources: dict[str, Any] = {**(component.resources if component else {})}
+    for said in (defaults.resources, spec.resources):
+        if said is not None:
+            resources.update(said.model_dump(exclude_unset=True))
+    return {
+        "component": component,
+        "enabled": spec.enabled,
+        "retry": _retry(spec.retry or defaults.retry),
+        "timeout_s": None if timeout_ms is None else timeout_ms / 1000,
+        "on_error": spec.on_error,
+        "fallback_output": spec.fallback_output,
+        "effect": Effect(spec.effect) if spec.effect else component.effect if component else Effect.PURE,
+        "cost": component.cost if component else Cost.TRIVIAL,
+        "resources": resources,
+        "fuse": spec.placement.fuse if spec.placement else "auto",
+    }
+
+
+_ONCE = RetryPolicy()
+
+
+def _retry(retry: RetrySpec | None) -> RetryPolicy:
+    if retry is None:
+        return _ONCE
+    return RetryPolicy(
+        max_attempts=retry.max_attempts,
+        initial_delay_s=retry.initial_delay_ms / 1000,
+        max_delay_s=retry.max_delay_ms / 1000,
+        backoff_multiplier=retry.backoff_multiplier,
+        jitter=retry.jitter,
+        retry_on=frozenset(retry.retry_on),
+    )
+
+
+def _reference(stage: str) -> str:
+    return "{{ stages['" + stage + "'] }}"
+
+
+def _object_of(stages: list[str]) -> Template:
+    return parse_template({stage: _reference(stage) for stage in stages})
+
+
+_NO_MEANING = ("$schema", "description", "tags", "category", "metadata", "sample_input", "triggers")
+_NO_MEANING_IN_STAGE = ("name", "description", "position", "metadata")
+
+
+def _digest(data: Mapping[str, Any], drafts: Mapping[str, Draft]) -> str:
+    def written(item: Mapping[str, Any], without: tuple[str, ...]) -> dict[str, Any]:
+        return {k: v for k, v in item.items() if k not in without and not k.startswith("x-")}
+
+    stages: list[Stage | Any] = list(data.get("stages", ()))
+    meaning = written(data, (*_NO_MEANING, "stages"))
+    meaning["stages"] = sorted((written(s, _NO_MEANING_IN_STAGE) for s in stages), key=lambda s: str(s.get("id")))
+    meaning["components"] = sorted({(d.component.name, d.component.version) for d in drafts.values() if d.component})
+    options = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
+    return sha256(orjson.dumps(meaning, option=options, default=str)).hexdigest()

@@ -1,0 +1,467 @@
+"""The state of one run: takes events, returns commands. No clock, no randomness, no I/O, no executor.
+
+The story of a stage instance: it waits for the stages of its region; when they have ended it is considered (skipped, or
+started); its attempt ends in success, failure or a stop; a failure is retried or final; a construct opens bodies before it
+ends. What a construct does with its bodies is its own affair (`engine.control_flow`): it calls the verbs at the end of
+this file. Everything that a stimulus sets off happens before `handle` returns; `_todo` takes the place of recursion, so
+that a chain of ten thousand skipped stages is a loop.
+
+Reports are fenced by path and attempt: one that is late or comes twice finds nothing to end and changes nothing.
+
+Stopping is one mechanism for failure, cancellation, races and early returns: `abort` stops what runs inside some regions,
+waits until the executor has said that it is over, and then goes on. A later abort of something larger takes over what an
+earlier one still waits for.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from flowmason_ray.engine.commands import CancelStage, GatherResults, Output, StartStage, StartTimer
+from flowmason_ray.engine.events import (
+    CancelRequested,
+    Event,
+    RunCancelled,
+    RunCreated,
+    RunFailed,
+    RunSucceeded,
+    SkipReason,
+    StageDeclined,
+    StageEnded,
+    StageFailed,
+    StageRetrying,
+    StageSkipped,
+    StageStarted,
+    StageStopped,
+    StageSucceeded,
+    TimerFired,
+)
+from flowmason_ray.engine.plan import Plan, PlanStage
+from flowmason_ray.engine.retry import delay_before, wants_retry
+from flowmason_ray.engine.scope import Scope, Status
+from flowmason_ray.errors import Failure
+
+WAITING, READY, RUNNING, RETRYING, OPEN = 0, 1, 2, 3, 4
+SUCCEEDED, FALLBACK, FAILED, SKIPPED, CANCELLED = 5, 6, 7, 8, 9
+# Plain numbers: this is the hottest code of the engine, and comparing IntEnum members costs ten times as much.
+assert tuple(Status) == tuple(range(10)) and Status.CANCELLED == CANCELLED
+
+
+class _Abort:
+    """Something that is being stopped: how many reports are still missing, and what comes then."""
+
+    __slots__ = ("missing", "then")
+
+    def __init__(self, then: Callable[[], None]) -> None:
+        self.missing = 0
+        self.then = then
+
+
+class _Active:
+    """An attempt, a gathering or a retry delay that is under way."""
+
+    __slots__ = ("abort", "attempt", "gathering", "index", "scope")
+
+    def __init__(self, scope: Scope, index: int, attempt: int, gathering: bool) -> None:
+        self.scope = scope
+        self.index = index
+        self.attempt = attempt
+        self.gathering = gathering
+        self.abort: _Abort | None = None
+
+
+class RunState:
+    """One run of a plan."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.now = 0.0
+        """The time of the stimulus being handled, seconds since the epoch."""
+        self.root: Scope | None = None
+        self.ended = False
+        self.cancelling: CancelRequested | None = None
+        self.in_flight = 0
+        """Attempts handed to the executor and not yet reported; never more than the plan's `max_parallel`."""
+        self.active: dict[str, _Active] = {}
+        self._ready: deque[tuple[Scope, int]] = deque()
+        self._todo: deque[tuple[Scope, int]] = deque()
+        self._out: list[Output] = []
+
+    # -- stimuli ------------------------------------------------------------------------------------------------------
+
+    def handle(self, event: Event) -> list[Output]:
+        """Take one stimulus; return what is to be done and told because of it, in order."""
+        self._out = out = []
+        self.now = event.at
+        kind = type(event)
+        if kind is StageSucceeded:
+            self._succeeded(event)  # pyright: ignore[reportArgumentType]  # type() is compared, which pyright does not narrow by
+        elif isinstance(event, StageFailed):
+            self._failed(event)
+        elif isinstance(event, StageDeclined):
+            self._declined(event)
+        elif isinstance(event, StageStopped):
+            self._stopped(event)
+        elif isinstance(event, TimerFired):
+            self._timer_fired(event)
+        elif isinstance(event, CancelRequested):
+            self._cancel(event)
+        elif isinstance(event, RunCreated):
+            self._created(event)
+        self._work()
+        return out
+
+    def _created(self, event: RunCreated) -> None:
+        if self.root is None:
+            self.root = Scope(self.plan.root, parent=None, owner=-1, prefix="", input=event.input)
+            self.open_region(self.root, 0)
+
+    def _succeeded(self, event: StageSucceeded) -> None:
+        active = self._take(event.path, event.attempt)
+        if active is None:
+            return
+        scope, index = active.scope, active.index
+        construct = scope.plan.stages[index].construct
+        if construct is None:
+            self.end(scope, index, event.value)
+        elif active.gathering:
+            construct.gathered(self, scope, index, event.value)
+        else:
+            scope.status[index] = OPEN
+            if scope.constructs is None:
+                scope.constructs = {}
+            construct.decided(self, scope, index, event)
+
+    def _failed(self, event: StageFailed) -> None:
+        active = self._take(event.path, event.attempt)
+        if active is None:
+            return
+        scope, index = active.scope, active.index
+        policy = scope.plan.stages[index].retry
+        if not active.gathering and wants_retry(policy, event.failure, event.attempt):
+            delay = delay_before(policy, event.failure, event.attempt, event.draw)
+            scope.status[index] = RETRYING
+            self.active[event.path] = _Active(scope, index, event.attempt, gathering=False)
+            self.emit(
+                StageRetrying(at=self.now, path=event.path, attempt=event.attempt, delay_s=delay, failure=event.failure)
+            )
+            self._out.append(StartTimer(path=event.path, attempt=event.attempt, delay_s=delay))
+        else:
+            self.fail(scope, index, event.failure)
+
+    def _declined(self, event: StageDeclined) -> None:
+        active = self._take(event.path, event.attempt)
+        if active is not None:
+            self._skip(active.scope, active.index, SkipReason.WHEN)
+
+    def _stopped(self, event: StageStopped) -> None:
+        active = self._take(event.path, event.attempt)
+        if active is not None:  # nobody asked: the executor lost it
+            message = "The attempt was stopped by its executor."
+            self.fail(active.scope, active.index, Failure(code="stopped", message=message, stage=event.path))
+
+    def _timer_fired(self, event: TimerFired) -> None:
+        active = self.active.get(event.path)
+        if active is not None and active.attempt == event.attempt:
+            scope, index = active.scope, active.index
+            if scope.status[index] == RETRYING:
+                del self.active[event.path]
+                scope.tries[index] = event.attempt
+                self._make_ready(scope, index)
+
+    def _cancel(self, event: CancelRequested) -> None:
+        if self.ended or self.cancelling is not None:
+            return
+        self.cancelling = event
+        if self.root is None:
+            self._finish_cancelled()
+        else:
+            self.abort([(self.root, 0)], self._finish_cancelled)
+
+    def _finish_cancelled(self) -> None:
+        assert self.cancelling is not None
+        failure = Failure(code=self.cancelling.code, message=self.cancelling.message)
+        self.ended = True
+        if self.cancelling.code == "cancelled":
+            self.emit(RunCancelled(at=self.now, failure=failure))
+        else:
+            self.emit(RunFailed(at=self.now, failure=failure))
+
+    def _take(self, path: str, attempt: int) -> _Active | None:
+        """Remove and return what `path` has under way. None: the report is late or doubled, or an abort swallows it."""
+        active = self.active.get(path)
+        if active is None or active.attempt != attempt:
+            return None
+        status = active.scope.status
+        if status[active.index] == RETRYING:
+            return None
+        del self.active[path]
+        self.in_flight -= 1
+        if active.abort is None:
+            return active
+        abort = active.abort
+        abort.missing -= 1
+        if abort.missing == 0:
+            abort.then()
+        return None
+
+    # -- moving on ----------------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        todo, ready, limit = self._todo, self._ready, self.plan.max_parallel
+        while True:
+            while todo:
+                scope, index = todo.popleft()
+                if scope.status[index] == WAITING:
+                    self._consider(scope, index)
+            if not ready or (limit is not None and self.in_flight >= limit):
+                return
+            scope, index = ready.popleft()
+            if scope.status[index] == READY:
+                self._start(scope, index)
+
+    def _consider(self, scope: Scope, index: int) -> None:
+        stage = scope.plan.stages[index]
+        if not stage.enabled:
+            self._skip(scope, index, SkipReason.DISABLED)
+        elif stage.upstreams and self._all_skipped(scope, stage):
+            self._skip(scope, index, SkipReason.UPSTREAMS_SKIPPED)
+        else:
+            self._make_ready(scope, index)
+
+    def _all_skipped(self, scope: Scope, stage: PlanStage) -> bool:
+        for target in stage.upstreams:
+            status = scope.status if target.levels == 0 else scope.at(target)[0].status
+            if status[target.index] != SKIPPED:
+                return False
+        return True
+
+    def _make_ready(self, scope: Scope, index: int) -> None:
+        if self.plan.max_parallel is None:
+            self._start(scope, index)
+        else:
+            scope.status[index] = READY
+            self._ready.append((scope, index))
+
+    def _start(self, scope: Scope, index: int) -> None:
+        stage = scope.plan.stages[index]
+        path = scope.prefix + stage.id
+        now = self.now
+        if index in scope.tries:
+            attempt = scope.tries[index] + 1
+            first = scope.first_started[index]
+        else:
+            attempt = 1
+            first = now
+            if stage.retry.max_attempts > 1:
+                scope.first_started[index] = now
+        scope.status[index] = RUNNING
+        self.active[path] = _Active(scope, index, attempt, False)
+        self.in_flight += 1
+        self._out.append(StageStarted(at=now, path=path, attempt=attempt))
+        self._out.append(StartStage(path=path, stage=stage, scope=scope, attempt=attempt, first_started_at=first))
+
+    def _skip(self, scope: Scope, index: int, reason: SkipReason) -> None:
+        self._out.append(StageSkipped(at=self.now, path=scope.path(index), reason=reason))
+        for region in scope.plan.nested[index]:
+            self.skip_region(scope, region, SkipReason.UPSTREAMS_SKIPPED)
+        self._close(scope, index, SKIPPED)
+
+    def _close(self, scope: Scope, index: int, status: int) -> None:
+        """A stage instance has ended: tell the stages that wait for it, and its region."""
+        scope.status[index] = status
+        plan = scope.plan
+        waiting = scope.waiting
+        for other in plan.downstream[index]:
+            waiting[other] -= 1
+            if not waiting[other]:
+                self._todo.append((scope, other))
+        stage = plan.stages[index]
+        region = stage.region
+        if region < 0:  # the hidden stage that makes the scope's value
+            self._scope_ended(scope, scope.values[index], None)
+            return
+        scope.remaining[region] -= 1
+        if not scope.remaining[region]:
+            self._region_ended(scope, region)
+
+    def _region_ended(self, scope: Scope, region: int) -> None:
+        plan = scope.plan
+        if region:
+            owner = plan.regions[region].owner
+            assert owner is not None
+            construct = plan.stages[owner].construct
+            assert construct is not None
+            construct.body_ended(self, scope, owner, region)
+        elif plan.result is not None and plan.result_hidden:
+            self._make_ready(scope, plan.result)
+        else:
+            self._scope_ended(scope, None if plan.result is None else scope.values[plan.result], None)
+
+    def _scope_ended(self, scope: Scope, value: Any, failure: Failure | None) -> None:
+        if scope.parent is not None:
+            construct = scope.parent.plan.stages[scope.owner].construct
+            assert construct is not None
+            construct.iteration_ended(self, scope.parent, scope.owner, scope, value, failure)
+            return
+        if self.cancelling is not None:
+            return
+        self.ended = True
+        if failure is None:
+            self.emit(RunSucceeded(at=self.now, value=value))
+        else:
+            self.emit(RunFailed(at=self.now, failure=failure))
+
+    def _body_failed(self, scope: Scope, region: int, failure: Failure) -> None:
+        if region == 0:
+            self._scope_ended(scope, None, failure)
+            return
+        owner = scope.plan.regions[region].owner
+        assert owner is not None
+        construct = scope.plan.stages[owner].construct
+        assert construct is not None
+        construct.body_failed(self, scope, owner, region, failure)
+
+    # -- the verbs that constructs use (control_flow.base.Run) ----------------------------------------------------------
+
+    def emit(self, event: Event) -> None:
+        """Narrate a consequence."""
+        self._out.append(event)
+
+    def open_region(self, scope: Scope, region: int) -> None:
+        """Let the stages of a body run: those that wait for nothing are considered now."""
+        members = scope.plan.regions[region].members
+        if not members:
+            self._region_ended(scope, region)
+            return
+        waiting, todo = scope.waiting, self._todo
+        for index in members:
+            if not waiting[index]:
+                todo.append((scope, index))
+
+    def skip_region(self, scope: Scope, region: int, reason: SkipReason) -> None:
+        """Decide that a body, and all inside it, will not run."""
+        for index in scope.plan.regions[region].members:
+            if scope.status[index] == WAITING:
+                scope.status[index] = SKIPPED
+                self._out.append(StageSkipped(at=self.now, path=scope.path(index), reason=reason))
+                for inner in scope.plan.nested[index]:
+                    self.skip_region(scope, inner, reason)
+
+    def open_iteration(self, scope: Scope, index: int, *, position: int, key: int, items: Any) -> Scope:
+        """Start one iteration of the loop at `index`."""
+        stage = scope.plan.stages[index]
+        assert stage.body_scope is not None
+        plan = self.plan.scopes[stage.body_scope]
+        inner = Scope(plan, parent=scope, owner=index, prefix=f"{scope.prefix}{stage.id}[{key}]/", input=scope.input)
+        inner.items = items
+        inner.position = position
+        self.open_region(inner, 0)
+        return inner
+
+    def gather(self, scope: Scope, index: int, head: dict[str, Any], parts: dict[str, list[Any]]) -> None:
+        """Have the construct's value put together by the executor."""
+        path = scope.path(index)
+        attempt = scope.tries.get(index, 0) + 1
+        self.active[path] = _Active(scope, index, attempt, gathering=True)
+        self.in_flight += 1
+        self._out.append(GatherResults(path=path, attempt=attempt, head=head, parts=parts))
+
+    def end(self, scope: Scope, index: int, value: Any) -> None:
+        """End a stage with success."""
+        scope.values[index] = value
+        if scope.plan.stages[index].construct is not None:
+            if scope.constructs is not None:
+                scope.constructs.pop(index, None)
+            self._out.append(StageEnded(at=self.now, path=scope.path(index), status="succeeded"))
+        self._close(scope, index, SUCCEEDED)
+
+    def fail(self, scope: Scope, index: int, failure: Failure) -> None:
+        """End a stage with a failure for good; its `on_error` says what follows."""
+        stage = scope.plan.stages[index]
+        if scope.constructs is not None:
+            scope.constructs.pop(index, None)
+        if scope.failures is None:
+            scope.failures = {}
+        scope.failures[index] = failure
+        fallback = stage.on_error == "fallback"
+        status = FALLBACK if fallback else FAILED
+        self.emit(
+            StageEnded(
+                at=self.now, path=scope.path(index), status="fallback" if fallback else "failed", failure=failure
+            )
+        )
+        if stage.on_error == "fail":
+            scope.status[index] = status
+            if stage.region < 0:
+                self._scope_ended(scope, None, failure)
+            else:
+                region = stage.region
+                self.abort([(scope, region)], lambda: self._body_failed(scope, region, failure))
+        else:
+            for region in scope.plan.nested[index]:
+                self.skip_region(scope, region, SkipReason.ENDED_EARLY)
+            scope.values[index] = stage.fallback_output if fallback else None
+            self._close(scope, index, status)
+
+    def abort(self, targets: Sequence[tuple[Scope, int]], then: Callable[[], None]) -> None:
+        """Stop everything inside `targets`; go on with `then` when nothing of it runs any more."""
+        abort = _Abort(then)
+        inside = {(id(scope), region) for scope, region in targets}
+        for path, active in list(self.active.items()):
+            if not _is_inside(active.scope, active.index, inside):
+                continue
+            if active.scope.status[active.index] == RETRYING:
+                del self.active[path]
+                self._cancelled(active.scope, active.index)
+                continue
+            if active.abort is None:
+                self._out.append(CancelStage(path=path, attempt=active.attempt))
+                self._cancelled(active.scope, active.index)
+            active.abort = abort
+            abort.missing += 1
+        for queue in (self._todo, self._ready):
+            if queue:
+                kept = [entry for entry in queue if not _is_inside(*entry, inside)]
+                queue.clear()
+                queue.extend(kept)
+        for scope, region in targets:
+            self._cancel_region(scope, region)
+        if not abort.missing:
+            then()
+
+    def _cancelled(self, scope: Scope, index: int) -> None:
+        scope.status[index] = CANCELLED
+        self.emit(StageEnded(at=self.now, path=scope.path(index), status="cancelled"))
+
+    def _cancel_region(self, scope: Scope, region: int) -> None:
+        """Mark what has not ended in a region, so that nothing of it is considered or started any more."""
+        status = scope.status
+        for index in scope.plan.regions[region].members:
+            if status[index] < SUCCEEDED:
+                if status[index] == OPEN:
+                    self.emit(StageEnded(at=self.now, path=scope.path(index), status="cancelled"))
+                status[index] = CANCELLED
+                for inner in scope.plan.nested[index]:
+                    self._cancel_region(scope, inner)
+        if region == 0 and scope.plan.result_hidden and scope.plan.result is not None:
+            status[scope.plan.result] = CANCELLED
+
+
+def _is_inside(scope: Scope, index: int, targets: set[tuple[int, int]]) -> bool:
+    """Tell whether a stage instance lies, at any depth, in one of the (scope, region) pairs."""
+    while True:
+        region = max(scope.plan.stages[index].region, 0)  # a hidden stage belongs to its scope's top level
+        while True:
+            if (id(scope), region) in targets:
+                return True
+            if region == 0:
+                break
+            owner = scope.plan.regions[region].owner
+            assert owner is not None
+            region = scope.plan.stages[owner].region
+        if scope.parent is None:
+            return False
+        scope, index = scope.parent, scope.owner

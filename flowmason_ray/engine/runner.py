@@ -1,0 +1,304 @@
+"""Drives one run: the state machine decides, the executor acts, the log remembers.
+
+The loop: take a stimulus, record it, let the state machine handle it, record what it narrates, hand its commands to the
+executor. Reports that are there at once are handled in the same turn, so a chain of trivial stages never touches the event
+loop; the loop yields every few milliseconds nevertheless, so that cancelling and watching work.
+
+Time limits are kept here: when one is over, the executor is told to stop the attempt, and what comes back is recorded as a
+timeout. Before an attempt with an effect starts, everything recorded so far is made durable; pure stages never wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
+from time import perf_counter, time
+from typing import Any, Literal
+
+from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage, StartTimer
+from flowmason_ray.engine.component import Effect
+from flowmason_ray.engine.events import (
+    RUN_ENDED,
+    CancelRequested,
+    Event,
+    RunCreated,
+    RunFailed,
+    RunSucceeded,
+    StageFailed,
+    StageStopped,
+    StageSucceeded,
+    TimerFired,
+)
+from flowmason_ray.engine.executor import Executor, RunInfo
+from flowmason_ray.engine.plan import Plan
+from flowmason_ray.engine.run_log import RunLog
+from flowmason_ray.engine.run_state import RunState
+from flowmason_ray.errors import Failure, FlowMasonError
+
+Observer = Callable[[Event], None]
+"""Is shown every event, recorded and live ones, in order."""
+
+Durability = Literal["none", "run", "stage"]
+"""What is durable when: `run` (the default) before every effect and at the end, `stage` after every stage, `none` at the end."""
+
+TURN_S = 0.005
+"""How long the runner keeps the event loop: short enough for a live view at 20 frames a second."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How a run ended: the event that says so, and the value for a success."""
+
+    event: Event
+    value: Any = None
+
+
+class Runner:
+    """One run of a plan."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        executor: Executor,
+        log: RunLog,
+        run: RunInfo,
+        *,
+        observers: Sequence[Observer] = (),
+        durability: Durability = "run",
+    ) -> None:
+        self._plan = plan
+        self._executor = executor
+        self._log = log
+        self._run = run
+        self._observers = tuple(observers)
+        self._durability = durability if log.durable else "none"
+        self._state = RunState(plan)
+        self._inbox: deque[Event] = deque()
+        self._arrived = asyncio.Event()
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._deadlines: dict[str, asyncio.TimerHandle] = {}
+        self._overdue: dict[tuple[str, int], float] = {}
+        self._held: dict[str, StartStage] = {}
+        self._flushing: asyncio.Task[None] | None = None
+        self._last: Event | None = None
+        self._random = random.Random(run.seed)
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def cancel(self, message: str = "The run was cancelled.") -> None:
+        """Ask the run to stop. May be called from any thread, any number of times."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._deliver, CancelRequested(at=time(), message=message))
+
+    async def run(self) -> Ended:
+        """Drive the run to its end.
+
+        Raises:
+            StoreError: the log cannot be written; what was acknowledged is safe, and the run can be taken up again.
+        """
+        self._loop = asyncio.get_running_loop()
+        executor: AbstractAsyncContextManager[Any] = self._executor  # pyright: ignore[reportAssignmentType]  # its Self is narrower
+        limit: asyncio.TimerHandle | None = None
+        async with executor:
+            try:
+                self._executor.open(self._run, self._deliver)
+                if self._plan.timeout_s is not None:
+                    limit = self._loop.call_later(self._plan.timeout_s, self._run_overdue)
+                self._inbox.append(self._created())
+                while self._last is None:
+                    await self._turn()
+                ended = await self._finish(self._last)
+            finally:
+                for handle in (*self._timers.values(), *self._deadlines.values(), *([limit] if limit else ())):
+                    handle.cancel()
+                if self._flushing is not None:
+                    self._flushing.cancel()
+        await self._log.close()
+        for observer in self._observers:
+            observer(ended.event)
+        return ended
+
+    def _created(self) -> RunCreated:
+        run = self._run
+        return RunCreated(
+            at=run.started_at,
+            run_id=run.run_id,
+            pipeline=run.pipeline,
+            version=run.version,
+            plan_digest=self._plan.digest,
+            input=run.input,
+            seed=run.seed,
+        )
+
+    # -- the loop -----------------------------------------------------------------------------------------------------
+
+    async def _turn(self) -> None:
+        """Handle what has arrived, for at most `TURN_S`; wait when there is nothing."""
+        inbox = self._inbox
+        deadline = perf_counter() + TURN_S
+        while inbox and self._last is None:
+            self._handle(inbox.popleft())
+            if perf_counter() > deadline:
+                break
+        if self._held and self._flushing is None:
+            self._flushing = asyncio.create_task(self._start_held())
+        if self._flushing is not None and self._flushing.done():
+            flushed, self._flushing = self._flushing, None
+            flushed.result()  # a log that cannot be written ends the run here
+            return
+        if self._last is not None:
+            return
+        if inbox:
+            await asyncio.sleep(0)
+        else:
+            self._arrived.clear()
+            await self._arrived.wait()
+
+    def _deliver(self, event: Event) -> None:
+        """Take a report or a live event from the executor, or a request to cancel."""
+        if event.live:
+            self._show(event)
+        else:
+            self._inbox.append(event)
+            self._arrived.set()
+
+    def _handle(self, event: Event) -> None:
+        """One stimulus and everything that the state machine makes of it."""
+        kind = type(event)
+        if kind is not StageSucceeded and isinstance(event, (StageFailed, StageStopped)):
+            event = self._complete(event)
+        if self._deadlines and (handle := self._deadlines.pop(getattr(event, "path", ""), None)) is not None:
+            handle.cancel()
+        self._record(event)
+        for output in self._state.handle(event):
+            kind = type(output)
+            if kind is StartStage:
+                self._start(output)  # pyright: ignore[reportArgumentType]  # type() is compared, which pyright does not narrow by
+            elif isinstance(output, Event):
+                if isinstance(output, RUN_ENDED):
+                    self._last = output
+                else:
+                    self._record(output)
+            elif isinstance(output, GatherResults):
+                report = self._executor.gather(output)
+                if report is not None:
+                    self._inbox.append(report)
+            elif isinstance(output, CancelStage):
+                self._cancel(output)
+            elif isinstance(output, StartTimer):
+                self._start_timer(output)
+
+    def _record(self, event: Event) -> None:
+        self._log.append(event)
+        for observer in self._observers:
+            observer(event)
+
+    def _show(self, event: Event) -> None:
+        for observer in self._observers:
+            observer(event)
+
+    # -- attempts -----------------------------------------------------------------------------------------------------
+
+    def _start(self, command: StartStage) -> None:
+        effect = command.stage.effect
+        if self._durability == "none" or (self._durability == "run" and effect is Effect.PURE):
+            self._begin(command)
+        else:
+            self._held[command.path] = command
+
+    async def _start_held(self) -> None:
+        """Make the log durable, then begin the attempts that waited for that."""
+        held, self._held = self._held, {}
+        waiting = self._waiting = held
+        try:
+            await self._log.flush()
+        finally:
+            self._waiting = {}
+            self._arrived.set()
+        for command in list(waiting.values()):
+            self._begin(command)
+
+    _waiting: dict[str, StartStage] = {}  # noqa: RUF012  # replaced, never changed in place, while a flush is under way
+
+    def _begin(self, command: StartStage) -> None:
+        timeout_s = command.stage.timeout_s
+        if timeout_s is not None:
+            assert self._loop is not None
+            self._deadlines[command.path] = self._loop.call_later(timeout_s, self._attempt_overdue, command)
+        report = self._executor.start(command)
+        if report is not None:
+            self._inbox.append(report)
+            self._arrived.set()
+
+    def _cancel(self, command: CancelStage) -> None:
+        for held in (self._held, self._waiting):
+            if held.pop(command.path, None) is not None:  # it never began
+                self._inbox.append(StageStopped(at=time(), path=command.path, attempt=command.attempt))
+                return
+        self._executor.cancel(command)
+
+    def _start_timer(self, command: StartTimer) -> None:
+        assert self._loop is not None
+        fired = TimerFired(path=command.path, attempt=command.attempt)
+        self._timers[command.path] = self._loop.call_later(command.delay_s, self._timer_over, fired)
+
+    def _timer_over(self, fired: TimerFired) -> None:
+        self._timers.pop(fired.path, None)
+        self._deliver(replace(fired, at=time()))
+
+    # -- time limits --------------------------------------------------------------------------------------------------
+
+    def _attempt_overdue(self, command: StartStage) -> None:
+        self._deadlines.pop(command.path, None)
+        assert command.stage.timeout_s is not None
+        self._overdue[command.path, command.attempt] = command.stage.timeout_s
+        self._executor.cancel(CancelStage(path=command.path, attempt=command.attempt))
+
+    def _run_overdue(self) -> None:
+        message = f"The run did not end within {_seconds(self._plan.timeout_s or 0)}."
+        self._deliver(CancelRequested(at=time(), code="timeout", message=message))
+
+    def _complete(self, event: StageFailed | StageStopped) -> StageFailed | StageStopped:
+        """Add what only the runner knows: that an attempt was stopped because its time was over; the draw for a retry."""
+        timeout_s = self._overdue.pop((event.path, event.attempt), None)
+        if isinstance(event, StageFailed):
+            return replace(event, draw=self._random.random())
+        if timeout_s is None:
+            return event
+        failure = Failure(
+            code="timeout",
+            message=f"The attempt did not end within {_seconds(timeout_s)} and was stopped.",
+            stage=event.path,
+            attempts=event.attempt,
+        )
+        return StageFailed(
+            at=event.at,
+            path=event.path,
+            attempt=event.attempt,
+            failure=failure,
+            draw=self._random.random(),
+            duration_s=timeout_s,
+        )
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    async def _finish(self, event: Event) -> Ended:
+        """Record how the run ended; a success only when its value is really there."""
+        value: Any = None
+        if isinstance(event, RunSucceeded):
+            try:
+                value = await self._executor.fetch(event.value)
+                event = replace(event, value=value)
+            except FlowMasonError as exc:
+                failure = Failure(code=exc.code, message=f"The result cannot be fetched: {exc.message}")
+                event = RunFailed(at=time(), failure=failure)
+        self._log.append(event)
+        await self._log.flush()
+        return Ended(event=event, value=value)
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:g} s"

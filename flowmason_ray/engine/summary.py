@@ -1,0 +1,96 @@
+"""What a run came to, stage by stage: a reader of events, live ones and recorded ones alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from flowmason_ray.engine.events import (
+    Event,
+    StageDeclined,
+    StageEnded,
+    StageFailed,
+    StageSkipped,
+    StageStarted,
+    StageStopped,
+    StageSucceeded,
+)
+from flowmason_ray.errors import Failure
+
+
+@dataclass(slots=True)
+class StageSummary:
+    """One stage instance: how it ended, in how many attempts, and how long they took in all."""
+
+    status: str = "running"
+    attempts: int = 0
+    duration_s: float = 0.0
+    failure: Failure | None = None
+    reason: str | None = None
+    """Why it was skipped."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the form that `--json` prints: `error` is present for a failure, `reason` for a skip."""
+        data: dict[str, Any] = {
+            "status": self.status,
+            "attempts": self.attempts,
+            "duration_ms": round(self.duration_s * 1000, 3),
+        }
+        if self.failure is not None:
+            data["error"] = self.failure.to_json()
+        if self.reason is not None:
+            data["reason"] = self.reason
+        return data
+
+
+class Summary:
+    """Collects the summaries of a run's stages while its events go by."""
+
+    def __init__(self) -> None:
+        self.stages: dict[str, StageSummary] = {}
+        self.usage: dict[str, Any] = {}
+        """Numbers that attempts reported, summed by name (tokens, cost)."""
+
+    def __call__(self, event: Event) -> None:
+        """Take one event; those about hidden stages (`$output`, `$collect`) and about the run itself are passed over."""
+        kind = type(event)
+        if kind is StageStarted:
+            summary = self._of(event.path)  # pyright: ignore[reportAttributeAccessIssue]  # type() is compared, not isinstance
+            if summary is not None:
+                summary.attempts += 1
+                summary.status = "running"
+        elif kind is StageSucceeded:
+            summary = self._of(event.path)  # pyright: ignore[reportAttributeAccessIssue]
+            if summary is not None:
+                summary.duration_s += event.duration_s  # pyright: ignore[reportAttributeAccessIssue]
+                if summary.status == "running":
+                    summary.status = "succeeded"
+            if event.usage is not None:  # pyright: ignore[reportAttributeAccessIssue]
+                for name, amount in event.usage.items():  # pyright: ignore[reportAttributeAccessIssue]
+                    self.usage[name] = self.usage.get(name, 0) + amount
+        elif isinstance(event, (StageFailed, StageSkipped, StageEnded, StageDeclined, StageStopped)):
+            self._less_frequent(event)
+
+    def _of(self, path: str) -> StageSummary | None:
+        summary = self.stages.get(path)
+        if summary is None:
+            if path.rpartition("/")[2].startswith("$"):
+                return None
+            summary = self.stages[path] = StageSummary()
+        return summary
+
+    def _less_frequent(self, event: Event) -> None:
+        if isinstance(event, StageFailed):
+            summary = self._of(event.path)
+            if summary is not None:
+                summary.duration_s += event.duration_s
+                summary.failure = event.failure
+        elif isinstance(event, StageSkipped):
+            summary = self._of(event.path)
+            if summary is not None:
+                summary.status, summary.reason = "skipped", event.reason.value
+        elif isinstance(event, StageEnded):
+            summary = self._of(event.path)
+            if summary is not None:
+                summary.status = event.status
+                summary.failure = event.failure

@@ -1,0 +1,74 @@
+"""What stage values are made of, and how they are told apart: JSON, frames, and the items of a loop.
+
+A value travels as an executor's *handle*. A handle that is not of one of the executor's own types is the value itself, so
+constants (a `fallback_output`, a recorded value) are handles for every executor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+INLINE_LIMIT_BYTES = 64 * 1024
+"""Values whose JSON is larger than this are stored as blobs beside the log (architecture, "Values")."""
+
+
+def is_frame(value: Any) -> bool:
+    """Tell whether `value` is a polars DataFrame, without importing polars."""
+    cls = type(value)
+    return cls.__name__ == "DataFrame" and cls.__module__.startswith("polars")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What a control-flow component returns besides, or instead of, an Output.
+
+    `facts` is small JSON that the state machine acts on (`branch`, `count`, …) and the log records; `value` is the value
+    that goes with it: the output of a branch decision, the `Items` of a loop.
+    """
+
+    facts: Mapping[str, Any]
+    value: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """The items of a loop: a list or a frame, and which of them are to be processed."""
+
+    source: Any
+    indices: Sequence[int] | None = field(default=None)
+    """Positions in `source` that are processed; None for all."""
+
+    def __len__(self) -> int:
+        return len(self.source) if self.indices is None else len(self.indices)
+
+    def index(self, position: int) -> int:
+        """Return the index in the source of the item at `position`."""
+        return position if self.indices is None else self.indices[position]
+
+    def item(self, position: int) -> Any:
+        """Return the item at `position`: an element, or a frame's row as an object."""
+        index = self.index(position)
+        return self.source.row(index, named=True) if is_frame(self.source) else self.source[index]
+
+
+PRESENTED_ROWS = 1000
+"""Frames of up to this many rows are shown as rows; longer ones as a summary with the first ten."""
+
+
+def presentable(value: Any) -> Any:
+    """Return a value as plain JSON for people and programs that read a result: frames become lists of row objects.
+
+    A frame of more than `PRESENTED_ROWS` rows becomes {`rows`, `columns`, `head`}: a result is no way to carry data away,
+    `table_write` is.
+    """
+    if is_frame(value):
+        if value.height <= PRESENTED_ROWS:
+            return value.to_dicts()
+        return {"rows": value.height, "columns": list(value.columns), "head": value.head(10).to_dicts()}
+    if isinstance(value, Mapping):
+        return {key: presentable(each) for key, each in value.items()}  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, list):
+        return [presentable(each) for each in value]  # pyright: ignore[reportUnknownVariableType]
+    return value

@@ -1,0 +1,150 @@
+"""The recorded form of events: JSON, with large values and frames beside it as blobs.
+
+A value is recorded under `value` when it is plain JSON of at most `INLINE_LIMIT_BYTES`. Otherwise it is recorded under
+`packed`, where an object with the single key `$blob` stands for what lies in the blob store: JSON text, or a frame as an
+Arrow IPC file. Keeping the two apart means that data that happens to look like such an object is never mistaken for one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from io import BytesIO
+from typing import Any
+
+import orjson
+
+from flowmason_ray.engine.events import Event
+from flowmason_ray.engine.values import INLINE_LIMIT_BYTES, Items, is_frame
+from flowmason_ray.errors import Failure, RunNotFound, StoreError
+from flowmason_ray.stores.blobs import BlobStore
+
+BLOB = "$blob"
+JSON_TYPE = "application/json"
+FRAME_TYPE = "application/vnd.apache.arrow.file"
+"""The registered media type of an Arrow IPC file (IANA, 2021)."""
+
+_OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+
+
+class Encoder:
+    """Turns events into their recorded form, putting what is too large into a blob store."""
+
+    def __init__(self, blobs: BlobStore | None) -> None:
+        self._blobs = blobs
+        self._packed = False
+
+    def body(self, event: Event, *, without: frozenset[str] = frozenset()) -> bytes:
+        """Return the JSON of an event's fields, but those in `without`."""
+        data: dict[str, Any] = {}
+        for name in _field_names(type(event)):
+            if name in without:
+                continue
+            value = getattr(event, name)
+            if value is None:
+                continue
+            if name in ("value", "input"):
+                key, text = self.value(value)
+                data[key if name == "value" else name if key == "value" else f"{name}_packed"] = orjson.Fragment(text)
+            else:
+                data[name] = value.to_json() if isinstance(value, Failure) else value
+        return orjson.dumps(data, default=self._default, option=_OPTIONS)
+
+    def value(self, value: Any) -> tuple[str, bytes]:
+        """Return how a value is recorded: (`value` or `packed`, JSON text)."""
+        self._packed = False
+        text = orjson.dumps(value, default=self._default, option=_OPTIONS)
+        if len(text) > INLINE_LIMIT_BYTES and self._blobs is not None:
+            digest = self._blobs.put(text)
+            key = "packed_json" if self._packed else "value_json"
+            marker = {BLOB: {"digest": digest, "size_bytes": len(text), "media_type": JSON_TYPE, "form": key}}
+            return "packed", orjson.dumps(marker)
+        return ("packed" if self._packed else "value"), text
+
+    def _default(self, value: Any) -> Any:
+        if is_frame(value):
+            self._packed = True
+            return {BLOB: self._frame(value)}
+        if isinstance(value, Items):
+            return {"source": value.source, "indices": value.indices}
+        raise TypeError(f"a value of type {type(value).__name__!r} cannot be recorded")
+
+    def _frame(self, frame: Any) -> dict[str, Any]:
+        facts = {"media_type": FRAME_TYPE, "rows": frame.height, "columns": list(frame.columns)}
+        if self._blobs is None:
+            return facts
+        buffer = BytesIO()
+        frame.write_ipc(buffer)
+        content = buffer.getvalue()
+        return {"digest": self._blobs.put(content), "size_bytes": len(content), **facts}
+
+
+class Decoder:
+    """Brings recorded values back."""
+
+    def __init__(self, blobs: BlobStore | None) -> None:
+        self._blobs = blobs
+
+    def value(self, event: Mapping[str, Any], name: str = "value") -> Any:
+        """Return the value of a recorded event (None when it has none).
+
+        Raises:
+            StoreError: it lies in a blob that cannot be read.
+        """
+        packed = "packed" if name == "value" else f"{name}_packed"
+        return self._unpack(event[packed]) if packed in event else event.get(name)
+
+    def _unpack(self, data: Any) -> Any:
+        if isinstance(data, dict):
+            marker: Any = data.get(BLOB) if len(data) == 1 else None  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+            if isinstance(marker, dict) and "media_type" in marker:
+                return self._blob(marker)  # pyright: ignore[reportUnknownArgumentType]
+            return {key: self._unpack(value) for key, value in data.items()}  # pyright: ignore[reportUnknownVariableType]
+        if isinstance(data, list):
+            return [self._unpack(value) for value in data]  # pyright: ignore[reportUnknownVariableType]
+        return data
+
+    def _blob(self, marker: Mapping[str, Any]) -> Any:
+        if self._blobs is None or "digest" not in marker:
+            raise StoreError("The value lies in a blob, and this log was opened without its blob store.")
+        content = self._blobs.get(marker["digest"])
+        if marker["media_type"] == FRAME_TYPE:
+            import polars
+
+            return polars.read_ipc(BytesIO(content))
+        data = orjson.loads(content)
+        return self._unpack(data) if marker.get("form") == "packed_json" else data
+
+
+_FIELDS: dict[type[Event], tuple[str, ...]] = {}
+
+
+def _field_names(cls: type[Event]) -> tuple[str, ...]:
+    names = _FIELDS.get(cls)
+    if names is None:
+        names = _FIELDS[cls] = tuple(field.name for field in fields(cls) if field.name != "at")
+    return names
+
+
+def event_to_json(event: Event, blobs: BlobStore | None = None) -> dict[str, Any]:
+    """Return an event as a JSON object: `kind`, `at` and its fields."""
+    return {"kind": event.kind, "at": event.at, **orjson.loads(Encoder(blobs).body(event))}
+
+
+def find_run(wanted: str, ids: Sequence[str]) -> str:
+    """Return the id that `wanted` means: itself, the only one that begins so, or for `last` the last of `ids`.
+
+    Raises:
+        RunNotFound: there is none, or there are several.
+    """
+    if wanted in ids:
+        return wanted
+    if wanted == "last" and ids:
+        return ids[-1]
+    found = [each for each in ids if each.startswith(wanted)] if wanted else []
+    if len(found) == 1:
+        return found[0]
+    if found:
+        shown = ", ".join(found[:5])
+        raise RunNotFound(f"Run id {wanted!r} is ambiguous: {len(found)} runs begin so ({shown}). Write more of it.")
+    raise RunNotFound(f"There is no run {wanted!r}. 'fm runs list' shows the runs of this project.")

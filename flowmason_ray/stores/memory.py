@@ -1,0 +1,74 @@
+"""Run logs in memory: for programs that only want the result, for tests, and as the measure of what a log costs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+from flowmason_ray.engine.events import RUN_ENDED, Event, RunCancelled, RunFailed, RunSucceeded
+from flowmason_ray.engine.run_log import Recorded, RunRecord
+from flowmason_ray.errors import RunNotFound
+from flowmason_ray.stores.encoding import event_to_json, find_run
+
+
+class MemoryRunLog:
+    """The events of one run, as they are."""
+
+    durable = False
+
+    def __init__(self, store: MemoryRunStore, record: RunRecord) -> None:
+        self._store = store
+        self.record = record
+        self.events: list[Event] = []
+        self.append_event = self.events.append
+
+    def append(self, event: Event) -> None:
+        """Keep an event."""
+        self.events.append(event)
+        if isinstance(event, RUN_ENDED):
+            self.record = ended_record(self.record, event)
+
+    async def flush(self) -> None:
+        """Nothing to do: memory is as durable as it gets."""
+
+    async def close(self) -> None:
+        """Nothing to do."""
+
+
+def ended_record(record: RunRecord, event: Event) -> RunRecord:
+    """Return the record of a run with how it ended."""
+    status = {RunSucceeded: "succeeded", RunFailed: "failed", RunCancelled: "cancelled"}[type(event)]
+    failure: Any = getattr(event, "failure", None)
+    return replace(record, status=status, ended_at=event.at, failure=failure.to_json() if failure else None)
+
+
+class MemoryRunStore:
+    """Run logs in memory."""
+
+    def __init__(self) -> None:
+        self.logs: dict[str, MemoryRunLog] = {}
+
+    def create(self, record: RunRecord) -> MemoryRunLog:
+        """Begin the log of a new run."""
+        log = self.logs[record.run_id] = MemoryRunLog(self, record)
+        return log
+
+    async def list_runs(
+        self, *, limit: int = 50, pipeline: str | None = None, status: str | None = None
+    ) -> list[RunRecord]:
+        """Return the newest runs first."""
+        records = (log.record for log in reversed(self.logs.values()))
+        return [r for r in records if pipeline in (None, r.pipeline) and status in (None, r.status)][:limit]
+
+    async def find(self, run_id: str) -> RunRecord:
+        """Return a run by its id, or by the beginning of its id."""
+        return self.logs[find_run(run_id, list(self.logs))].record
+
+    async def read(self, run_id: str, *, after: int = 0) -> AsyncIterator[Recorded]:
+        """Yield the events of a run."""
+        log = self.logs.get(run_id)
+        if log is None:
+            raise RunNotFound(f"There is no run {run_id!r}.")
+        for position, event in enumerate(log.events[after:], after + 1):
+            yield Recorded(position=position, event=event_to_json(event))

@@ -1,0 +1,123 @@
+"""The composition root: from a file, settings and a wish (`on`) to a plan, an executor and stores, by plain constructor calls.
+
+Everything concrete is chosen here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import time
+from typing import TYPE_CHECKING, Any
+
+from flowmason_ray.components.registry import Registry
+from flowmason_ray.engine.context import Secret, read_environment
+from flowmason_ray.engine.executor import Executor, RunInfo
+from flowmason_ray.engine.plan import Plan
+from flowmason_ray.engine.planning import make_plan, try_plan
+from flowmason_ray.errors import InvalidCall, Problem
+from flowmason_ray.ids import RunId, new_run_id
+from flowmason_ray.settings import Project, find_project
+from flowmason_ray.spec.loader import LoadedPipeline, load_pipeline_data, load_pipeline_file
+
+if TYPE_CHECKING:
+    from flowmason_ray.engine.run_log import RunStore
+
+EXECUTORS = ("local", "ray")
+"""What `on` may say."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workspace:
+    """A project with its components: where pipelines are planned and run."""
+
+    project: Project
+    registry: Registry
+
+    def plan(self, loaded: LoadedPipeline) -> Plan:
+        """Compile a pipeline.
+
+        Raises:
+            InvalidPipeline: it cannot be run.
+        """
+        settings = self.project.settings
+        return make_plan(loaded, self.registry, env=settings.env_allow, secrets=settings.secrets)
+
+    def check(self, loaded: LoadedPipeline) -> list[Problem]:
+        """Return every problem of a pipeline, warnings included."""
+        settings = self.project.settings
+        _, problems = try_plan(loaded, self.registry, env=settings.env_allow, secrets=settings.secrets)
+        return [*loaded.warnings, *problems]
+
+    def run_info(self, plan: Plan, input: Any, *, run_id: RunId | None = None, seed: int | None = None) -> RunInfo:
+        """Return what executors and attempts know about a new run."""
+        settings = self.project.settings
+        return RunInfo(
+            run_id=run_id or new_run_id(),
+            pipeline=plan.name,
+            version=plan.version,
+            started_at=time(),
+            seed=secrets.randbits(63) if seed is None else seed,
+            input=input,
+            project_dir=self.project.root,
+            settings=settings,
+            env=read_environment(settings.env_allow),
+            secrets={name: Secret(value) for name, value in read_environment(settings.secrets).items()},  # pyright: ignore[reportArgumentType]  # a Secret where a template expects text prints as ***
+        )
+
+    def store(self) -> RunStore:
+        """Return the project's run log: SQLite, with blobs beside it."""
+        from flowmason_ray.stores.blobs import LocalBlobs
+        from flowmason_ray.stores.sqlite import SqliteRunStore
+
+        stores = self.project.settings.stores
+        return SqliteRunStore(self.project.root / stores.runs, LocalBlobs(self.project.root / stores.blobs))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutorOptions:
+    """What can be said about the executor beside its name."""
+
+    ray_address: str | None = None
+    num_cpus: float | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+def open_workspace(start: Path, *, components: Sequence[type] = ()) -> Workspace:
+    """Return the project around `start`, a pipeline file or a directory, with `components` registered besides its own."""
+    project = find_project(start)
+    registry = Registry([project.root / folder for folder in project.settings.components])
+    for component in components:
+        registry.add(component)
+    return Workspace(project=project, registry=registry)
+
+
+def load(source: Path | str | Mapping[str, Any]) -> LoadedPipeline:
+    """Load a pipeline from a file, or from the data that such a file holds."""
+    return load_pipeline_data(source) if isinstance(source, Mapping) else load_pipeline_file(Path(source))
+
+
+def choose_executor(on: str | None) -> str:
+    """Return where to run: what was asked for, else Ray when `RAY_ADDRESS` is set, else this process.
+
+    Raises:
+        InvalidCall: there is no such executor.
+    """
+    chosen = on or ("ray" if os.environ.get("RAY_ADDRESS") else "local")
+    if chosen not in EXECUTORS:
+        raise InvalidCall(f"Cannot run on {chosen!r}; there is: {', '.join(EXECUTORS)}.")
+    return chosen
+
+
+def make_executor(on: str, options: ExecutorOptions | None = None) -> Executor:
+    """Make the executor called `on` (`choose_executor`)."""
+    if on == "ray":
+        from flowmason_ray.engine.executors.ray_tasks import RayTasksExecutor
+
+        return RayTasksExecutor(address=options.ray_address if options else None)
+    from flowmason_ray.engine.executors.in_process import InProcessExecutor
+
+    return InProcessExecutor()

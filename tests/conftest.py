@@ -1,0 +1,90 @@
+"""Fixtures of the whole suite: one Ray for all tests that need it, a project directory, and libraries that are not there.
+
+Unit tests (`tests/unit`) never touch Ray. Tests marked `ray` share one embedded cluster; with xdist they all run in one
+process, beside the others.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+# Ray reads these once, when it is imported; its workers inherit them.
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["RAY_AUTH_MODE"] = "disabled"  # else a token that lies in the home directory decides
+os.environ.pop("RAY_ADDRESS", None)  # the tests' Ray is always their own
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("default", deadline=None)  # a loaded machine is no failure
+settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)  # the same examples on every run
+settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+RAY_TEST_TIMEOUT_S = 180
+"""For a Ray test that does not set its own: the first one also waits for the cluster (7 s quiet, 33 s on a busy machine)."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Bring all tests that use Ray into one process, give them time, and let them start first, because they are slow."""
+    for item in items:
+        if "ray_cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.ray)
+        if item.get_closest_marker("ray") is not None:
+            item.add_marker(pytest.mark.xdist_group("ray"))
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(RAY_TEST_TIMEOUT_S))
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[str]:
+    """Start one embedded Ray for the whole session.
+
+    Returns: its address, for processes that a test starts (`RAY_ADDRESS`).
+    """
+    ray: Any = importlib.import_module("ray")  # here, so that other tests never pay for the import
+    ray.init(
+        address="local",
+        num_cpus=4,  # logical: enough to see parallelism on a machine with two cores
+        object_store_memory=256 * 1024**2,
+        include_dashboard=False,
+        log_to_driver=False,
+        configure_logging=False,
+    )
+    try:
+        yield ray.get_runtime_context().gcs_address
+    finally:
+        ray.shutdown()
+
+
+@pytest.fixture
+def project_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a fresh, empty project that is also the working directory."""
+    (tmp_path / "flowmason.json").write_text(json.dumps({"name": "test"}), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def absent(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return a function that makes a library look not installed, until the test ends.
+
+    `absent("polars", forget=["flowmason_ray.components.builtin.tables"])`: importing polars fails, and our module is
+    forgotten, so that its next import meets that failure.
+    """
+
+    def hide(library: str, *, forget: list[str] | None = None) -> None:
+        for name in [library, *sys.modules]:
+            if name == library or name.startswith(library + "."):
+                monkeypatch.setitem(sys.modules, name, None)
+        for name in forget or []:
+            monkeypatch.delitem(sys.modules, name, raising=False)
+
+    return hide
