@@ -191,7 +191,9 @@ def _as(column: str, found: Any, wanted: Any) -> pl.Expr:
     if found == pl.String and wanted in (pl.Date, pl.Datetime, pl.Time):
         return value.str.strptime(wanted)
     if found == pl.String and wanted == pl.Boolean:
-        return cast("Any", value.str.to_lowercase()).replace_strict({"true": True, "false": False}, return_dtype=pl.Boolean)
+        return cast("Any", value.str.to_lowercase()).replace_strict(
+            {"true": True, "false": False}, return_dtype=pl.Boolean
+        )
     return value.cast(wanted)
 
 
