@@ -52,6 +52,7 @@ class Encoding(BaseModel):
     )
     scale: Literal["linear", "log", "sqrt", "symlog"] | None = Field(default=None, description="The scale of numbers.")
     zero: bool | None = Field(default=None, description="Whether the scale must hold 0; default: for bars and areas.")
+    legend: bool = Field(default=True, description="For colours, sizes: whether a legend explains them.")
     scheme: str | None = Field(
         default=None, description="For colours: a Vega colour scheme such as 'viridis' or 'blueorange'."
     )
@@ -181,10 +182,13 @@ def build_spec(
 
 def _labels_fit(encoding: Encoding, table: pl.DataFrame, width: int) -> bool:
     """Tell whether the names of an axis's categories fit side by side; Vega-Lite would turn them in any case."""
-    if encoding.field is None or encoding.format is not None or table.schema[encoding.field] != pl.String:
+    if encoding.field is None or encoding.format is not None or encoding.time_unit is not None or encoding.bin:
         return False
-    longest = table[encoding.field].drop_nulls().unique().str.len_chars()
-    return longest.len() > 0 and int(cast("int", longest.max())) * longest.len() * 7 <= width
+    if (encoding.type or _type_of(encoding, table)) not in ("nominal", "ordinal"):
+        return False
+    names = table[encoding.field].drop_nulls().unique().cast(pl.String)
+    longest = cast("int | None", names.str.len_chars().max())
+    return longest is not None and (longest + 1) * names.len() * 7 <= width
 
 
 def _mark_options(mark: str, encodings: Mapping[str, Encoding], rows: int) -> dict[str, Any]:
@@ -217,7 +221,9 @@ def _channel(name: str, encoding: Encoding, table: pl.DataFrame, mark: str, colu
         facts["sort"] = encoding.sort
     if name == "facet" and columns:
         facts["columns"] = columns
-    if encoding.format is not None:
+    if not encoding.legend and name in ("color", "size"):
+        facts["legend"] = None
+    elif encoding.format is not None:
         _put_format(name, facts, encoding.format)
     makers = {"xOffset": "XOffset", "yOffset": "YOffset", "strokeDash": "StrokeDash"}
     return getattr(_ALTAIR, makers.get(name, name.capitalize()))(**facts)

@@ -20,18 +20,14 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Annotated, Any, Literal
 
+import httpx
 from pydantic import BaseModel, ConfigDict, Field
 
 from flowmason_ray.components.base import operator
-from flowmason_ray.components.extras import needs
+from flowmason_ray.components.builtin.http_exchange import Reply, TooLarge, exchange, shown
 from flowmason_ray.components.frames import is_frame
 from flowmason_ray.engine.component import Context
 from flowmason_ray.errors import PermanentError, TemporaryError
-
-with needs("The component 'http_request'", extra="http"):
-    import httpx
-
-    from flowmason_ray.components.builtin.http_exchange import Reply, TooLarge, exchange, shown
 
 _CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 

@@ -80,7 +80,7 @@ def _html_section(section: Section) -> str:
         parts.append(f'<div class="text">{_markdown.render(section.text)}</div>')
     if section.metrics:
         cards = "".join(
-            f'<div class="metric"><dt>{escape(label)}</dt><dd>{escape(figure(value))}</dd></div>'
+            f'<div class="metric"><dt>{escape(label)}</dt><dd>{escape(_short(value))}</dd></div>'
             for label, value in section.metrics.items()
         )
         parts.append(f'<dl class="metrics">{cards}</dl>')
@@ -117,7 +117,7 @@ def markdown_page(title: str, subtitle: str | None, sections: Sequence[Section],
         if section.text:
             parts.append(section.text.replace("<", "&lt;"))  # no raw HTML here either
         if section.metrics:
-            parts.append("\n".join(f"- **{_inline(k)}:** {_inline(figure(v))}" for k, v in section.metrics.items()))
+            parts.append("\n".join(f"- **{_inline(k)}:** {_inline(_short(v))}" for k, v in section.metrics.items()))
         parts.extend(f"![{_inline(p.alt)}](<{p.source}>)" for p in section.pictures)
         if section.table is not None:
             parts.append(_markdown_table(section.table, section.max_rows))
@@ -168,10 +168,18 @@ def figure(value: Any) -> str:
             return str(value)
 
 
+def _short(value: Any) -> str:
+    """Return a figure that stands alone: no zeros at its end, which only a column needs."""
+    text = figure(value)
+    return text.rstrip("0").rstrip(".") if isinstance(value, float) and "." in text and "e" not in text else text
+
+
 def _decimal(value: float) -> str:
     if not math.isfinite(value):
         return "–" if math.isnan(value) else ("∞" if value > 0 else "−∞")
-    if value != 0 and not 1e-3 <= abs(value) < 1e15:
+    if value == 0:
+        return "0"
+    if not 1e-3 <= abs(value) < 1e15:
         return f"{value:.3g}"
     digits = 2 if abs(value) >= 1 else 3
     return f"{value:,.{digits}f}"

@@ -1,9 +1,12 @@
-"""The style sheet of `report`'s HTML pages: readable on paper, on a phone, in the dark."""
+"""The style sheet of `report`'s HTML pages: readable on paper, on a phone, in the dark.
+
+In the dark, charts stay on white cards: inverting them would change what their colours mean.
+"""
 
 STYLE = """
 :root{--ink:#1f2933;--soft:#52606d;--faint:#9aa5b1;--line:#e4e7eb;--paper:#f7f8fa;--card:#fff;--accent:#2a6fbb}
 @media (prefers-color-scheme:dark){:root{--ink:#e8ebef;--soft:#a9b4c0;--faint:#7b8794;--line:#2f3944;--paper:#14191f;--card:#1c232b;--accent:#6aa9ea}
-figure img{filter:invert(.89) hue-rotate(180deg)}}
+figure img{filter:brightness(.94)}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.6 Inter,system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;-webkit-text-size-adjust:100%}
 main{max-width:1080px;margin:0 auto;padding:48px 24px 32px}
@@ -21,9 +24,9 @@ section>*+*{margin-top:18px}section>h2+*{margin-top:0}
 .metric{background:var(--paper);border:1px solid var(--line);border-radius:10px;padding:14px 16px}
 .metric dt{color:var(--soft);font-size:.82rem}
 .metric dd{margin:2px 0 0;font-size:1.55rem;font-weight:650;letter-spacing:-.02em;line-height:1.25;font-variant-numeric:tabular-nums;overflow-wrap:anywhere}
-figure{margin:0;border-radius:10px;overflow:hidden;text-align:center}
+figure{margin:0;background:#fff;border-radius:10px;overflow:hidden;text-align:center}
 figure img{max-width:100%;height:auto;display:block;margin:0 auto}
-.gallery{display:grid;grid-template-columns:repeat(auto-fit,minmax(300px,1fr));gap:14px}
+.gallery{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(420px,100%),1fr));gap:14px}
 .gallery figure{border:1px solid var(--line)}
 .table{overflow-x:auto}
 table{border-collapse:collapse;width:100%;font-size:.92rem;font-variant-numeric:tabular-nums}

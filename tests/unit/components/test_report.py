@@ -94,6 +94,11 @@ def test_markdown_in_texts_is_rendered():
     assert "<td>1</td>" in content
 
 
+def test_metrics_stand_alone_without_trailing_zeros():
+    content = page({"metrics": {"a": 22.8, "b": 3.0, "c": 100, "d": "1.50"}})
+    assert re.findall(r"<dd>(.*?)</dd>", content) == ["22.8", "3", "100", "1.50"]
+
+
 def test_tables_are_cut_and_the_rest_is_counted():
     content = page({"table": pl.DataFrame({"mean_delay": range(30)}), "max_rows": 10})
     assert content.count("<tr>") == 11
@@ -160,7 +165,7 @@ def test_markdown_pages_link_files_and_escape_cells(tmp_path: Path):
         (0.12345, "0.123"),
         (12345.678, "12,345.68"),
         (1e-9, "1e-09"),
-        (0.0, "0.000"),
+        (0.0, "0"),
         (float("nan"), "–"),
         (float("inf"), "∞"),
         (date(2024, 1, 2), "2024-01-02"),
