@@ -97,8 +97,8 @@ def test_the_items_of_the_foreach_keep_their_order(examples: Path):
     kinds = ["snow", "fog", "sun"]
     output = output_of(examples / "foreach.pipeline.json", {"kinds": kinds})
     assert [(r["number"], r["kind"]) for r in output["kinds"]] == [(1, "snow"), (2, "fog"), (3, "sun")]
-    table = pl.read_csv(EXAMPLES / "data/seattle-weather.csv")
-    assert [r["days"] for r in output["kinds"]] == [table.filter(pl.col("weather") == k).height for k in kinds]
+    weather = pl.read_csv(EXAMPLES / "data/seattle-weather.csv")["weather"].to_list()
+    assert [r["days"] for r in output["kinds"]] == [weather.count(kind) for kind in kinds]
 
 
 def test_the_http_example_with_its_server(examples: Path):

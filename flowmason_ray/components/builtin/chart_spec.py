@@ -186,9 +186,8 @@ def _labels_fit(encoding: Encoding, table: pl.DataFrame, width: int) -> bool:
         return False
     if (encoding.type or _type_of(encoding, table)) not in ("nominal", "ordinal"):
         return False
-    names = table[encoding.field].drop_nulls().unique().cast(pl.String)
-    longest = cast("int | None", names.str.len_chars().max())
-    return longest is not None and (longest + 1) * names.len() * 7 <= width
+    names = [str(v) for v in table[encoding.field].drop_nulls().unique()]
+    return bool(names) and (max(map(len, names)) + 1) * len(names) * 7 <= width
 
 
 def _mark_options(mark: str, encodings: Mapping[str, Encoding], rows: int) -> dict[str, Any]:

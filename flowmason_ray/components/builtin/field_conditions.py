@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 from flowmason_ray.components.builtin.json_paths import MISSING, InvalidPath, find
 from flowmason_ray.errors import PermanentError, nearest
+from flowmason_ray.spec.language.budget import Fault
+from flowmason_ray.spec.language.regexes import compiled
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +46,8 @@ class Test:
 
 
 def _matches(found: Any, wanted: Any) -> bool:
-    return isinstance(found, str) and re.search(wanted, found) is not None
+    # RE2, as in expressions: no pattern takes for ever on any text.
+    return isinstance(found, str) and compiled(wanted).search(found) is not None
 
 
 _OPERATORS: Mapping[str, Callable[[Any, Any], Any]] = {
@@ -94,8 +96,8 @@ def field_tests(conditions: Mapping[str, Any]) -> Sequence[Test]:
 def _check(path: str, name: str, value: Any) -> None:
     if name == "matches":
         try:
-            re.compile(value)
-        except (re.error, TypeError) as exc:
+            compiled(value)
+        except (Fault, TypeError) as exc:
             raise PermanentError(
-                f"{value!r} for {path!r} is not a regular expression: {exc}.", code="invalid_input"
+                f"{value!r} for {path!r} is not a regular expression (RE2 syntax): {exc}", code="invalid_input"
             ) from exc

@@ -6,7 +6,7 @@ In the dark, charts stay on white cards: inverting them would change what their 
 STYLE = """
 :root{--ink:#1f2933;--soft:#52606d;--faint:#9aa5b1;--line:#e4e7eb;--paper:#f7f8fa;--card:#fff;--accent:#2a6fbb}
 @media (prefers-color-scheme:dark){:root{--ink:#e8ebef;--soft:#a9b4c0;--faint:#7b8794;--line:#2f3944;--paper:#14191f;--card:#1c232b;--accent:#6aa9ea}
-figure img{filter:brightness(.94)}}
+figure{filter:brightness(.94)}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.6 Inter,system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;-webkit-text-size-adjust:100%}
 main{max-width:1080px;margin:0 auto;padding:48px 24px 32px}
@@ -38,5 +38,5 @@ td{border-bottom:1px solid var(--line);vertical-align:top}tbody tr:last-child td
 footer{color:var(--faint);font-size:.82rem;padding:10px 4px;overflow-wrap:anywhere}
 @media (max-width:640px){main{padding:28px 14px}section{padding:20px 18px}h1{font-size:1.55rem}}
 @media print{body{background:#fff;font-size:11pt}main{max-width:none;padding:0}section{border:0;padding:0;margin-bottom:24pt}
-section,figure,tr{break-inside:avoid}h2{break-after:avoid}figure img{filter:none}}
+section,figure,tr{break-inside:avoid}h2{break-after:avoid}figure{filter:none}}
 """

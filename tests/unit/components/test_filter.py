@@ -69,6 +69,11 @@ def test_field_conditions(conditions: dict[str, Any], numbers: list[int]):
     assert [i["n"] for i in keep(field_conditions=conditions).data] == numbers
 
 
+def test_no_pattern_takes_for_ever():
+    # Ends at all: a backtracking engine would not within the lifetime of this test.
+    assert keep([{"c": "a" * 5000 + "!"}], field_conditions={"c": {"matches": "^(a+)+$"}}).data == []
+
+
 def test_tables_stay_tables():
     table = pl.DataFrame({"n": [1, 5, None], "day": [date(2024, 1, 1), date(2024, 2, 1), None]})
     out = keep(table, condition="item.n is not none and item.day >= '2024-01-15'")
