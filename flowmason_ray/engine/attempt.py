@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from flowmason_ray.engine.component import ComponentSpec
 from flowmason_ray.engine.output_dump import dump_output
 from flowmason_ray.engine.values import Decision, is_frame
-from flowmason_ray.errors import FlowMasonError, Failure, StageError, TemporaryError
+from flowmason_ray.errors import Failure, FlowMasonError, StageError, TemporaryError
 
 if TYPE_CHECKING:
     from flowmason_ray.spec.expressions import Expression, Scope

@@ -12,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-
 from flowmason_ray.engine.bodies import Bodies, RegionNode
 from flowmason_ray.engine.control_flow import Body
 from flowmason_ray.engine.drafts import Draft, Report
@@ -206,7 +205,7 @@ class EdgeFinder:
         if a_reads == b_reads:
             message = f"Stages {a!r} and {b!r} both set variable {name!r}, and neither comes before the other."
             self._report(
-                "ambiguous_order", message, self._drafts[b].pointer, hint=f"Add one to the other's 'depends_on'."
+                "ambiguous_order", message, self._drafts[b].pointer, hint="Add one to the other's 'depends_on'."
             )
         else:
             first, second = (y, x) if a_reads else (x, y)

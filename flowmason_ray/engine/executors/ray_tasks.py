@@ -43,7 +43,7 @@ from flowmason_ray.engine.executors.ray_worker import (
 )
 from flowmason_ray.engine.plan import PlanStage
 from flowmason_ray.engine.scope import WORDS, Scope
-from flowmason_ray.engine.values import INLINE_LIMIT_BYTES, Packed
+from flowmason_ray.engine.values import Packed
 from flowmason_ray.errors import Failure, FlowMasonError
 
 IO_CORES = 0.25
@@ -59,6 +59,11 @@ class RemoteValue(Packed):
     """A value in Ray's object store. `packed` is how the log records it."""
 
     reference: Any
+
+
+_remote_attempt: Any = ray.remote(run_attempt)
+_remote_gather: Any = ray.remote(gather_results)
+# Made once: Ray exports a remote function to the cluster again for every object that `ray.remote` returns.
 
 
 class ValueLost(FlowMasonError):
@@ -90,14 +95,11 @@ class RayTasksExecutor:
         self._tasks: dict[str, _Task] = {}
         self._stages: dict[int, StageData] = {}
         self._feasible: dict[tuple[tuple[str, float], ...], tuple[float, str | None]] = {}
-        self._remote_attempt: Any = None
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         await connect(self._address)
         await self._local.__aenter__()
-        self._remote_attempt = ray.remote(run_attempt)
-        self._remote_gather = ray.remote(gather_results)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -160,7 +162,7 @@ class RayTasksExecutor:
             first_started_at=command.first_started_at,
             run_id=self._run.run_id,
         )
-        report, value = self._remote_attempt.options(num_returns=2, **options).remote(
+        report, value = _remote_attempt.options(num_returns=2, **options).remote(
             data, [self._run_reference], self._classes_reference, *arguments
         )
         self._watch(_Task(command.path, command.attempt, report, value))
@@ -260,7 +262,7 @@ class RayTasksExecutor:
         arguments: list[Any] = []
         parts = {name: [_binding(h, arguments) for h in handles] for name, handles in command.parts.items()}
         options = {"num_returns": 2, "num_cpus": 0, "name": command.path, "max_retries": PURE_RETRIES}
-        report, value = self._remote_gather.options(**options).remote(
+        report, value = _remote_gather.options(**options).remote(
             command.head, parts, [self._run_reference], *arguments
         )
         self._watch(_Task(command.path, command.attempt, report, value))
@@ -305,7 +307,7 @@ def _words(error: BaseException) -> str:
 def _resources(stage: PlanStage) -> dict[str, float]:
     """Return what an attempt occupies, by Ray's resource names."""
     asked = stage.resources
-    default = IO_CORES if stage.cost is Cost.IO else 0.0 if stage.cost is Cost.TRIVIAL else 1.0
+    default = IO_CORES if stage.cost is Cost.IO else 1.0
     cores = asked.get("num_cpus")
     found = {"CPU": float(default if cores is None else cores)}
     if asked.get("num_gpus"):
