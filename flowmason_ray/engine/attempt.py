@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from pydantic import ValidationError
 
 from flowmason_ray.engine.component import ComponentSpec
+from flowmason_ray.engine.output_dump import dump_output
 from flowmason_ray.engine.values import Decision, is_frame
 from flowmason_ray.errors import Failure, FlowMasonError, StageError, TemporaryError
 
@@ -109,18 +110,12 @@ def finish(component: ComponentSpec, result: Any) -> Value:
         except ValidationError as exc:
             raise InvalidOutput(_violations(f"The output of component {component.name!r}", exc)) from exc
     try:
-        value = model.__pydantic_serializer__.to_python(result, mode="json", fallback=_keep_frame)
+        value = dump_output(result, is_frame)
     except (TypeError, ValueError) as exc:
         raise InvalidOutput(f"The output of component {component.name!r} is not JSON: {exc}.") from exc
     if component.kind == "control_flow":
         return Value(value, {"branch": value.get("branch")})
     return Value(value)
-
-
-def _keep_frame(value: Any) -> Any:
-    if is_frame(value):
-        return value
-    raise TypeError(f"a value of type {type(value).__name__!r} is neither JSON nor a frame")
 
 
 def fail(exc: BaseException, path: str, attempt: int) -> Failure:
