@@ -195,7 +195,7 @@ class RayTasksExecutor:
         if data is None:
             data = self._stages[key] = _stage_data(stage)
             component = stage.component
-            if component is not None and _travels_by_value(component):
+            if component is not None and component.name not in self._classes and _travels_by_value(component):
                 self._classes = {**self._classes, component.name: component.create}
                 self._remote_attempt = _attempt_with(self._classes)
         return data
