@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -114,8 +114,8 @@ class PreparedRun:
         self.plan: Plan = self.workspace.plan(loaded)
         given = {} if input is None else dict(input)
         value = given if self.plan.input_schema is None else self.plan.input_schema.apply(given)
-        self.info = self.workspace.run_info(self.plan, value, seed=seed)
         self._store = store
+        self.info = replace(self.workspace.run_info(self.plan, value, seed=seed), blobs=getattr(store, "blobs", None))
         self._summary = Summary()
         self._observers = (self._summary, *observers)
         self._durability: Durability = durability

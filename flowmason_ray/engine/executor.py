@@ -40,6 +40,8 @@ class RunInfo:
     """The environment variables that templates may read."""
     secrets: Mapping[str, str] = field(default_factory=dict[str, str])
     region: str | None = None
+    blobs: Any = None
+    """Where workers put values that the log refers to (`stores.blobs.BlobStore`); None when nothing is kept."""
 
 
 class Executor(Protocol):

@@ -32,6 +32,18 @@ class Decision:
     value: Any = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packed:
+    """The base of handles of values that are not in this process: how the log records them, and how large they are.
+
+    `packed` is the recorded form (`stores.encoding`, "packed"); None when the run keeps no blobs, and then the log says only
+    that there was a value of this size.
+    """
+
+    packed: bytes | None
+    size_bytes: int
+
+
 @dataclass(frozen=True, slots=True)
 class Items:
     """The items of a loop: a list or a frame, and which of them are to be processed."""

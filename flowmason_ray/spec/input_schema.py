@@ -21,7 +21,7 @@ from flowmason_ray.spec.schema_wording import too_deep, violations_from
 
 __all__ = ["InputSchema", "apply_input_schema", "check_output", "check_schema"]
 
-_MOST_DEFAULTS = 100_000
+_MOST_DEFAULTS = 10_000
 """Defaults that one value may be given; a schema that refers to itself could ask for any number of them."""
 
 

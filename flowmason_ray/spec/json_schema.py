@@ -63,8 +63,15 @@ def _tidied(schema: Any, *, top: bool = False) -> Any:
         if key in ("properties", "$defs", "patternProperties"):
             made[key] = {name: _tidied(inner) for name, inner in cast("dict[str, Any]", value).items()}
         elif key == "default":
-            if value not in (None, ""):  # says no more than that the key may be absent
+            if not _says_nothing(value):
                 made[key] = value
         else:
             made[key] = _tidied(value)
     return made
+
+
+def _says_nothing(default: Any) -> bool:
+    """Tell whether a default says no more than that the key may be absent."""
+    if isinstance(default, dict) and default:
+        return all(map(_says_nothing, cast("dict[str, Any]", default).values()))
+    return default is None or default == ""

@@ -38,9 +38,12 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Whole = Annotated[int, BeforeValidator(_whole)]
-Milliseconds = Annotated[Whole, Field(ge=1, le=MAX_MS)]
-Delay = Annotated[Whole, Field(ge=0, le=MAX_MS)]
+# Outermost, because pydantic leaves bounds that are put around a validator out of the JSON Schema.
+_AS_WHOLE = BeforeValidator(_whole)
+
+Whole = Annotated[int, _AS_WHOLE]
+Milliseconds = Annotated[int, Field(ge=1, le=MAX_MS), _AS_WHOLE]
+Delay = Annotated[int, Field(ge=0, le=MAX_MS), _AS_WHOLE]
 Id = Annotated[str, StringConstraints(pattern=STAGE_ID_PATTERN)]
 Name = Annotated[str, StringConstraints(min_length=1)]
 JsonObject = dict[str, JsonValue]
@@ -49,7 +52,7 @@ JsonObject = dict[str, JsonValue]
 class Model(BaseModel):
     """What the models share: frozen, strict about types, unknown keys refused, `x-` keys set aside."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
     # Filled under a key that cannot be a field's name, so that a written "extensions" is refused like any unknown key.
     extensions: JsonObject = Field(default={}, alias=EXTENSION_PREFIX, description="The keys that start with `x-`.")
@@ -69,7 +72,7 @@ class Model(BaseModel):
 class Retry(Model):
     """When and how often a failed attempt is repeated."""
 
-    max_attempts: Annotated[Whole, Field(ge=1, le=1_000_000)] = Field(
+    max_attempts: Annotated[int, Field(ge=1, le=1_000_000), _AS_WHOLE] = Field(
         default=1, description="How many attempts are made in all, the first one included; 1 means no retry."
     )
     initial_delay_ms: Delay = Field(default=1000, description="Pause before the second attempt, in milliseconds.")
@@ -102,7 +105,9 @@ class LlmSettings(Model):
     provider: str | None = Field(default=None, description="The provider's name in the project's settings.")
     model: str | None = Field(default=None, description="The model's name, as the provider knows it.")
     temperature: float | None = Field(default=None, ge=0, le=2, description="Sampling temperature.")
-    max_tokens: Annotated[Whole, Field(ge=1)] | None = Field(default=None, description="The longest answer, in tokens.")
+    max_tokens: Annotated[int, Field(ge=1), _AS_WHOLE] | None = Field(
+        default=None, description="The longest answer, in tokens."
+    )
     top_p: float | None = Field(default=None, ge=0, le=1, description="Nucleus sampling: the share of likely tokens.")
     stop_sequences: list[str] | None = Field(default=None, description="Texts at which the answer ends.")
     seed: Whole | None = Field(default=None, description="Makes sampling repeatable, where the provider can.")
@@ -113,7 +118,9 @@ class Resources(Model):
 
     num_cpus: float | None = Field(default=None, ge=0, le=1_000_000, description="CPU cores; fractions share a core.")
     num_gpus: float | None = Field(default=None, ge=0, le=1_000_000, description="GPUs; fractions share one.")
-    memory_mib: Annotated[Whole, Field(ge=1, le=2**40)] | None = Field(default=None, description="Memory in MiB.")
+    memory_mib: Annotated[int, Field(ge=1, le=2**40), _AS_WHOLE] | None = Field(
+        default=None, description="Memory in MiB."
+    )
     accelerator_type: str | None = Field(default=None, description="The kind of accelerator, such as `A100`.")
     labels: dict[str, str] = Field(default={}, description="Labels that the node must carry, with their values.")
 
@@ -265,7 +272,7 @@ class Pipeline(Model):
     timeout_ms: Milliseconds | None = Field(
         default=None, description="How long the whole run may take, in milliseconds."
     )
-    max_parallel: Annotated[Whole, Field(ge=1, le=1_000_000)] | None = Field(
+    max_parallel: Annotated[int, Field(ge=1, le=1_000_000), _AS_WHOLE] | None = Field(
         default=None, description="How many stages run at the same time, at most."
     )
     defaults: Defaults = Field(default=Defaults(), description="Applied to stages that say nothing themselves.")

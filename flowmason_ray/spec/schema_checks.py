@@ -32,12 +32,12 @@ class CompiledSchema:
         from jsonschema_specifications import REGISTRY  # pyright: ignore[reportMissingTypeStubs]  # it has none
         from referencing.jsonschema import DRAFT202012
 
-        self.schema = schema
-        resource = DRAFT202012.create_resource(cast("Any", schema))
+        self.schema: Mapping[str, Any] = _without_false(schema)
+        resource = DRAFT202012.create_resource(cast("Any", self.schema))
         # A registry of our own: the library's default one would fetch what it does not know.
         registry = REGISTRY.with_resource(resource.id() or "", resource)
         self.validator: Any = Draft202012Validator(
-            cast("Any", schema), registry=registry, format_checker=_format_checker()
+            cast("Any", self.schema), registry=registry, format_checker=_format_checker()
         )
         self.resolver: Any = registry.resolver_with_root(resource)
 
@@ -60,7 +60,7 @@ def check_schema(schema: Mapping[str, Any]) -> list[Problem]:
         problems = violations_from(meta.iter_errors(schema), subject="schema", code="invalid_schema")
         if not problems:
             compiled = CompiledSchema(schema)
-            for pointer, part, resolver in _parts(schema, "", compiled.resolver):
+            for pointer, part, resolver in _parts(compiled.schema, "", compiled.resolver):
                 problems += _check_part(part, pointer, resolver, compiled)
     except RecursionError:
         problems = [too_deep("schema")]
@@ -157,6 +157,24 @@ def _parts(schema: Any, pointer: str, resolver: Any) -> Iterator[tuple[str, Mapp
                 yield from _parts(inner, f"{at}{join_pointer(name)}", resolver)
         else:
             yield from _parts(value, at, resolver)
+
+
+def _without_false(schema: Any) -> Any:
+    """Copy a schema with `{"not": {}}` for each property that is `false`: the library forgets the path of the latter."""
+    if isinstance(schema, list):
+        return [_without_false(inner) for inner in cast("list[Any]", schema)]
+    if not isinstance(schema, Mapping):
+        return schema
+    made: dict[str, Any] = {}
+    for keyword, value in cast("Mapping[str, Any]", schema).items():
+        if keyword in _VALUES:
+            made[keyword] = value
+        elif keyword in _NAMED and isinstance(value, Mapping):
+            named = cast("Mapping[str, Any]", value)
+            made[keyword] = {n: {"not": {}} if inner is False else _without_false(inner) for n, inner in named.items()}
+        else:
+            made[keyword] = _without_false(value)
+    return made
 
 
 @lru_cache(maxsize=1)

@@ -186,6 +186,8 @@ def _code_and_expected(error: Any) -> tuple[str, str]:
             return "not_unique", "a list without repeated items"
         case "contains" | "minContains" | "maxContains":
             return "invalid_value", "a list with the items that 'contains' asks for"
+        case "not" if wanted == {}:
+            return "not_allowed", "absent"
         case "not":
             return "not_allowed", f"something that does not fit {shown(wanted)}"
         case "oneOf":
@@ -193,7 +195,7 @@ def _code_and_expected(error: Any) -> tuple[str, str]:
         case "unevaluatedProperties" | "unevaluatedItems" | "propertyNames" | "dependentSchemas":
             return "not_allowed", f"without what {keyword!r} forbids"
         case _:
-            return ("not_allowed", "absent") if keyword is None else ("invalid_value", f"as {keyword!r} demands")
+            return ("not_allowed", "absent") if keyword is None else ("invalid_value", f"what {keyword!r} asks for")
 
 
 def _type_words(wanted: str | list[str]) -> str:

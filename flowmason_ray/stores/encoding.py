@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from flowmason_ray.engine.events import Event
-from flowmason_ray.engine.values import INLINE_LIMIT_BYTES, Items, is_frame
+from flowmason_ray.engine.values import INLINE_LIMIT_BYTES, Items, Packed, is_frame
 from flowmason_ray.errors import Failure, RunNotFound, StoreError
 from flowmason_ray.stores.blobs import BlobStore
 
@@ -52,6 +52,9 @@ class Encoder:
 
     def value(self, value: Any) -> tuple[str, bytes]:
         """Return how a value is recorded: (`value` or `packed`, JSON text)."""
+        if isinstance(value, Packed):
+            marker = {BLOB: {"size_bytes": value.size_bytes, "media_type": JSON_TYPE}}
+            return "packed", value.packed or orjson.dumps(marker)
         self._packed = False
         text = orjson.dumps(value, default=self._default, option=_OPTIONS)
         if len(text) > INLINE_LIMIT_BYTES and self._blobs is not None:
@@ -65,6 +68,9 @@ class Encoder:
         if is_frame(value):
             self._packed = True
             return {BLOB: self._frame(value)}
+        if isinstance(value, Packed):
+            self._packed = True
+            return orjson.Fragment(self.value(value)[1])
         if isinstance(value, Items):
             return {"source": value.source, "indices": value.indices}
         raise TypeError(f"a value of type {type(value).__name__!r} cannot be recorded")

@@ -1,0 +1,79 @@
+"""Finding or starting the Ray cluster that a run uses.
+
+A run joins the cluster that this process is connected to, else the one at `RAY_ADDRESS` (or the address given), else it
+starts one in this machine's processes: embedded, without a dashboard, reachable with a token that only this process and its
+children know. An embedded cluster is kept for later runs of the same process, because starting one takes seconds, and ends
+with the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import threading
+from typing import Any
+
+from flowmason_ray.errors import FlowMasonError, MissingExtra
+
+try:
+    import ray
+except ModuleNotFoundError as exc:
+    raise MissingExtra(feature="Running on Ray", extra="ray", module="ray") from exc
+
+_starting = threading.Lock()
+
+
+class ClusterUnavailable(FlowMasonError):
+    """The Ray cluster cannot be started or reached."""
+
+    code = "cluster_unavailable"
+
+
+async def connect(address: str | None) -> None:
+    """Connect this process to a cluster, if it is not connected yet.
+
+    Raises:
+        ClusterUnavailable: it cannot be started or reached.
+    """
+    await asyncio.to_thread(_connect, address or os.environ.get("RAY_ADDRESS"))
+
+
+def _connect(address: str | None) -> None:
+    with _starting:
+        if ray.is_initialized():
+            return
+        # Ray warns about GPUs on every start without this; the variable is Ray 2.60's own (ray/_private/worker.py).
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if address is None:
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+            if "RAY_AUTH_MODE" not in os.environ:
+                os.environ["RAY_AUTH_MODE"] = "token"
+                os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+            options.update(include_dashboard=False)
+        else:
+            options.update(address=address)
+        try:
+            ray.init(**options)
+        except Exception as exc:  # Ray raises everything from ValueError to ConnectionError to plain RuntimeError here
+            where = (
+                "start a Ray cluster on this machine" if address is None else f"reach the Ray cluster at {address!r}"
+            )
+            raise ClusterUnavailable(f"Cannot {where}: {exc}") from exc
+
+
+def missing_resources(asked: dict[str, float]) -> str | None:
+    """Tell what no node of the cluster could ever give: None, or a sentence that names what is asked and what is there.
+
+    Args:
+        asked: Amounts by Ray's resource names (`CPU`, `GPU`, `memory` in bytes, …), all on one node.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if any(all(node.get(name, 0.0) >= amount for name, amount in asked.items()) for node in nodes):
+        return None
+    wanted = ", ".join(f"{name} {amount:g}" for name, amount in asked.items())
+    best = {name: max((node.get(name, 0.0) for node in nodes), default=0.0) for name in asked}
+    there = ", ".join(f"{name} {amount:g}" for name, amount in best.items())
+    return f"It asks for {wanted} on one node; the most that one of the cluster's {len(nodes)} nodes has is {there}."

@@ -1,0 +1,427 @@
+"""The Ray executor: one task per attempt, values straight from producer to consumer.
+
+Handles are values (small ones, which a worker's report carries) or `RemoteValue`s (references into Ray's object store). A
+consumer's task gets the references as arguments, so Ray schedules it near its data and brings the data there. Trivial
+stages whose inputs are all at hand run in the coordinator itself: a hop would cost a thousand times what they do; `fuse:
+never` sends them to Ray nevertheless.
+
+Ray repeats tasks by itself only for pure stages (a lost worker, a lost object); every other repetition is the engine's
+decision. A cancelled task gets `STOP_GRACE_S` to end, then its worker is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from time import monotonic, time
+from typing import Any, Self
+
+import orjson
+import ray
+from ray.exceptions import RayError, RayTaskError, TaskCancelledError, WorkerCrashedError
+
+from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage
+from flowmason_ray.engine.component import Cost, Effect
+from flowmason_ray.engine.context import visible_variables
+from flowmason_ray.engine.events import Event, StageDeclined, StageFailed, StageStopped, StageSucceeded
+from flowmason_ray.engine.executor import STOP_GRACE_S, Deliver, RunInfo
+from flowmason_ray.engine.executors.in_process import InProcessExecutor
+from flowmason_ray.engine.executors.ray_cluster import connect, missing_resources
+from flowmason_ray.engine.executors.ray_worker import (
+    AttemptData,
+    Binding,
+    Bindings,
+    Report,
+    StageData,
+    gather_results,
+    portable,
+    restore,
+    run_attempt,
+)
+from flowmason_ray.engine.plan import PlanStage
+from flowmason_ray.engine.scope import WORDS, Scope
+from flowmason_ray.engine.values import INLINE_LIMIT_BYTES, Packed
+from flowmason_ray.errors import Failure, FlowMasonError
+
+IO_CORES = 0.25
+"""CPU cores that a waiting stage occupies by default: four may wait per core, so that Ray does not start workers without end."""
+PURE_RETRIES = 3
+"""How often Ray itself repeats a pure task whose worker or node was lost: Ray's own default (`ray.remote`)."""
+FEASIBILITY_TTL_S = 10.0
+"""How long the answer to "can the cluster ever give this" is kept: nodes come and go, but asking takes milliseconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteValue(Packed):
+    """A value in Ray's object store. `packed` is how the log records it."""
+
+    reference: Any
+
+
+class ValueLost(FlowMasonError):
+    """A value in the object store is gone, and Ray could not make it again."""
+
+    code = "value_lost"
+
+
+class _Task:
+    """An attempt or a gathering that Ray is running."""
+
+    __slots__ = ("attempt", "cancelled", "command", "kill", "path", "report", "value")
+
+    def __init__(self, path: str, attempt: int, report: Any, value: Any) -> None:
+        self.path = path
+        self.attempt = attempt
+        self.report = report
+        self.value = value
+        self.kill: asyncio.TimerHandle | None = None
+        self.cancelled = False
+
+
+class RayTasksExecutor:
+    """Runs the stages of one run as Ray tasks."""
+
+    def __init__(self, *, address: str | None = None) -> None:
+        self._address = address
+        self._local = InProcessExecutor()
+        self._tasks: dict[str, _Task] = {}
+        self._stages: dict[int, StageData] = {}
+        self._feasible: dict[tuple[tuple[str, float], ...], tuple[float, str | None]] = {}
+        self._remote_attempt: Any = None
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        await connect(self._address)
+        await self._local.__aenter__()
+        self._remote_attempt = ray.remote(run_attempt)
+        self._remote_gather = ray.remote(gather_results)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        for task in self._tasks.values():
+            if task.kill is not None:
+                task.kill.cancel()
+            _cancel(task, force=True)
+        self._tasks.clear()
+        await self._local.__aexit__(*exc)
+
+    def open(self, run: RunInfo, deliver: Deliver) -> None:
+        """Begin to serve a run."""
+        self._run = run
+        self._deliver = deliver
+        self._local.open(run, deliver)
+        self._run_reference = ray.put(replace(run, input=portable(run.input)))
+        self._classes: dict[str, type] = {}
+        self._classes_reference: list[Any] = []
+
+    async def fetch(self, handle: Any) -> Any:
+        """Bring a value here.
+
+        Raises:
+            ValueLost: it is gone.
+        """
+        if not isinstance(handle, RemoteValue):
+            return handle
+        try:
+            return restore(await handle.reference)
+        except RayError as exc:
+            raise ValueLost(f"A value of {handle.size_bytes} bytes is gone from the cluster: {_words(exc)}") from exc
+
+    # -- attempts -----------------------------------------------------------------------------------------------------
+
+    def start(self, command: StartStage) -> Event | None:
+        """Begin an attempt: in place when it is trivial and its inputs are here, else as a Ray task."""
+        stage = command.stage
+        trivial = stage.component is None or (stage.component.cost is Cost.TRIVIAL and stage.component.is_async)
+        if trivial and stage.fuse != "never" and not _reads_remote(command.scope, stage):
+            return self._local.start(command)
+        asked = _resources(stage)
+        missing = self._missing(asked)
+        if missing is not None:
+            message = f"Stage {stage.id!r} can never run on this cluster. {missing}"
+            failure = Failure(
+                code="infeasible_resources", message=message, stage=command.path, attempts=command.attempt
+            )
+            return StageFailed(at=time(), path=command.path, attempt=command.attempt, failure=failure)
+        self._submit(command, _options(stage, command.path, asked))
+        return None
+
+    def _submit(self, command: StartStage, options: dict[str, Any]) -> None:
+        stage = command.stage
+        arguments: list[Any] = []
+        data = AttemptData(
+            stage=self._stage_data(stage),
+            bindings=_bind(command.scope, stage, arguments, self._run),
+            path=command.path,
+            attempt=command.attempt,
+            first_started_at=command.first_started_at,
+            run_id=self._run.run_id,
+        )
+        report, value = self._remote_attempt.options(num_returns=2, **options).remote(
+            data, [self._run_reference], self._classes_reference, *arguments
+        )
+        self._watch(_Task(command.path, command.attempt, report, value))
+
+    def _stage_data(self, stage: PlanStage) -> StageData:
+        key = id(stage)
+        data = self._stages.get(key)
+        if data is None:
+            data = self._stages[key] = _stage_data(stage)
+            component = stage.component
+            if component is not None and (component.module == "__main__" or "<locals>" in component.qualname):
+                # Such a class cannot be imported on a worker; it travels by value, once.
+                self._classes = {**self._classes, component.name: component.create}  # pyright: ignore[reportAttributeAccessIssue]  # `create` is the class
+                self._classes_reference = [ray.put(self._classes)]
+        return data
+
+    def _watch(self, task: _Task) -> None:
+        self._tasks[task.path] = task
+        loop = self._loop
+
+        def ended(future: Any) -> None:  # on one of Ray's threads
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self._ended, task, future)
+
+        task.report.future().add_done_callback(ended)
+
+    def _ended(self, task: _Task, future: Any) -> None:
+        if self._tasks.get(task.path) is not task:
+            return
+        del self._tasks[task.path]
+        if task.kill is not None:
+            task.kill.cancel()
+        error = future.exception()
+        if error is None:
+            self._deliver_report(task, future.result())
+        else:
+            self._deliver(self._lost(task, error))
+
+    def _deliver_report(self, task: _Task, report: Report) -> None:
+        for event in report.told:
+            self._deliver(event)
+        facts: dict[str, Any] = {"at": time(), "path": task.path, "attempt": task.attempt}
+        if report.status == "declined":
+            self._deliver(StageDeclined(**facts))
+        elif report.status == "failed":
+            assert report.failure is not None
+            self._deliver(StageFailed(**facts, failure=report.failure, duration_s=report.duration_s))
+        else:
+            value = report.value
+            if not report.inline:
+                value = RemoteValue(reference=task.value, packed=report.packed, size_bytes=report.size_bytes)
+            self._deliver(StageSucceeded(**facts, value=value, decision=report.decision, duration_s=report.duration_s))
+
+    def _lost(self, task: _Task, error: BaseException) -> Event:
+        """Say how a task ended of which no report came back."""
+        stopped = isinstance(error, TaskCancelledError) or (isinstance(error, RayTaskError) and task.cancelled)
+        if stopped or (task.cancelled and isinstance(error, RayError)):
+            return StageStopped(at=time(), path=task.path, attempt=task.attempt)
+        died = isinstance(error, WorkerCrashedError)
+        code = "worker_died" if died else "value_lost" if "Lost" in type(error).__name__ else "executor_error"
+        message = (
+            "The worker process that ran the attempt died (killed, out of memory, or crashed)."
+            if died
+            else _words(error)
+        )
+        failure = Failure(
+            code=code, message=message, stage=task.path, attempts=task.attempt, error_type=type(error).__name__
+        )
+        return StageFailed(at=time(), path=task.path, attempt=task.attempt, failure=failure)
+
+    def cancel(self, command: CancelStage) -> None:
+        """Stop an attempt: Ray interrupts it, and kills its worker if it does not end."""
+        task = self._tasks.get(command.path)
+        if task is None:
+            self._local.cancel(command)
+        elif task.attempt == command.attempt and not task.cancelled:
+            task.cancelled = True
+            _cancel(task, force=False)
+            task.kill = self._loop.call_later(STOP_GRACE_S, self._kill, task)
+
+    def _kill(self, task: _Task) -> None:
+        _cancel(task, force=True)
+        task.kill = self._loop.call_later(
+            STOP_GRACE_S, self._give_up, task, StageStopped(at=time(), path=task.path, attempt=task.attempt)
+        )
+
+    def _give_up(self, task: _Task, stopped: StageStopped) -> None:
+        if self._tasks.pop(task.path, None) is task:
+            self._deliver(stopped)
+
+    # -- constructs ---------------------------------------------------------------------------------------------------
+
+    def gather(self, command: GatherResults) -> Event | None:
+        """Put a construct's value together: here when all is here, else on a worker."""
+        remote = any(isinstance(handle, RemoteValue) for handles in command.parts.values() for handle in handles)
+        if not remote:
+            return self._local.gather(command)
+        arguments: list[Any] = []
+        parts = {name: [_binding(h, arguments) for h in handles] for name, handles in command.parts.items()}
+        options = {"num_returns": 2, "num_cpus": 0, "name": command.path, "max_retries": PURE_RETRIES}
+        report, value = self._remote_gather.options(**options).remote(
+            command.head, parts, [self._run_reference], *arguments
+        )
+        self._watch(_Task(command.path, command.attempt, report, value))
+        return None
+
+    # -- resources ----------------------------------------------------------------------------------------------------
+
+    def _missing(self, asked: dict[str, float]) -> str | None:
+        wanted = {name: amount for name, amount in asked.items() if amount > 0}
+        key = tuple(sorted(wanted.items()))
+        known = self._feasible.get(key)
+        if known is None or monotonic() - known[0] > FEASIBILITY_TTL_S:
+            known = self._feasible[key] = (monotonic(), missing_resources(wanted) if wanted else None)
+        return known[1]
+
+
+def _cancel(task: _Task, *, force: bool) -> None:
+    try:
+        ray.cancel(task.report, force=force)
+    except (RayError, ValueError, TypeError):
+        pass  # it has ended meanwhile: its report is on the way
+
+
+def _words(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _resources(stage: PlanStage) -> dict[str, float]:
+    """Return what an attempt occupies, by Ray's resource names."""
+    asked = stage.resources
+    default = IO_CORES if stage.cost is Cost.IO else 0.0 if stage.cost is Cost.TRIVIAL else 1.0
+    cores = asked.get("num_cpus")
+    found = {"CPU": float(default if cores is None else cores)}
+    if asked.get("num_gpus"):
+        found["GPU"] = float(asked["num_gpus"])
+    if asked.get("memory_mib"):
+        found["memory"] = float(asked["memory_mib"]) * 2**20
+    if asked.get("accelerator_type"):
+        # Ray gives every node 1 of this resource per kind of accelerator; a task takes a sliver (ray/util/accelerators).
+        found[f"accelerator_type:{asked['accelerator_type']}"] = 0.001
+    return found
+
+
+def _options(stage: PlanStage, path: str, asked: Mapping[str, float]) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "name": path,
+        "num_cpus": asked["CPU"],
+        "max_retries": PURE_RETRIES if stage.effect is Effect.PURE else 0,
+    }
+    if "GPU" in asked:
+        options["num_gpus"] = asked["GPU"]
+    if "memory" in asked:
+        options["memory"] = asked["memory"]
+    if stage.resources.get("accelerator_type"):
+        options["accelerator_type"] = stage.resources["accelerator_type"]
+    if stage.resources.get("labels"):
+        options["label_selector"] = dict(stage.resources["labels"])
+    return options
+
+
+def _stage_data(stage: PlanStage) -> StageData:
+    component = stage.component
+    reference = None
+    if component is not None:
+        reference = (
+            component.name,
+            component.module,
+            component.qualname,
+            str(component.file) if component.file else None,
+        )
+    source: Sequence[Any] = (
+        stage.id,
+        reference,
+        stage.template.source,
+        stage.fixed,
+        stage.when.source if stage.when else None,
+        stage.schema.schema if stage.schema else None,
+    )
+    digest = sha256(orjson.dumps(source, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)).hexdigest()
+    return StageData(
+        digest=digest,
+        id=stage.id,
+        component=reference,
+        template=stage.template.source,
+        fixed=stage.fixed,
+        when=stage.when.source if stage.when else None,
+        schema=stage.schema.schema if stage.schema else None,
+    )
+
+
+# -- where values come from -------------------------------------------------------------------------------------------------
+
+
+def _reads_remote(scope: Scope, stage: PlanStage) -> bool:
+    """Tell whether an attempt reads anything that is not in this process."""
+    for target in stage.targets.values():
+        at, index = scope.at(target) if target.levels else (scope, target.index)
+        if isinstance(at.values[index], RemoteValue):
+            return True
+    if "vars" in stage.roots and any(isinstance(v, RemoteValue) for v in visible_variables(scope).values()):
+        return True
+    around: Scope | None = scope
+    while around is not None:
+        if isinstance(around.items, RemoteValue) and not stage.roots.isdisjoint(around.plan.variables):
+            return True
+        around = None if around.plan.isolated else around.parent
+    return False
+
+
+def _binding(handle: Any, arguments: list[Any]) -> Binding:
+    if isinstance(handle, RemoteValue):
+        arguments.append(handle.reference)
+        return Binding(argument=len(arguments) - 1)
+    return Binding(value=portable(handle))
+
+
+def _bind(scope: Scope, stage: PlanStage, arguments: list[Any], run: RunInfo) -> Bindings:
+    """Say where everything comes from that an attempt reads; references are added to `arguments`."""
+    stages: dict[str, tuple[Binding, str, Mapping[str, Any] | None]] = {}
+    for name, target in stage.targets.items():
+        at, index = scope.at(target)
+        failure = at.failure(index)
+        binding = _binding(at.values[index], arguments)
+        stages[name] = (binding, WORDS[at.status[index]], None if failure is None else failure.to_json())
+    variables: dict[str, Binding] = {}
+    if "vars" in stage.roots:
+        variables = {name: _binding(handle, arguments) for name, handle in visible_variables(scope).items()}
+    return Bindings(
+        stages=stages,
+        variables=variables,
+        loops=_loops(scope, stage),
+        input=None if scope.input is run.input else _binding(scope.input, arguments),
+    )
+
+
+def _loops(scope: Scope, stage: PlanStage) -> dict[str, tuple[Any, int, bool]]:
+    found: dict[str, tuple[Any, int, bool]] = {}
+    around: Scope | None = scope
+    while around is not None:
+        for i, name in enumerate(around.plan.variables):
+            if name in stage.roots and name not in found:
+                found[name] = _loop_binding(around, wants_index=i == 1)
+        around = None if around.plan.isolated else around.parent
+    return found
+
+
+def _loop_binding(scope: Scope, *, wants_index: bool) -> tuple[Any, int, bool]:
+    items = scope.items
+    if isinstance(items, RemoteValue):
+        return [items.reference], scope.position, wants_index
+    # Only this iteration's item travels, not all of them.
+    value = items.index(scope.position) if wants_index else items.item(scope.position)
+    return _Single(value), 0, False
+
+
+@dataclass(frozen=True, slots=True)
+class _Single:
+    """One value in the place of a loop's items."""
+
+    value: Any
+
+    def item(self, position: int) -> Any:
+        """Return the value."""
+        return self.value

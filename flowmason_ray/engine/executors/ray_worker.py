@@ -1,0 +1,338 @@
+"""What runs on a Ray worker: one attempt, or the putting together of one construct's results.
+
+The coordinator sends the stage as data (`StageData`) and says where every value that its templates read comes from
+(`Bindings`): either the value itself, or the position of an argument that Ray has brought along. Templates are rendered
+here, so large values go from producer to consumer and never through the coordinator. Two things come back: a report, always
+small, and the value, which stays in the object store when it is large.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Literal
+
+import orjson
+
+from flowmason_ray.components.base import spec_of
+from flowmason_ray.components.registry import Registry, load_project_module
+from flowmason_ray.engine.attempt import DECLINED, Value, fail, finish, prepare
+from flowmason_ray.engine.component import ComponentSpec
+from flowmason_ray.engine.context import AttemptContext, context_root, draw_text
+from flowmason_ray.engine.events import Event
+from flowmason_ray.engine.executor import RunInfo
+from flowmason_ray.engine.values import INLINE_LIMIT_BYTES, Items, is_frame
+from flowmason_ray.errors import Failure
+from flowmason_ray.spec.expressions import Expression, StageView, parse_expression
+from flowmason_ray.spec.input_schema import InputSchema
+from flowmason_ray.spec.templates import Template, parse_template
+from flowmason_ray.stores.encoding import Encoder
+
+KEPT_STAGES = 4096
+"""Compiled stages that a worker keeps: compiling one takes about as long as a Ray call."""
+KEPT_VALUES = 4
+"""Lists of loop items that a worker keeps, so that the iterations of a loop do not each load the whole list."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageData:
+    """A stage as data: what a worker needs to run an attempt of it."""
+
+    digest: str
+    """Identifies the content, so that a worker compiles a stage once."""
+    id: str
+    component: tuple[str, str, str, str | None] | None
+    """(name, module, qualified name, file) of the component; None for a hidden stage."""
+    template: Any
+    fixed: Mapping[str, Any]
+    when: str | None
+    schema: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Binding:
+    """Where a value comes from: it is `value` itself, or argument number `argument`."""
+
+    value: Any = None
+    argument: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bindings:
+    """Where everything comes from that a stage's templates read."""
+
+    stages: Mapping[str, tuple[Binding, str, Mapping[str, Any] | None]] = field(
+        default_factory=dict[str, tuple[Binding, str, Mapping[str, Any] | None]]
+    )
+    """By stage id: the output, the status, the error."""
+    variables: Mapping[str, Binding] = field(default_factory=dict[str, Binding])
+    """By name: the output of the stage that set it, a field of which it is."""
+    loops: Mapping[str, tuple[Any, int, bool]] = field(default_factory=dict[str, tuple[Any, int, bool]])
+    """By variable: (the items or a reference to them in a list, position, whether it is the index that is wanted)."""
+    input: Binding | None = None
+    """The scope's input when it is not the run's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptData:
+    """One attempt as data."""
+
+    stage: StageData
+    bindings: Bindings
+    path: str
+    attempt: int
+    first_started_at: float
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """How an attempt ended, for the coordinator. Small whatever the value."""
+
+    status: Literal["succeeded", "failed", "declined"]
+    duration_s: float = 0.0
+    decision: Mapping[str, Any] | None = None
+    inline: bool = True
+    """Whether `value` is the value; else it is the task's second result, and `packed` is how the log records it."""
+    value: Any = None
+    packed: bytes | None = None
+    size_bytes: int = 0
+    failure: Failure | None = None
+    told: tuple[Event, ...] = ()
+    """What the component said (`context.log`, `context.progress`) while it ran."""
+
+
+# -- caches of this worker process ------------------------------------------------------------------------------------------
+
+_stages: OrderedDict[str, _Work] = OrderedDict()
+_runs: OrderedDict[str, RunInfo] = OrderedDict()
+_items: OrderedDict[str, Any] = OrderedDict()
+_registries: dict[tuple[str, ...], Registry] = {}
+
+
+def _cached(cache: OrderedDict[str, Any], key: str, limit: int, make: Callable[[], Any]) -> Any:
+    if key in cache:
+        cache.move_to_end(key)
+        return cache[key]
+    value = cache[key] = make()
+    while len(cache) > limit:
+        cache.popitem(last=False)
+    return value
+
+
+@dataclass(slots=True)
+class _Work:
+    """A stage, compiled on this worker (`engine.attempt.Work`)."""
+
+    component: ComponentSpec | None
+    template: Template
+    fixed: Mapping[str, Any]
+    when: Expression | None
+    schema: InputSchema | None
+    instance: Any
+
+
+def _compile(stage: StageData, run: RunInfo, classes: Mapping[str, type]) -> _Work:
+    component = _component(stage.component, classes) if stage.component is not None else None
+    return _Work(
+        component=component,
+        template=parse_template(stage.template),
+        fixed=stage.fixed,
+        when=None if stage.when is None else parse_expression(stage.when),
+        schema=None if stage.schema is None else InputSchema(stage.schema),
+        instance=component.create() if component is not None else None,
+    )
+
+
+def _component(reference: tuple[str, str, str, str | None], classes: Mapping[str, type]) -> ComponentSpec:
+    name, module_name, qualname, file = reference
+    target: Any
+    if name in classes:
+        target = classes[name]
+    else:
+        target = load_project_module(Path(file)) if file is not None else importlib.import_module(module_name)
+        for part in qualname.split("."):
+            target = getattr(target, part)
+    spec = spec_of(target)
+    assert spec is not None, f"{module_name}.{qualname} is no component on this worker"
+    return spec
+
+
+class _Scope:
+    """Resolves an attempt's roots from its bindings (`spec.expressions.Scope`)."""
+
+    def __init__(self, data: AttemptData, run: RunInfo, arguments: tuple[Any, ...], get: Callable[[Any], Any]) -> None:
+        self._data = data
+        self._run = run
+        self._arguments = arguments
+        self._get = get
+        self._draws = 0
+        self._loaded: dict[str, Any] = {}
+
+    def lookup(self, root: str) -> Any:
+        """Return the value of a root name.
+
+        Raises:
+            KeyError: it is not defined here.
+        """
+        if root not in self._loaded:
+            self._loaded[root] = self._load(root)
+        return self._loaded[root]
+
+    def _load(self, root: str) -> Any:
+        data, bindings, run = self._data, self._data.bindings, self._run
+        if root == "stages":
+            return {
+                name: StageView(self._value(binding), status, error)
+                for name, (binding, status, error) in bindings.stages.items()
+            }
+        if root == "input":
+            return run.input if bindings.input is None else self._value(bindings.input)
+        if root == "vars":
+            return {name: self._value(binding)[name] for name, binding in bindings.variables.items()}
+        if root == "context":
+            return context_root(run, data.stage.id, data.path, data.attempt)
+        if root == "env":
+            return run.env
+        if root == "secrets":
+            return run.secrets
+        source, position, wants_index = bindings.loops[root]
+        items: Items = self._items(source)
+        return items.index(position) if wants_index else items.item(position)
+
+    def _items(self, source: Any) -> Items:
+        if not isinstance(source, list):
+            return source
+        reference = source[0]  # inside a list, so that Ray hands over the reference and not the whole value each time
+        return _cached(_items, reference.hex(), KEPT_VALUES, lambda: restore(self._get(reference)))
+
+    def _value(self, binding: Binding) -> Any:
+        return binding.value if binding.argument is None else restore(self._arguments[binding.argument])
+
+    def draw(self, kind: Literal["now", "today", "uuid"]) -> str:
+        """Return a value that a replay sees again."""
+        self._draws += 1
+        return draw_text(kind, self._run.seed, self._data.path, self._data.first_started_at, self._draws)
+
+
+def run_attempt(
+    data: AttemptData, run_reference: list[Any], classes_reference: list[Any], *arguments: Any
+) -> tuple[Report, Any]:
+    """Run one attempt. Everything that can go wrong in it is in the report; only the worker's own death is not.
+
+    Args:
+        data: The attempt.
+        run_reference: The reference of the `RunInfo`, in a list.
+        classes_reference: The reference of component classes that cannot be imported here, in a list; empty: none.
+        arguments: The values that bindings point at.
+
+    Returns:
+        The report, and the value if it is too large for the report (else None).
+    """
+    import ray
+
+    started = perf_counter()
+    told: list[Event] = []
+    try:
+        run: RunInfo = _cached(_runs, data.run_id, KEPT_VALUES, lambda: ray.get(run_reference[0]))
+        classes = ray.get(classes_reference[0]) if classes_reference else {}
+        work: _Work = _cached(_stages, data.stage.digest, KEPT_STAGES, lambda: _compile(data.stage, run, classes))
+        given = prepare(work, _Scope(data, run, arguments, ray.get))
+        if given is DECLINED:
+            return Report(status="declined"), None
+        if work.component is None:
+            value: Value = given
+        else:
+            context = AttemptContext(
+                run,
+                stage_id=data.stage.id,
+                path=data.path,
+                attempt=data.attempt,
+                first_started_at=data.first_started_at,
+                tell=told.append,
+            )
+            result = work.instance.execute(given, context)
+            if work.component.is_async:
+                result = asyncio.run(result)
+            value = finish(work.component, result)
+        return _report(value, run, perf_counter() - started, tuple(told))
+    except Exception as exc:  # foreign code runs here: any exception is a failed attempt
+        failure = fail(exc, data.path, data.attempt)
+        return Report(status="failed", failure=failure, duration_s=perf_counter() - started, told=tuple(told)), None
+
+
+def gather_results(
+    head: dict[str, Any], parts: dict[str, list[Binding]], run_reference: list[Any], *arguments: Any
+) -> Any:
+    """Put a construct's value together from values of which some are large. Returns as `run_attempt`."""
+    import ray
+
+    run: RunInfo = ray.get(run_reference[0])
+    value = dict(head)
+    for name, bindings in parts.items():
+        value[name] = [b.value if b.argument is None else restore(arguments[b.argument]) for b in bindings]
+    return _report(Value(value), run, 0.0, ())
+
+
+def _report(value: Value, run: RunInfo, duration_s: float, told: tuple[Event, ...]) -> tuple[Report, Any]:
+    key, text = Encoder(run.blobs).value(value.value)
+    if key == "value" and len(text) <= INLINE_LIMIT_BYTES:
+        report = Report(
+            status="succeeded", duration_s=duration_s, decision=value.decision, value=value.value, told=told
+        )
+        return report, None
+    report = Report(
+        status="succeeded",
+        duration_s=duration_s,
+        decision=value.decision,
+        inline=False,
+        packed=orjson.dumps(orjson.Fragment(text)) if key == "packed" else None,
+        size_bytes=len(text),
+        told=told,
+    )
+    return report, portable(value.value)
+
+
+# -- frames between processes -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ArrowFrame:
+    """A frame on its way between processes: Ray moves Arrow tables without copying them, polars frames it would pickle."""
+
+    table: Any
+
+
+def portable(value: Any) -> Any:
+    """Return a value with its frames as `ArrowFrame`s; what holds none comes back as it is."""
+    if is_frame(value):
+        import polars
+
+        return ArrowFrame(value.to_arrow(compat_level=polars.CompatLevel.newest()))
+    if isinstance(value, Items):
+        return Items(portable(value.source), value.indices)
+    if isinstance(value, dict):
+        return {key: portable(each) for key, each in value.items()}  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, list) and any(isinstance(each, dict | list) or is_frame(each) for each in value[:1]):  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        return [portable(each) for each in value]  # pyright: ignore[reportUnknownVariableType]
+    return value
+
+
+def restore(value: Any) -> Any:
+    """Undo `portable`, without copying the frames' data."""
+    if isinstance(value, ArrowFrame):
+        import polars
+
+        return polars.from_arrow(value.table, rechunk=False)
+    if isinstance(value, Items):
+        return Items(restore(value.source), value.indices)
+    if isinstance(value, dict):
+        return {key: restore(each) for key, each in value.items()}  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, list) and any(isinstance(each, dict | list | ArrowFrame) for each in value[:1]):  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        return [restore(each) for each in value]  # pyright: ignore[reportUnknownVariableType]
+    return value
