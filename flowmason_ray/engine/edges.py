@@ -122,7 +122,7 @@ class EdgeFinder:
         known = [*ROOTS, *self.loop_variables(draft.id)]
         self._report(
             "unknown_name",
-            f"Unknown name {root!r} in stage {draft.id!r}; known here: {', '.join(sorted(known))}.",
+            f"{draft.title} reads {root!r}, which is no name here; known are: {', '.join(sorted(known))}.",
             pointer,
             found=root,
             nearest=None if hint else nearest(root, known),
@@ -131,7 +131,7 @@ class EdgeFinder:
 
     def _read(self, draft: Draft, name: str, reference: Reference, pointer: str) -> None:
         if name not in self._drafts:
-            self._unknown_stage(draft, name, f"Stage {draft.id!r} reads", pointer)
+            self._unknown_stage(draft, name, f"{draft.title} reads", pointer)
         elif name == draft.id:
             self._report("self_reference", f"Stage {name!r} reads its own output.", pointer)
         elif self._connect(draft, name, pointer, reads=reference.aspect == "output"):
@@ -139,7 +139,7 @@ class EdgeFinder:
             if crosses and len(reference.path) > 1 and reference.aspect == "output" and not reference.defaulted:
                 self._report(
                     "missing_default",
-                    f"Stage {draft.id!r} reads a field of {name!r}, which may be skipped because it lies in a branch.",
+                    f"{draft.title} reads a field of {name!r}, which may be skipped because it lies in a branch.",
                     pointer,
                     hint="Say what holds then: '| default(…)'.",
                 )
@@ -167,7 +167,7 @@ class EdgeFinder:
         above, below = self._bodies.lift(name, region), self._bodies.lift(draft.id, region)
         crossed = self._loop_crossed(name, region)
         if crossed is not None:
-            message = f"Stage {draft.id!r} reaches into the body of {crossed!r}: {name!r} runs once per item there."
+            message = f"{draft.title} reaches into the body of {crossed!r}: {name!r} runs once per item there."
             hint = f"Read what the loop collects: 'stages.{crossed}.results'."
             self._report("border_crossing", message, pointer, hint=hint)
             return False
@@ -180,11 +180,11 @@ class EdgeFinder:
     def _within_owner(self, draft: Draft, name: str, owner: str, pointer: str, *, reads: bool) -> bool:
         if name == owner:  # a body stage and its own owner: the order is implied
             if reads:
-                message = f"Stage {draft.id!r} reads {name!r}, whose body it belongs to: there is no output yet."
+                message = f"{draft.title} reads {name!r}, whose body it belongs to: there is no output yet."
                 self._report("border_crossing", message, pointer)
             return not reads
         if draft.id == owner:
-            message = f"Stage {draft.id!r} reads {name!r} in its own body before the body has run."
+            message = f"{draft.title} reads {name!r} in its own body before the body has run."
             self._report("border_crossing", message, pointer)
             return False
         theirs, ours = self._body_in(name, owner), self._body_in(draft.id, owner)
@@ -236,8 +236,11 @@ class EdgeFinder:
         visible = [s for s in self._setters.get(name, ()) if s != draft.id and self._sees(draft.id, s)]
         if not visible:
             if not any(r.defaulted for _, r in draft.references() if r.root == "vars" and r.path and r.path[0] == name):
-                message = f"Stage {draft.id!r} reads variable {name!r}, which no stage sets where it could be seen."
-                self._report("unknown_variable", message, pointer, found=name, nearest=nearest(name, self._setters))
+                message = f"{draft.title} reads variable {name!r}, which no stage sets where it could be seen."
+                others = [s for s in self._setters.get(name, ()) if s != draft.id]
+                hint = f"Stage {others[0]!r} sets it inside a loop, for that iteration only." if others else None
+                close = nearest(name, [each for each in self._setters if each != name])
+                self._report("unknown_variable", message, pointer, found=name, nearest=close, hint=hint)
         return visible
 
     def _sees(self, reader: str, setter: str) -> bool:

@@ -76,6 +76,9 @@ def try_plan(
         plan = planner.plan()
     if any(p.severity == "error" for p in problems):
         plan = None
+    refused = {p.path for p in problems if p.code == "invalid_config"}
+    # What a construct has refused, its component's Input refuses too: once is enough.
+    problems = [p for p in problems if p.code != "invalid_value" or p.path not in refused]
     problems.sort(key=lambda p: (p.line or 0, p.column or 0, p.path))
     return plan, problems
 
@@ -240,7 +243,7 @@ class _Planner:
         if template is None and pipeline.output_schema is not None and scope.result is not None:
             template = parse_template(_reference(scope.result))
         if template is not None:
-            scope.hidden = Draft(id=OUTPUT, pointer=pointer, template=template)
+            scope.hidden = Draft(id=OUTPUT, pointer=pointer, called="The pipeline's output", template=template)
 
     def _result_stage(self, scope: _ScopeDraft, name: str, pointer: str) -> None:
         if name not in self._drafts:
@@ -267,7 +270,12 @@ class _Planner:
             scope.result = terminals[0]
         else:
             template = collect if collect is not None else _object_of(terminals)
-            scope.hidden = Draft(id=COLLECT, pointer=f"{owner.pointer}/config/collect", template=template)
+            scope.hidden = Draft(
+                id=COLLECT,
+                pointer=f"{owner.pointer}/config/collect",
+                called=f"'collect' of stage {owner.id!r}",
+                template=template,
+            )
 
     # -- checks -------------------------------------------------------------------------------------------------------
 
