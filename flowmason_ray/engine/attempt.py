@@ -14,11 +14,12 @@ import traceback
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+import orjson
 from pydantic import ValidationError
 
 from flowmason_ray.engine.component import ComponentSpec
 from flowmason_ray.engine.output_dump import dump_output
-from flowmason_ray.engine.values import Decision, is_frame
+from flowmason_ray.engine.values import Decision, is_frame, not_recordable, printable
 from flowmason_ray.errors import Failure, FlowMasonError, StageError, TemporaryError
 
 if TYPE_CHECKING:
@@ -82,6 +83,8 @@ def prepare(work: Work, scope: Scope) -> Any:
         if work.schema is not None and (problems := work.schema.violations(config)):
             message = "The pipeline's output misses its schema: " + "; ".join(p.message for p in problems)
             raise InvalidOutput(message, details={"problems": [p.to_json() for p in problems]})
+        if (problem := not_recordable(config)) is not None:
+            raise InvalidOutput(f"The value that a template made is not JSON: {problem}.")
         return Value(config)
     if work.fixed:
         config = {**config, **work.fixed}
@@ -113,6 +116,8 @@ def finish(component: ComponentSpec, result: Any) -> Value:
         value = dump_output(result, is_frame)
     except (TypeError, ValueError) as exc:
         raise InvalidOutput(f"The output of component {component.name!r} is not JSON: {exc}.") from exc
+    if (problem := not_recordable(value)) is not None:
+        raise InvalidOutput(f"The output of component {component.name!r} is not JSON: {problem}.")
     if component.kind == "control_flow":
         return Value(value, {"branch": value.get("branch")})
     return Value(value)
@@ -122,21 +127,20 @@ def fail(exc: BaseException, path: str, attempt: int) -> Failure:
     """Describe how an attempt failed."""
     if isinstance(exc, FlowMasonError):
         delay = exc.delay.total_seconds() if isinstance(exc, TemporaryError) and exc.delay else None
-        details = getattr(exc, "details", None)
         return Failure(
-            code=exc.code,
-            message=exc.message,
+            code=str(exc.code),
+            message=printable(str(exc.message)),
             stage=path,
             attempts=attempt,
             error_type=type(exc).__name__,
             retry_after_s=delay,
-            details=details,
+            details=_plain(getattr(exc, "details", None)),
         )
     name = type(exc).__name__
-    text = str(exc)
+    text = _words_of(exc)
     return Failure(
         code="component_error",
-        message=f"{name}: {text}" if text else name,
+        message=printable(f"{name}: {text}" if text else name),
         stage=path,
         attempts=attempt,
         error_type=name,
@@ -144,12 +148,29 @@ def fail(exc: BaseException, path: str, attempt: int) -> Failure:
     )
 
 
+def _words_of(exc: BaseException) -> str:
+    try:
+        return str(exc)
+    except Exception as unspeakable:  # an exception's __str__ is foreign code too
+        return f"(it cannot be printed: {type(unspeakable).__name__})"
+
+
+def _plain(details: Any) -> dict[str, Any] | None:
+    """Return the details of an error as plain JSON: they go into the run log, whatever a component put there."""
+    if not isinstance(details, Mapping):
+        return None
+    try:
+        return orjson.loads(orjson.dumps(dict(details), default=repr, option=orjson.OPT_NON_STR_KEYS))  # pyright: ignore[reportUnknownArgumentType]  # keys and values of any kind
+    except (TypeError, ValueError):
+        return {"details": printable(repr(details))}  # pyright: ignore[reportUnknownArgumentType]
+
+
 def _frames_of_component(exc: BaseException) -> str:
     """Return the traceback from the component's own code on: what lies above it is ours and says nothing."""
     frames = traceback.extract_tb(exc.__traceback__)
     first = next((i for i, f in enumerate(frames) if f"{'/'}flowmason_ray/engine/" not in f.filename), 0)
     lines = traceback.format_list(frames[first:])
-    return "".join(lines)[-TRACEBACK_LIMIT_CHARS:]
+    return printable("".join(lines)[-TRACEBACK_LIMIT_CHARS:])
 
 
 def _violations(what: str, exc: ValidationError) -> str:

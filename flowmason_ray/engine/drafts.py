@@ -38,6 +38,8 @@ class Draft:
 
     id: str
     pointer: str
+    called: str = ""
+    """What a hidden stage is called in messages; empty for written ones."""
     spec: Stage | None = None
     component: ComponentSpec | None = None
     construct: Construct | None = None
@@ -48,9 +50,16 @@ class Draft:
     late: dict[str, Template] = field(default_factory=dict[str, Template])
 
     @property
+    def title(self) -> str:
+        """What begins a sentence about it."""
+        return self.called or f"Stage {self.id!r}"
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The variables that this stage sets."""
-        return self.shape.options if self.component is not None and self.component.name == "variable_set" else ()
+        if self.component is None or self.component.name != "variable_set":
+            return ()
+        return self.shape.options or ()  # None: its config could not be read
 
     def references(self) -> Iterator[tuple[str, Reference]]:
         """Yield every reference with its JSON pointer in the pipeline."""

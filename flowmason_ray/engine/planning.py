@@ -7,6 +7,7 @@ everything its position and to add the hidden stages that make a scope's value.
 
 from __future__ import annotations
 
+from collections import defaultdict, deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -34,6 +35,9 @@ OUTPUT = "$output"
 """The hidden stage that makes the run's result. No written stage can be called so."""
 COLLECT = "$collect"
 """The hidden stage that makes an iteration's result."""
+
+MOST_NAMES = 100
+"""How many stages of a cycle are named: enough for any that somebody wrote by hand."""
 
 
 def make_plan(
@@ -72,6 +76,9 @@ def try_plan(
         plan = planner.plan()
     if any(p.severity == "error" for p in problems):
         plan = None
+    refused = {p.path for p in problems if p.code == "invalid_config"}
+    # What a construct has refused, its component's Input refuses too: once is enough.
+    problems = [p for p in problems if p.code != "invalid_value" or p.path not in refused]
     problems.sort(key=lambda p: (p.line or 0, p.column or 0, p.path))
     return plan, problems
 
@@ -136,6 +143,7 @@ class _Planner:
         self._report = report
         self._finder = EdgeFinder(drafts, bodies, names, report)
         self._scopes: list[_ScopeDraft] = []
+        self._body_scope: dict[str, int] = {}
         self._place: dict[str, tuple[_ScopeDraft, int]] = {}
         self._position = {draft.id: i for i, draft in enumerate(drafts.values())}
 
@@ -147,12 +155,13 @@ class _Planner:
         """Return the plan; None when what was found makes positions meaningless (a cycle)."""
         for draft in self._drafts.values():
             self._finder.add(draft)
+        self._finder.order_setters(self._drafts.values())
         self._finder.add_variables(self._drafts.values())
         self._lay_out_scopes()
         hidden = [scope.hidden for scope in self._scopes if scope.hidden is not None]
         for draft in hidden:
             self._finder.add(draft)
-            self._finder.add_variables([draft])
+        self._finder.add_variables(hidden)
         self._check_cycles()
         check_types(self._pipeline, self._drafts, self._bodies, hidden, self._report)
         input_schema = self._schema(self._pipeline.input_schema, "/input_schema")
@@ -177,9 +186,11 @@ class _Planner:
             around = by_node[id(node.parent.scope)] if node.parent else None
             scope = by_node[id(node)] = _ScopeDraft(node, len(self._scopes), around)
             self._scopes.append(scope)
-            stack = [node]
+            if node.owner is not None:
+                self._body_scope[node.owner] = scope.index
+            stack = deque([node])
             while stack:
-                region = stack.pop(0)
+                region = stack.popleft()
                 scope.regions.append(region)
                 scope.ids.extend(region.members)
                 stack.extend(child for child in region.children if not child.begins_scope)
@@ -232,7 +243,7 @@ class _Planner:
         if template is None and pipeline.output_schema is not None and scope.result is not None:
             template = parse_template(_reference(scope.result))
         if template is not None:
-            scope.hidden = Draft(id=OUTPUT, pointer=pointer, template=template)
+            scope.hidden = Draft(id=OUTPUT, pointer=pointer, called="The pipeline's output", template=template)
 
     def _result_stage(self, scope: _ScopeDraft, name: str, pointer: str) -> None:
         if name not in self._drafts:
@@ -259,7 +270,12 @@ class _Planner:
             scope.result = terminals[0]
         else:
             template = collect if collect is not None else _object_of(terminals)
-            scope.hidden = Draft(id=COLLECT, pointer=f"{owner.pointer}/config/collect", template=template)
+            scope.hidden = Draft(
+                id=COLLECT,
+                pointer=f"{owner.pointer}/config/collect",
+                called=f"'collect' of stage {owner.id!r}",
+                template=template,
+            )
 
     # -- checks -------------------------------------------------------------------------------------------------------
 
@@ -270,7 +286,7 @@ class _Planner:
                 if ring is None:
                     continue
                 pointer = self._edges.waits[ring[0]][ring[1]]
-                words = " → ".join(ring)
+                words = " → ".join(ring if len(ring) <= MOST_NAMES else [*ring[:MOST_NAMES], "…", ring[-1]])
                 message = f"These stages wait for each other: {words} (each for the next)."
                 self._report("cycle", message, pointer, found=words)
 
@@ -288,7 +304,11 @@ class _Planner:
 
     def _scope_plan(self, scope: _ScopeDraft) -> ScopePlan:
         region_index = {id(node): i for i, node in enumerate(scope.regions)}
-        stages = tuple(self._plan_stage(scope, name, i, region_index) for i, name in enumerate(scope.ids))
+        bodies: dict[str, dict[str, int]] = defaultdict(dict)
+        for node in scope.regions:
+            if node is not scope.node and node.owner is not None and node.body is not None:
+                bodies[node.owner][node.body.name] = region_index[id(node)]
+        stages = tuple(self._plan_stage(scope, name, i, region_index, bodies) for i, name in enumerate(scope.ids))
         downstream: list[list[int]] = [[] for _ in stages]
         for stage in stages:
             for above in stage.waits_for:
@@ -323,7 +343,14 @@ class _Planner:
             isolated=scope.parent is None,
         )
 
-    def _plan_stage(self, scope: _ScopeDraft, name: str, index: int, region_index: Mapping[int, int]) -> PlanStage:
+    def _plan_stage(
+        self,
+        scope: _ScopeDraft,
+        name: str,
+        index: int,
+        region_index: Mapping[int, int],
+        bodies: Mapping[str, Mapping[str, int]],
+    ) -> PlanStage:
         hidden = scope.hidden if scope.hidden is not None and scope.hidden.id == name else None
         if hidden is not None:
             root = scope.parent is None
@@ -340,12 +367,6 @@ class _Planner:
             )
         draft = self._drafts[name]
         waits = self._edges.waits.get(name, {})
-        body_scope = next((s.index for s in self._scopes if s.node.owner == name), None)
-        bodies = {
-            node.body.name: region_index[id(node)]
-            for node in scope.regions
-            if node.owner == name and node.body is not None and node is not scope.node
-        }
         return PlanStage(
             id=name,
             index=index,
@@ -358,8 +379,8 @@ class _Planner:
             upstreams=tuple(self._target(u, scope) for u in self._edges.upstreams.get(name, ())),
             waits_for=tuple(sorted(self._place[above][1] for above in waits)),
             construct=draft.construct,
-            bodies=bodies,
-            body_scope=body_scope,
+            bodies=bodies.get(name, {}),
+            body_scope=self._body_scope.get(name),
             options=draft.shape.options,
             pointer=draft.pointer,
             **_execution(draft, self._pipeline),

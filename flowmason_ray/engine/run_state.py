@@ -114,7 +114,7 @@ class RunState:
         return out
 
     def _created(self, event: RunCreated) -> None:
-        if self.root is None:
+        if self.root is None and not self.ended:
             self.root = Scope(self.plan.root, parent=None, owner=-1, prefix="", input=event.input)
             self.open_region(self.root, 0)
 
@@ -198,7 +198,8 @@ class RunState:
         if status[active.index] == RETRYING:
             return None
         del self.active[path]
-        self.in_flight -= 1
+        if not active.gathering:
+            self.in_flight -= 1
         if active.abort is None:
             return active
         abort = active.abort
@@ -365,8 +366,8 @@ class RunState:
         """Have the construct's value put together by the executor."""
         path = scope.path(index)
         attempt = scope.tries.get(index, 0) + 1
+        # Not counted in `in_flight`: no component runs, and a loop must not wait for a place to end.
         self.active[path] = _Active(scope, index, attempt, gathering=True)
-        self.in_flight += 1
         self._out.append(GatherResults(path=path, attempt=attempt, head=head, parts=parts))
 
     def end(self, scope: Scope, index: int, value: Any) -> None:

@@ -65,6 +65,7 @@ class Summary:
                 summary.duration_s += event.duration_s  # pyright: ignore[reportAttributeAccessIssue]
                 if summary.status == "running":
                     summary.status = "succeeded"
+                    summary.failure = None  # that of an attempt before, which was repeated
             if event.usage is not None:  # pyright: ignore[reportAttributeAccessIssue]
                 for name, amount in event.usage.items():  # pyright: ignore[reportAttributeAccessIssue]
                     self.usage[name] = self.usage.get(name, 0) + amount

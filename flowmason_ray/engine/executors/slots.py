@@ -75,6 +75,7 @@ class Slots:
         for entry in self._waiting:
             if entry[0] is owner:
                 self._waiting.remove(entry)
+                self._advance()  # it may have been what the others waited behind
                 return True
         return False
 
