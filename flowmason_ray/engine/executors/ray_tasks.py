@@ -284,7 +284,9 @@ class RayTasksExecutor:
         arguments: list[Any] = []
         parts = {name: [_binding(h, arguments) for h in handles] for name, handles in command.parts.items()}
         options = {"num_returns": 2, "num_cpus": 0, "name": command.path, "max_retries": PURE_RETRIES}
-        report, value = _remote_gather.options(**options).remote(command.head, parts, self._packed_run, *arguments)
+        report, value = _remote_gather.options(**options).remote(
+            command.head, parts, self._packed_run, *arguments
+        )
         self._watch(_Task(command.path, command.attempt, report, value))
         return None
 
