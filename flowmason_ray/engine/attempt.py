@@ -35,15 +35,29 @@ class Work(Protocol):
     """The part of a stage that an attempt needs; a `PlanStage` is one, and so is what a worker rebuilds."""
 
     @property
-    def component(self) -> ComponentSpec | None: ...
+    def component(self) -> ComponentSpec | None:
+        """None: the value is the rendered template itself."""
+        ...
+
     @property
-    def template(self) -> Template: ...
+    def template(self) -> Template:
+        """What is rendered."""
+        ...
+
     @property
-    def fixed(self) -> Mapping[str, Any]: ...
+    def fixed(self) -> Mapping[str, Any]:
+        """What is handed over as it is written."""
+        ...
+
     @property
-    def when(self) -> Expression | None: ...
+    def when(self) -> Expression | None:
+        """Whether it runs at all."""
+        ...
+
     @property
-    def schema(self) -> InputSchema | None: ...
+    def schema(self) -> InputSchema | None:
+        """What the rendered template must satisfy."""
+        ...
 
 
 class Value(NamedTuple):

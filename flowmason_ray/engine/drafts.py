@@ -30,7 +30,9 @@ WHOLE = parse_template({})
 class Report(Protocol):
     """Takes a problem: where it is found, and the facts of `errors.Problem`."""
 
-    def __call__(self, code: str, message: str, pointer: str, **facts: Any) -> None: ...
+    def __call__(self, code: str, message: str, pointer: str, **facts: Any) -> None:
+        """Take one problem."""
+        ...
 
 
 @dataclass(slots=True, kw_only=True)

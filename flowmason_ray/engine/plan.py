@@ -59,7 +59,7 @@ class PlanStage:
     """What the skip rule looks at: every stage that is referred to or depended on, wherever it lies."""
     waits_for: tuple[int, ...] = ()
     """The stages of the same region that must have ended first."""
-    retry: RetryPolicy = RetryPolicy()
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
     timeout_s: float | None = None
     on_error: Literal["fail", "continue", "fallback"] = "fail"
     fallback_output: Any = None

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 
@@ -30,7 +30,7 @@ from flowmason_ray.spec.templates import Template, parse_template
 
 if TYPE_CHECKING:
     from flowmason_ray.spec.loader import LoadedPipeline
-    from flowmason_ray.spec.pipeline import Pipeline, Stage
+    from flowmason_ray.spec.pipeline import Pipeline
     from flowmason_ray.spec.pipeline import Retry as RetrySpec
 
 OUTPUT = "$output"
@@ -113,7 +113,7 @@ def _names(pipeline: Pipeline, env: Collection[str], secrets: Collection[str]) -
     schema = pipeline.input_schema
     properties: Any = schema.get("properties") if schema else None
     return Names(
-        input_properties=frozenset(properties) if isinstance(properties, Mapping) else None,
+        input_properties=frozenset(cast("Mapping[str, Any]", properties)) if isinstance(properties, Mapping) else None,
         input_closed=bool(schema) and schema.get("additionalProperties") is False,
         env=frozenset(env),
         secrets=frozenset(secrets),
@@ -537,7 +537,7 @@ def _digest(data: Mapping[str, Any], drafts: Mapping[str, Draft]) -> str:
     def written(item: Mapping[str, Any], without: tuple[str, ...]) -> dict[str, Any]:
         return {k: v for k, v in item.items() if k not in without and not k.startswith("x-")}
 
-    stages: list[Stage | Any] = list(data.get("stages", ()))
+    stages: list[dict[str, Any]] = list(data.get("stages", ()))
     meaning = written(data, (*_NO_MEANING, "stages"))
     meaning["stages"] = sorted((written(s, _NO_MEANING_IN_STAGE) for s in stages), key=lambda s: str(s.get("id")))
     meaning["calls"] = sorted({d.callee.digest for d in drafts.values() if d.callee})
