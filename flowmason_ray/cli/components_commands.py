@@ -1,4 +1,7 @@
 import typer
+
 group = typer.Typer()
+
+
 @group.command("list")
 def _l() -> None: ...

@@ -36,7 +36,9 @@ def read_input(
     """
     given = [name for name, value in (("-i", text), ("-f", file), ("--sample", sample)) if value is not None]
     if len(given) > 1:
-        raise InvalidCall(f"{' and '.join(given)} each give the whole input; use one of them (--set changes parts of it).")
+        raise InvalidCall(
+            f"{' and '.join(given)} each give the whole input; use one of them (--set changes parts of it)."
+        )
     data: dict[str, Any] = {}
     if text is not None:
         data = _parsed(source_of(text, file="-i"))

@@ -1,11 +1,11 @@
 """Problems the way a good compiler shows them: what, where (clickable), the line itself, and what to do.
 
-    error[unknown_key]: Unknown key 'confg'. Did you mean 'config'?
-      --> sales.pipeline.json:7:9
-       |
-     7 |         "confg": {},
-       |         ^^^^^^^
-       = help: …
+error[unknown_key]: Unknown key 'confg'. Did you mean 'config'?
+  --> sales.pipeline.json:7:9
+   |
+ 7 |         "confg": {},
+   |         ^^^^^^^
+   = help: …
 """
 
 from __future__ import annotations
@@ -118,5 +118,3 @@ class ProblemReport:
                 text = ""
             lines = self._lines[file] = text.split("\n") if text else []
         return lines
-
-
