@@ -22,6 +22,9 @@ from flowmason_ray.errors import Problem
 EXCERPT_WIDTH = 110
 """Columns of an excerpt; minified files have lines of megabytes."""
 
+MOST_PROBLEMS = 30
+"""Problems that are shown; nobody reads further before mending the first."""
+
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[-+.\w]+')
 
 
@@ -33,8 +36,11 @@ def print_problems(problems: Iterable[Problem], *, texts: Mapping[str, str] | No
         texts: The text of files that are not on disk (`-i`), by the name that problems call them.
     """
     report = ProblemReport(painter(sys.stderr), texts)
-    for problem in problems:
+    told = list(problems)
+    for problem in told[:MOST_PROBLEMS]:
         note(report.text(problem) + "\n")
+    if len(told) > MOST_PROBLEMS:
+        note(f"… and {len(told) - MOST_PROBLEMS:,} more; --json lists all.\n")
 
 
 def shown_path(file: str) -> str:
