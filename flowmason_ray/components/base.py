@@ -65,8 +65,8 @@ def _declare(
     raw: Iterable[str],
 ) -> None:
     where = f"{cls.__module__}.{cls.__qualname__}"
-    for part in ("Input", "Output"):
-        model = getattr(cls, part, None)
+    models = {part: getattr(cls, part, None) for part in ("Input", "Output")}
+    for part, model in models.items():
         if not (isinstance(model, type) and issubclass(model, BaseModel)):
             raise InvalidComponent(
                 f"Component {where!r} needs a nested class {part!r} that derives from pydantic.BaseModel."
@@ -83,7 +83,7 @@ def _declare(
     except TypeError as exc:
         raise InvalidComponent(f"Component {where!r} must be constructible without arguments: {exc}.") from exc
     is_async = inspect.iscoroutinefunction(execute)
-    input_model = cast("type[BaseModel]", cls.Input)  # pyright: ignore[reportAttributeAccessIssue]  # checked above
+    input_model, output_model = cast("type[BaseModel]", models["Input"]), cast("type[BaseModel]", models["Output"])
     unknown = {*expressions, *raw} - set(input_model.model_fields)
     if unknown:
         raise InvalidComponent(
@@ -107,7 +107,7 @@ def _declare(
         description=description or inspect.getdoc(cls) or "",
         category=category,
         input_model=input_model,
-        output_model=cast("type[BaseModel]", cls.Output),  # pyright: ignore[reportAttributeAccessIssue]  # checked above
+        output_model=output_model,
         create=cls,
         is_async=is_async,
         module=cls.__module__,

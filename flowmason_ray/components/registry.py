@@ -157,7 +157,8 @@ def _specs_in(module: ModuleType) -> Iterator[ComponentSpec]:
 def _load(name: str, target: str) -> ComponentSpec:
     module_name, _, class_name = target.partition(":")
     spec = spec_of(getattr(importlib.import_module(module_name), class_name))
-    assert spec is not None and spec.name == name, f"{target} does not declare {name!r}"
+    assert spec is not None, f"{target} is not declared a component"
+    assert spec.name == name, f"{target} does not declare {name!r}"
     return spec
 
 

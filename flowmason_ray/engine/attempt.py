@@ -14,11 +14,13 @@ import traceback
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+import orjson
 from pydantic import ValidationError
 
 from flowmason_ray.engine.component import ComponentSpec
-from flowmason_ray.engine.values import Decision, is_frame
-from flowmason_ray.errors import FlowMasonError, Failure, StageError, TemporaryError
+from flowmason_ray.engine.output_dump import dump_output
+from flowmason_ray.engine.values import Decision, is_frame, not_recordable, printable
+from flowmason_ray.errors import Failure, FlowMasonError, StageError, TemporaryError
 
 if TYPE_CHECKING:
     from flowmason_ray.spec.expressions import Expression, Scope
@@ -33,15 +35,29 @@ class Work(Protocol):
     """The part of a stage that an attempt needs; a `PlanStage` is one, and so is what a worker rebuilds."""
 
     @property
-    def component(self) -> ComponentSpec | None: ...
+    def component(self) -> ComponentSpec | None:
+        """None: the value is the rendered template itself."""
+        ...
+
     @property
-    def template(self) -> Template: ...
+    def template(self) -> Template:
+        """What is rendered."""
+        ...
+
     @property
-    def fixed(self) -> Mapping[str, Any]: ...
+    def fixed(self) -> Mapping[str, Any]:
+        """What is handed over as it is written."""
+        ...
+
     @property
-    def when(self) -> Expression | None: ...
+    def when(self) -> Expression | None:
+        """Whether it runs at all."""
+        ...
+
     @property
-    def schema(self) -> InputSchema | None: ...
+    def schema(self) -> InputSchema | None:
+        """What the rendered template must satisfy."""
+        ...
 
 
 class Value(NamedTuple):
@@ -78,9 +94,10 @@ def prepare(work: Work, scope: Scope) -> Any:
     config = work.template.render(scope)
     component = work.component
     if component is None:
-        if work.schema is not None and (problems := work.schema.violations(config)):
-            message = "The pipeline's output misses its schema: " + "; ".join(p.message for p in problems)
-            raise InvalidOutput(message, details={"problems": [p.to_json() for p in problems]})
+        if work.schema is not None:
+            conform(config, work.schema)
+        if (problem := not_recordable(config)) is not None:
+            raise InvalidOutput(f"The value that a template made is not JSON: {problem}.")
         return Value(config)
     if work.fixed:
         config = {**config, **work.fixed}
@@ -90,14 +107,40 @@ def prepare(work: Work, scope: Scope) -> Any:
         raise InvalidConfig(_violations(f"The config of component {component.name!r}", exc)) from exc
 
 
-def finish(component: ComponentSpec, result: Any) -> Value:
+def _checked(decision: Decision, schema: InputSchema | None) -> Any:
+    """Return a decision's value, held against the stage's schema if it is to be.
+
+    Raises:
+        InvalidInput: it is the input of a called pipeline and does not fit.
+        InvalidOutput: it is to be the pipeline's output and does not fit.
+    """
+    if schema is None or decision.checked is None:
+        return decision.value
+    if decision.checked == "input":
+        return schema.apply(decision.value)
+    conform(decision.value, schema)
+    return decision.value
+
+
+def conform(value: Any, schema: InputSchema) -> None:
+    """Hold the pipeline's output against its schema.
+
+    Raises:
+        InvalidOutput: it does not fit; every violation is listed.
+    """
+    if problems := schema.violations(value, subject="output"):
+        message = "The pipeline's output misses its schema: " + "; ".join(p.message for p in problems)
+        raise InvalidOutput(message, details={"problems": [p.to_json() for p in problems]})
+
+
+def finish(component: ComponentSpec, result: Any, schema: InputSchema | None = None) -> Value:
     """Turn what `execute` returned into a value of JSON and frames.
 
     Raises:
         InvalidOutput: it is not an Output, nor an object that makes one.
     """
     if type(result) is Decision:
-        return Value(result.value, result.facts)
+        return Value(_checked(result, schema), result.facts)
     model = component.output_model
     if not isinstance(result, model):
         if not isinstance(result, Mapping):
@@ -109,39 +152,34 @@ def finish(component: ComponentSpec, result: Any) -> Value:
         except ValidationError as exc:
             raise InvalidOutput(_violations(f"The output of component {component.name!r}", exc)) from exc
     try:
-        value = model.__pydantic_serializer__.to_python(result, mode="json", fallback=_keep_frame)
+        value = dump_output(result, is_frame)
     except (TypeError, ValueError) as exc:
         raise InvalidOutput(f"The output of component {component.name!r} is not JSON: {exc}.") from exc
+    if (problem := not_recordable(value)) is not None:
+        raise InvalidOutput(f"The output of component {component.name!r} is not JSON: {problem}.")
     if component.kind == "control_flow":
         return Value(value, {"branch": value.get("branch")})
     return Value(value)
-
-
-def _keep_frame(value: Any) -> Any:
-    if is_frame(value):
-        return value
-    raise TypeError(f"a value of type {type(value).__name__!r} is neither JSON nor a frame")
 
 
 def fail(exc: BaseException, path: str, attempt: int) -> Failure:
     """Describe how an attempt failed."""
     if isinstance(exc, FlowMasonError):
         delay = exc.delay.total_seconds() if isinstance(exc, TemporaryError) and exc.delay else None
-        details = getattr(exc, "details", None)
         return Failure(
-            code=exc.code,
-            message=exc.message,
+            code=str(exc.code),
+            message=printable(str(exc.message)),
             stage=path,
             attempts=attempt,
             error_type=type(exc).__name__,
             retry_after_s=delay,
-            details=details,
+            details=_plain(getattr(exc, "details", None)),
         )
     name = type(exc).__name__
-    text = str(exc)
+    text = _words_of(exc)
     return Failure(
         code="component_error",
-        message=f"{name}: {text}" if text else name,
+        message=printable(f"{name}: {text}" if text else name),
         stage=path,
         attempts=attempt,
         error_type=name,
@@ -149,12 +187,29 @@ def fail(exc: BaseException, path: str, attempt: int) -> Failure:
     )
 
 
+def _words_of(exc: BaseException) -> str:
+    try:
+        return str(exc)
+    except Exception as unspeakable:  # an exception's __str__ is foreign code too
+        return f"(it cannot be printed: {type(unspeakable).__name__})"
+
+
+def _plain(details: Any) -> dict[str, Any] | None:
+    """Return the details of an error as plain JSON: they go into the run log, whatever a component put there."""
+    if not isinstance(details, Mapping):
+        return None
+    try:
+        return orjson.loads(orjson.dumps(dict(details), default=repr, option=orjson.OPT_NON_STR_KEYS))  # pyright: ignore[reportUnknownArgumentType]  # keys and values of any kind
+    except (TypeError, ValueError):
+        return {"details": printable(repr(details))}  # pyright: ignore[reportUnknownArgumentType]
+
+
 def _frames_of_component(exc: BaseException) -> str:
     """Return the traceback from the component's own code on: what lies above it is ours and says nothing."""
     frames = traceback.extract_tb(exc.__traceback__)
     first = next((i for i, f in enumerate(frames) if f"{'/'}flowmason_ray/engine/" not in f.filename), 0)
     lines = traceback.format_list(frames[first:])
-    return "".join(lines)[-TRACEBACK_LIMIT_CHARS:]
+    return printable("".join(lines)[-TRACEBACK_LIMIT_CHARS:])
 
 
 def _violations(what: str, exc: ValidationError) -> str:

@@ -12,6 +12,9 @@ from flowmason_ray.engine.control_flow import Body
 from flowmason_ray.engine.drafts import Draft, Report, body_members
 from flowmason_ray.errors import nearest
 
+MAX_DEPTH = 100
+"""How many bodies may lie inside each other. Far more than anybody can follow; it bounds paths, and the engine's stack."""
+
 
 @dataclass(slots=True, eq=False)
 class RegionNode:
@@ -69,7 +72,8 @@ class Bodies:
         """Return the stage itself or the owner around it that is a direct member of `region`."""
         node = self.home[stage]
         while node is not region:
-            assert node.owner is not None and node.parent is not None
+            assert node.owner is not None
+            assert node.parent is not None
             stage, node = node.owner, node.parent
         return stage
 
@@ -98,15 +102,36 @@ def find_bodies(drafts: Mapping[str, Draft], report: Report) -> Bodies | None:
             report("two_owners", message, pointer, found=member)
         else:
             owner[member] = (draft.id, body)
+    for ring in _rings(drafts, owner):
+        sound = False
+        words = " → ".join([*reversed(ring), ring[-1]])
+        report("body_cycle", f"Stage {ring[0]!r} lies inside its own body: {words}.", drafts[ring[0]].pointer)
+    if not sound:
+        return None
+    bodies = _build(drafts, owner)
+    deepest = max(bodies.home, key=lambda stage: bodies.home[stage].depth, default=None)
+    if deepest is not None and bodies.home[deepest].depth > MAX_DEPTH:
+        message = (
+            f"Stage {deepest!r} lies in {bodies.home[deepest].depth} bodies inside each other; the most is {MAX_DEPTH}."
+        )
+        report("too_deep", message, drafts[deepest].pointer, hint="Move a part into a pipeline of its own.")
+        return None
+    return bodies
+
+
+def _rings(drafts: Mapping[str, Draft], owner: Mapping[str, tuple[str, Body]]) -> Iterator[list[str]]:
+    """Yield every ring of stages of which each is owned by the next."""
+    settled: set[str] = set()
     for start in drafts:
-        chain = [start]
-        while (found := owner.get(chain[-1])) is not None and found[0] not in chain:
-            chain.append(found[0])
-        if found is not None and found[0] == start:
-            sound = False
-            ring = " → ".join([*reversed(chain), chain[-1]])
-            report("body_cycle", f"Stage {start!r} lies inside its own body: {ring}.", drafts[start].pointer)
-    return _build(drafts, owner) if sound else None
+        chain: dict[str, None] = {}
+        stage: str | None = start
+        while stage is not None and stage not in settled and stage not in chain:
+            chain[stage] = None
+            stage = owner[stage][0] if stage in owner else None
+        if stage in chain:
+            walked = list(chain)
+            yield walked[walked.index(stage) :]
+        settled.update(chain)
 
 
 def _build(drafts: Mapping[str, Draft], owner: Mapping[str, tuple[str, Body]]) -> Bodies:

@@ -12,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-
 from flowmason_ray.engine.bodies import Bodies, RegionNode
 from flowmason_ray.engine.control_flow import Body
 from flowmason_ray.engine.drafts import Draft, Report
@@ -20,6 +19,23 @@ from flowmason_ray.errors import nearest
 from flowmason_ray.spec.expressions import Reference
 
 ROOTS = frozenset({"input", "stages", "vars", "context", "env", "secrets"})
+RESERVED = ROOTS | {
+    "upstream",
+    "and",
+    "or",
+    "not",
+    "in",
+    "is",
+    "if",
+    "else",
+    "true",
+    "false",
+    "none",
+    "True",
+    "False",
+    "None",
+}
+"""Names that mean something in every expression; `upstream` is the older spelling of `stages`."""
 CONTEXT_FIELDS = ("attempt", "path", "pipeline", "region", "run_id", "stage_id", "started_at", "version")
 
 
@@ -44,6 +60,7 @@ class EdgeFinder:
         self._names = names
         self._report = report
         self._setters = _setters(drafts.values())
+        self._above: dict[str, set[str]] = {}
         self.edges = Edges()
 
     def add(self, draft: Draft) -> None:
@@ -51,8 +68,37 @@ class EdgeFinder:
         if draft.spec is not None:
             for i, name in enumerate(draft.spec.depends_on):
                 self._depends(draft, name, f"{draft.pointer}/depends_on/{i}")
+        for body in draft.shape.bodies:
+            self._check_loop_variables(draft, body)
         for pointer, reference in draft.references():
             self._refer(draft, reference, pointer)
+
+    def _check_loop_variables(self, draft: Draft, body: Body) -> None:
+        """A loop variable must be a name that expressions can say and that means nothing else."""
+        for position, name in enumerate(body.variables):
+            config = draft.spec.config if draft.spec else {}
+            key = next(
+                (
+                    key
+                    for key in ("index_variable", "item_variable")[:: -1 if position == 0 else 1]
+                    if config.get(key) == name
+                ),
+                "",
+            )
+            pointer = f"{draft.pointer}/config" + (f"/{key}" if key else "")
+            if not name.isidentifier():
+                message = (
+                    f"The loop variable {name!r} of stage {draft.id!r} is not a name: use letters, digits and '_'."
+                )
+                self._report("invalid_name", message, pointer, found=name)
+            elif name in RESERVED:
+                message = (
+                    f"The loop variable {name!r} of stage {draft.id!r} would hide what {name!r} means in expressions."
+                )
+                self._report("shadowed_name", message, pointer, found=name, hint="Give it another name.")
+            elif name in body.variables[:position]:
+                message = f"Item and index of stage {draft.id!r} are both called {name!r}."
+                self._report("shadowed_name", message, pointer, found=name, hint="Give one of them another name.")
 
     def _refer(self, draft: Draft, reference: Reference, pointer: str) -> None:
         root = reference.root
@@ -76,7 +122,7 @@ class EdgeFinder:
         known = [*ROOTS, *self.loop_variables(draft.id)]
         self._report(
             "unknown_name",
-            f"Unknown name {root!r} in stage {draft.id!r}; known here: {', '.join(sorted(known))}.",
+            f"{draft.title} reads {root!r}, which is no name here; known are: {', '.join(sorted(known))}.",
             pointer,
             found=root,
             nearest=None if hint else nearest(root, known),
@@ -85,7 +131,7 @@ class EdgeFinder:
 
     def _read(self, draft: Draft, name: str, reference: Reference, pointer: str) -> None:
         if name not in self._drafts:
-            self._unknown_stage(draft, name, f"Stage {draft.id!r} reads", pointer)
+            self._unknown_stage(draft, name, f"{draft.title} reads", pointer)
         elif name == draft.id:
             self._report("self_reference", f"Stage {name!r} reads its own output.", pointer)
         elif self._connect(draft, name, pointer, reads=reference.aspect == "output"):
@@ -93,7 +139,7 @@ class EdgeFinder:
             if crosses and len(reference.path) > 1 and reference.aspect == "output" and not reference.defaulted:
                 self._report(
                     "missing_default",
-                    f"Stage {draft.id!r} reads a field of {name!r}, which may be skipped because it lies in a branch.",
+                    f"{draft.title} reads a field of {name!r}, which may be skipped because it lies in a branch.",
                     pointer,
                     hint="Say what holds then: '| default(…)'.",
                 )
@@ -121,7 +167,7 @@ class EdgeFinder:
         above, below = self._bodies.lift(name, region), self._bodies.lift(draft.id, region)
         crossed = self._loop_crossed(name, region)
         if crossed is not None:
-            message = f"Stage {draft.id!r} reaches into the body of {crossed!r}: {name!r} runs once per item there."
+            message = f"{draft.title} reaches into the body of {crossed!r}: {name!r} runs once per item there."
             hint = f"Read what the loop collects: 'stages.{crossed}.results'."
             self._report("border_crossing", message, pointer, hint=hint)
             return False
@@ -134,11 +180,11 @@ class EdgeFinder:
     def _within_owner(self, draft: Draft, name: str, owner: str, pointer: str, *, reads: bool) -> bool:
         if name == owner:  # a body stage and its own owner: the order is implied
             if reads:
-                message = f"Stage {draft.id!r} reads {name!r}, whose body it belongs to: there is no output yet."
+                message = f"{draft.title} reads {name!r}, whose body it belongs to: there is no output yet."
                 self._report("border_crossing", message, pointer)
             return not reads
         if draft.id == owner:
-            message = f"Stage {draft.id!r} reads {name!r} in its own body before the body has run."
+            message = f"{draft.title} reads {name!r} in its own body before the body has run."
             self._report("border_crossing", message, pointer)
             return False
         theirs, ours = self._body_in(name, owner), self._body_in(draft.id, owner)
@@ -164,65 +210,78 @@ class EdgeFinder:
 
     # -- variables ----------------------------------------------------------------------------------------------------
 
-    def add_variables(self, readers: Iterable[Draft]) -> None:
-        """Add the edges from the stages that set variables to those that read them.
-
-        One setter: its readers wait for it. Several: they must be ordered among themselves, or a reader could see either.
-        """
-        readers = list(readers)
-        reading = {d.id: {str(r.path[0]): p for p, r in d.references() if r.root == "vars" and r.path} for d in readers}
+    def order_setters(self, readers: Iterable[Draft]) -> None:
+        """Order the stages that set the same variable: a reader must not be able to see either of two values."""
+        reading = {draft.id: set(_variables_read(draft)) for draft in readers}
         for name, setters in self._setters.items():
             for i, a in enumerate(setters):
                 for b in setters[i + 1 :]:
                     self._order_setters(name, a, b, reading)
-        for draft in readers:
-            for name, pointer in reading[draft.id].items():
-                self._read_variable(draft, name, pointer)
 
-    def _read_variable(self, draft: Draft, name: str, pointer: str) -> None:
+    def add_variables(self, readers: Iterable[Draft]) -> None:
+        """Let the readers of variables wait for the stages that set them."""
+        reads: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        for draft in readers:
+            for name, pointer in _variables_read(draft).items():
+                for setter in self._visible_setters(draft, name, pointer):
+                    reads[setter].append((draft.id, pointer))
+        for setter, theirs in reads.items():  # setter by setter, so that what is above it is found once
+            for reader, pointer in theirs:
+                region = self._bodies.common(setter, reader)
+                above, below = self._bodies.lift(setter, region), self._bodies.lift(reader, region)
+                if above != below and not self._reaches(below, above):
+                    self.edges.waits[below].setdefault(above, pointer)
+
+    def _visible_setters(self, draft: Draft, name: str, pointer: str) -> list[str]:
         visible = [s for s in self._setters.get(name, ()) if s != draft.id and self._sees(draft.id, s)]
-        if not visible:
-            if not any(r.defaulted for _, r in draft.references() if r.root == "vars" and r.path and r.path[0] == name):
-                message = f"Stage {draft.id!r} reads variable {name!r}, which no stage sets where it could be seen."
-                self._report("unknown_variable", message, pointer, found=name, nearest=nearest(name, self._setters))
-            return
-        for setter in visible:
-            region = self._bodies.common(setter, draft.id)
-            above, below = self._bodies.lift(setter, region), self._bodies.lift(draft.id, region)
-            if above != below and not self._reaches(below, above):
-                self.edges.waits[below].setdefault(above, pointer)
+        defaulted = any(r.defaulted for _, r in draft.references() if r.root == "vars" and r.path and r.path[0] == name)
+        if not visible and not defaulted:
+            message = f"{draft.title} reads variable {name!r}, which no stage sets where it could be seen."
+            others = [s for s in self._setters.get(name, ()) if s != draft.id]
+            hint = f"Stage {others[0]!r} sets it inside a loop, for that iteration only." if others else None
+            close = nearest(name, [each for each in self._setters if each != name])
+            self._report("unknown_variable", message, pointer, found=name, nearest=close, hint=hint)
+        return visible
 
     def _sees(self, reader: str, setter: str) -> bool:
         return any(node is self._bodies.home[setter].scope for node in self._bodies.home[reader].up())
 
-    def _order_setters(self, name: str, a: str, b: str, reading: Mapping[str, Mapping[str, str]]) -> None:
+    def _order_setters(self, name: str, a: str, b: str, reading: Mapping[str, set[str]]) -> None:
         region = self._bodies.common(a, b)
         x, y = self._bodies.lift(a, region), self._bodies.lift(b, region)
         if x == y or self._loop_crossed(a, region) or self._loop_crossed(b, region):
             return  # in exclusive bodies, or in scopes of their own
         if self._reaches(x, y) or self._reaches(y, x):
             return
-        a_reads, b_reads = name in reading.get(a, {}), name in reading.get(b, {})
+        a_reads, b_reads = name in reading.get(a, ()), name in reading.get(b, ())
         if a_reads == b_reads:
             message = f"Stages {a!r} and {b!r} both set variable {name!r}, and neither comes before the other."
             self._report(
-                "ambiguous_order", message, self._drafts[b].pointer, hint=f"Add one to the other's 'depends_on'."
+                "ambiguous_order", message, self._drafts[b].pointer, hint="Add one to the other's 'depends_on'."
             )
         else:
             first, second = (y, x) if a_reads else (x, y)
             self.edges.waits[second].setdefault(first, self._drafts[b].pointer)
+            self._above = {}
 
     def _reaches(self, start: str, goal: str) -> bool:
-        """Tell whether `goal` waits, at any distance, for `start`."""
-        seen, stack = {goal}, [goal]
-        while stack:
-            for above in self.edges.waits.get(stack.pop(), ()):
-                if above == start:
-                    return True
-                if above not in seen:
-                    seen.add(above)
-                    stack.append(above)
-        return False
+        """Tell whether `goal` waits, at any distance, for `start`.
+
+        What is above the last few goals is remembered: they are asked for in turn. An edge added to `start` because it is
+        not above `goal` changes nothing above `goal`; after any other edge all is forgotten.
+        """
+        known = self._above.get(goal)
+        if known is None:
+            if len(self._above) >= 100:  # each may be as large as the pipeline
+                self._above = {}
+            known, stack = set[str](), [goal]
+            while stack:
+                for above in self.edges.waits.get(stack.pop(), ()):
+                    if above not in known:
+                        known.add(above)
+                        stack.append(above)
+            self._above[goal] = known
+        return start in known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,6 +336,11 @@ class Names:
                     nearest=close,
                     severity="warning",
                 )
+
+
+def _variables_read(draft: Draft) -> dict[str, str]:
+    """Return the variables that a stage reads, with the pointer of where."""
+    return {str(r.path[0]): pointer for pointer, r in draft.references() if r.root == "vars" and r.path}
 
 
 def _setters(drafts: Iterable[Draft]) -> dict[str, list[str]]:

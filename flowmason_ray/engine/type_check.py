@@ -88,6 +88,7 @@ class _Checker:
             found=key,
             expected=", ".join(sorted(names)),
             nearest=nearest(key, names - set(draft.template.source)),
+            key=True,
         )
 
     def _check_values(
@@ -115,6 +116,10 @@ class _Checker:
                     message = f"Stage {draft.id!r}: {path}: {error['msg']}; found {_short(error['input'])}."
                     pointer = base + "".join(f"/{_escape(part)}" for part in where)
                     self._report("invalid_value", message, pointer, found=_short(error["input"]), expected=error["msg"])
+        except Exception as exc:  # a validator of the component: foreign code, and not made for templates
+            if not templated:
+                message = f"Stage {draft.id!r}: a validator of component {component.name!r} failed: {type(exc).__name__}: {exc}."
+                self._report("invalid_value", message, base)
 
     # -- what flows from stage to stage -----------------------------------------------------------------------------------
 
@@ -250,7 +255,7 @@ def schema_types(schema: Any, root: Mapping[str, Any], path: list[str]) -> Types
         choices: Any = schema.get(key)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
         if isinstance(choices, list):
             found = [schema_types(choice, root, path) for choice in choices]  # pyright: ignore[reportUnknownVariableType]
-            return None if None in found else frozenset().union(*(types for types in found if types))
+            return None if None in found else frozenset[str]().union(*(types for types in found if types))
     if path:
         return _below(schema, root, path)  # pyright: ignore[reportUnknownArgumentType]
     if schema.get("x-frame"):  # pyright: ignore[reportUnknownMemberType]

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, cast
+
+import orjson
 
 INLINE_LIMIT_BYTES = 64 * 1024
 """Values whose JSON is larger than this are stored as blobs beside the log (architecture, "Values")."""
@@ -16,7 +18,7 @@ INLINE_LIMIT_BYTES = 64 * 1024
 
 def is_frame(value: Any) -> bool:
     """Tell whether `value` is a polars DataFrame, without importing polars."""
-    cls = type(value)
+    cls = cast("type[object]", type(value))
     return cls.__name__ == "DataFrame" and cls.__module__.startswith("polars")
 
 
@@ -30,6 +32,9 @@ class Decision:
 
     facts: Mapping[str, Any]
     value: Any = None
+    checked: Literal["input", "output"] | None = None
+    """Whether the value must satisfy the stage's schema: as the input of a called pipeline (defaults are applied), or as
+    the pipeline's output."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +70,30 @@ class Items:
         return self.source.row(index, named=True) if is_frame(self.source) else self.source[index]
 
 
+def not_recordable(value: Any) -> str | None:
+    """Tell why a value cannot be written down as JSON; None when it can. Frames and loop items are taken as they are.
+
+    JSON as everything here reads it has whole numbers of 64 bits and no half surrogate pairs (`spec.parsing` refuses them
+    in files). NaN and the infinities are let pass and recorded as null, as pydantic writes them: refusing them would take
+    a walk through every value.
+    """
+    try:
+        orjson.dumps(value, default=_opaque, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY)
+    except TypeError as exc:
+        return str(exc)
+    return None
+
+
+def _opaque(value: Any) -> None:
+    if not (is_frame(value) or isinstance(value, (Items, Packed))):
+        raise TypeError(f"a value of type {type(value).__name__!r}")
+
+
+def printable(text: str) -> str:
+    """Return text that can be encoded: half surrogate pairs (file names in a foreign encoding) become `?`."""
+    return text.encode("utf-8", "replace").decode() if not text.isascii() else text
+
+
 PRESENTED_ROWS = 1000
 """Frames of up to this many rows are shown as rows; longer ones as a summary with the first ten."""
 
@@ -77,10 +106,19 @@ def presentable(value: Any) -> Any:
     """
     if is_frame(value):
         if value.height <= PRESENTED_ROWS:
-            return value.to_dicts()
-        return {"rows": value.height, "columns": list(value.columns), "head": value.head(10).to_dicts()}
+            return _rows(value)
+        return {"rows": value.height, "columns": list(value.columns), "head": _rows(value.head(10))}
     if isinstance(value, Mapping):
         return {key: presentable(each) for key, each in value.items()}  # pyright: ignore[reportUnknownVariableType]
     if isinstance(value, list):
         return [presentable(each) for each in value]  # pyright: ignore[reportUnknownVariableType]
     return value
+
+
+def _rows(frame: Any) -> Any:
+    """Return a frame's rows as plain JSON: dates and times as ISO 8601, what has no JSON form as text, NaN as null."""
+    return orjson.loads(orjson.dumps(frame.to_dicts(), default=_text))
+
+
+def _text(value: Any) -> str:
+    return f"{len(value)} bytes" if isinstance(value, bytes) else str(value)

@@ -56,11 +56,15 @@ class Scope(Protocol):
 class DictScope:
     """A scope over a plain dict, for tests, components and tools."""
 
-    __slots__ = ("_draw", "lookup")
+    __slots__ = ("_draw", "_values")
 
     def __init__(self, values: Mapping[str, Any], draw: Callable[[Draw], str] | None = None) -> None:
-        self.lookup: Callable[[str], Any] = values.__getitem__
+        self._values = values
         self._draw = draw
+
+    def lookup(self, root: str) -> Any:
+        """Return the value of a root name; raises KeyError when it is not defined."""
+        return self._values[root]
 
     def draw(self, kind: Draw) -> str:
         """Return what the given function draws; without one, drawing is an error."""

@@ -16,7 +16,7 @@ from flowmason_ray.spec.language.budget import Budget, Fault
 from flowmason_ray.spec.language.rewriting import rewrite_expression, rewrite_references
 from flowmason_ray.spec.language.scanning import spans
 from flowmason_ray.spec.language.syntax import ExpressionSyntaxError
-from flowmason_ray.spec.language.values import Joinable, join_pieces, text_piece
+from flowmason_ray.spec.language.writing import Joinable, join_pieces, text_piece
 
 __all__ = ["Joinable", "JsonValue", "Template", "parse_template", "rewrite_expression", "rewrite_references"]
 

@@ -35,11 +35,11 @@ class LocalBlobs:
     """Blobs as files in a directory, two levels deep."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self.root = root
 
     def _file(self, digest: str) -> Path:
         name = digest.removeprefix("sha256:")
-        return self._root / name[:2] / name[2:]
+        return self.root / name[:2] / name[2:]
 
     def put(self, content: bytes) -> str:
         """Store content durably."""
@@ -71,9 +71,9 @@ class LocalBlobs:
         try:
             content = file.read_bytes()
         except FileNotFoundError as exc:
-            raise StoreError(f"Blob {digest} is not in {self._root}.") from exc
+            raise StoreError(f"Blob {digest} is not in {self.root}.") from exc
         except OSError as exc:
             raise StoreUnavailable(f"Cannot read blob {digest}: {exc.strerror}.") from exc
         if f"sha256:{sha256(content).hexdigest()}" != digest:
-            raise StoreError(f"Blob {digest} in {self._root} is damaged: its content has another digest.")
+            raise StoreError(f"Blob {digest} in {self.root} is damaged: its content has another digest.")
         return content

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from time import perf_counter, time
 from typing import Any, Self
 
 from flowmason_ray.engine.attempt import DECLINED, Value, fail, finish, prepare
-from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage
+from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage, resolve_part
 from flowmason_ray.engine.component import Cost
 from flowmason_ray.engine.context import AttemptContext, LocalScope
 from flowmason_ray.engine.events import Event, StageDeclined, StageFailed, StageLogged, StageStopped, StageSucceeded
@@ -110,7 +111,7 @@ class InProcessExecutor:
                 try:
                     coroutine.send(None)
                 except StopIteration as end:
-                    value = finish(component, end.value)
+                    value = finish(component, end.value, stage.schema)
                 else:
                     coroutine.close()
                     message = (
@@ -118,7 +119,9 @@ class InProcessExecutor:
                         "Declare it cost='io', so that it runs on an event loop."
                     )
                     raise StageError(message, code="invalid_component")
-        except Exception as exc:  # foreign code runs here: any exception is a failed attempt
+        except KeyboardInterrupt:
+            raise  # somebody's Ctrl-C: this is the program's own thread
+        except BaseException as exc:  # foreign code runs here: whatever it raises is a failed attempt
             return self._failed(command, exc, perf_counter() - started)
         return self._succeeded(command, value, perf_counter() - started)
 
@@ -130,7 +133,9 @@ class InProcessExecutor:
         started = perf_counter()
         try:
             given = prepare(command.stage, self._scope_of(command))
-        except Exception as exc:  # a template that fails, or a validator of the component's Input: foreign code too
+        except KeyboardInterrupt:
+            raise
+        except BaseException as exc:  # a template that fails, or a validator of the component's Input: foreign code too
             self._report_later(attempt, self._failed(command, exc))
             return
         if given is DECLINED:
@@ -141,7 +146,7 @@ class InProcessExecutor:
 
         def done(result: Any, error: BaseException | None) -> None:
             duration_s = perf_counter() - started
-            if not loop.is_closed():
+            with suppress(RuntimeError):  # the runner's loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(self._ended, attempt, result, error, duration_s)
 
         if component.is_async:
@@ -169,8 +174,10 @@ class InProcessExecutor:
             event = self._failed(command, error, duration_s)
         else:
             try:
-                event = self._succeeded(command, finish(component, result), duration_s)
-            except Exception as exc:  # a serializer of the component's Output: foreign code too
+                event = self._succeeded(command, finish(component, result, command.stage.schema), duration_s)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as exc:  # a serializer of the component's Output: foreign code too
                 event = self._failed(command, exc, duration_s)
         self._report(attempt, event)
 
@@ -208,7 +215,8 @@ class InProcessExecutor:
 
     def gather(self, command: GatherResults) -> Event:
         """Put a construct's value together: the handles are the values."""
-        value = {**command.head, **command.parts}
+        parts = {name: resolve_part(part, _itself) for name, part in command.parts.items()}
+        value = {**(command.base or {}), **command.head, **parts}
         return StageSucceeded(at=time(), path=command.path, attempt=command.attempt, value=value)
 
     # -- the pieces ---------------------------------------------------------------------------------------------------
@@ -230,7 +238,7 @@ class InProcessExecutor:
 
     def _tell(self, event: Event) -> None:
         """Pass on a live event, from whatever thread it comes."""
-        if not self._loop.is_closed():
+        with suppress(RuntimeError):  # the runner's loop is closed: nobody listens any more
             self._loop.call_soon_threadsafe(self._deliver, event)
 
     def _instance(self, component: Any) -> Any:
@@ -284,3 +292,7 @@ class InProcessExecutor:
 
     def _warn(self, path: str, message: str) -> None:
         self._deliver(StageLogged(at=time(), path=path, level="warning", message=message))
+
+
+def _itself(handle: Any) -> Any:
+    return handle

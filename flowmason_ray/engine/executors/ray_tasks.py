@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from time import monotonic, time
 from typing import Any, Self
@@ -23,7 +23,7 @@ import orjson
 import ray
 from ray.exceptions import RayError, RayTaskError, TaskCancelledError, WorkerCrashedError
 
-from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage
+from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage, resolve_part
 from flowmason_ray.engine.component import ComponentSpec, Cost, Effect
 from flowmason_ray.engine.context import visible_variables
 from flowmason_ray.engine.events import Event, StageDeclined, StageFailed, StageStopped, StageSucceeded
@@ -37,6 +37,7 @@ from flowmason_ray.engine.executors.ray_worker import (
     Report,
     StageData,
     gather_results,
+    pack_run,
     portable,
     restore,
     run_attempt,
@@ -59,6 +60,20 @@ class RemoteValue(Packed):
     """A value in Ray's object store. `packed` is how the log records it."""
 
     reference: Any
+
+
+def _attempt_with(classes: Mapping[str, Any]) -> Any:
+    """Return the remote function that runs attempts, with the classes that workers cannot import sent along once."""
+
+    def attempt(data: AttemptData, *arguments: Any) -> tuple[Report, Any]:
+        return run_attempt(classes, data, *arguments)
+
+    return ray.remote(attempt)
+
+
+# Made once: Ray exports a remote function to the cluster again for every object that `ray.remote` returns.
+_plain_attempt: Any = _attempt_with({})
+_remote_gather: Any = ray.remote(gather_results)
 
 
 class ValueLost(FlowMasonError):
@@ -90,14 +105,11 @@ class RayTasksExecutor:
         self._tasks: dict[str, _Task] = {}
         self._stages: dict[int, StageData] = {}
         self._feasible: dict[tuple[tuple[str, float], ...], tuple[float, str | None]] = {}
-        self._remote_attempt: Any = None
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         await connect(self._address)
         await self._local.__aenter__()
-        self._remote_attempt = ray.remote(run_attempt)
-        self._remote_gather = ray.remote(gather_results)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -113,9 +125,10 @@ class RayTasksExecutor:
         self._run = run
         self._deliver = deliver
         self._local.open(run, deliver)
-        self._run_reference = ray.put(replace(run, input=portable(run.input)))
+        self._packed_run = pack_run(run)
+        self._input: Any = None
         self._classes: dict[str, Any] = {}
-        self._classes_reference: list[Any] = []
+        self._remote_attempt = _plain_attempt
 
     async def fetch(self, handle: Any) -> Any:
         """Bring a value here.
@@ -154,16 +167,27 @@ class RayTasksExecutor:
         arguments: list[Any] = []
         data = AttemptData(
             stage=self._stage_data(stage),
-            bindings=_bind(command.scope, stage, arguments, self._run),
+            bindings=_bind(command.scope, stage, arguments, self._input_handle),
             path=command.path,
             attempt=command.attempt,
             first_started_at=command.first_started_at,
             run_id=self._run.run_id,
+            run=self._packed_run,
         )
-        report, value = self._remote_attempt.options(num_returns=2, **options).remote(
-            data, [self._run_reference], self._classes_reference, *arguments
-        )
+        report, value = self._remote_attempt.options(num_returns=2, **options).remote(data, *arguments)
         self._watch(_Task(command.path, command.attempt, report, value))
+
+    def _input_handle(self, value: Any) -> Any:
+        """Return the handle of an input: a large one is put into the object store once."""
+        if value is not self._run.input:
+            return value
+        if self._input is None:
+            size = len(orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS))
+            if size <= INLINE_LIMIT_BYTES:
+                self._input = value
+            else:
+                self._input = RemoteValue(reference=ray.put(portable(value)), packed=None, size_bytes=size)
+        return self._input
 
     def _stage_data(self, stage: PlanStage) -> StageData:
         key = id(stage)
@@ -171,9 +195,9 @@ class RayTasksExecutor:
         if data is None:
             data = self._stages[key] = _stage_data(stage)
             component = stage.component
-            if component is not None and _travels_by_value(component):
+            if component is not None and component.name not in self._classes and _travels_by_value(component):
                 self._classes = {**self._classes, component.name: component.create}
-                self._classes_reference = [ray.put(self._classes)]
+                self._remote_attempt = _attempt_with(self._classes)
         return data
 
     def _watch(self, task: _Task) -> None:
@@ -254,14 +278,14 @@ class RayTasksExecutor:
 
     def gather(self, command: GatherResults) -> Event | None:
         """Put a construct's value together: here when all is here, else on a worker."""
-        remote = any(isinstance(handle, RemoteValue) for handles in command.parts.values() for handle in handles)
-        if not remote:
-            return self._local.gather(command)
         arguments: list[Any] = []
-        parts = {name: [_binding(h, arguments) for h in handles] for name, handles in command.parts.items()}
+        parts = {name: resolve_part(part, lambda h: _binding(h, arguments)) for name, part in command.parts.items()}
+        base = _binding(command.base, arguments)
+        if not arguments:
+            return self._local.gather(command)
         options = {"num_returns": 2, "num_cpus": 0, "name": command.path, "max_retries": PURE_RETRIES}
-        report, value = self._remote_gather.options(**options).remote(
-            command.head, parts, [self._run_reference], *arguments
+        report, value = _remote_gather.options(**options).remote(
+            command.head, parts, base, self._packed_run, *arguments
         )
         self._watch(_Task(command.path, command.attempt, report, value))
         return None
@@ -305,7 +329,7 @@ def _words(error: BaseException) -> str:
 def _resources(stage: PlanStage) -> dict[str, float]:
     """Return what an attempt occupies, by Ray's resource names."""
     asked = stage.resources
-    default = IO_CORES if stage.cost is Cost.IO else 0.0 if stage.cost is Cost.TRIVIAL else 1.0
+    default = IO_CORES if stage.cost is Cost.IO else 1.0
     cores = asked.get("num_cpus")
     found = {"CPU": float(default if cores is None else cores)}
     if asked.get("num_gpus"):
@@ -374,6 +398,8 @@ def _reads_remote(scope: Scope, stage: PlanStage) -> bool:
         at, index = scope.at(target) if target.levels else (scope, target.index)
         if isinstance(at.values[index], RemoteValue):
             return True
+    if "input" in stage.roots and isinstance(scope.input, RemoteValue):
+        return True
     if "vars" in stage.roots and any(isinstance(v, RemoteValue) for v in visible_variables(scope).values()):
         return True
     around: Scope | None = scope
@@ -391,7 +417,7 @@ def _binding(handle: Any, arguments: list[Any]) -> Binding:
     return Binding(value=portable(handle))
 
 
-def _bind(scope: Scope, stage: PlanStage, arguments: list[Any], run: RunInfo) -> Bindings:
+def _bind(scope: Scope, stage: PlanStage, arguments: list[Any], input_handle: Callable[[Any], Any]) -> Bindings:
     """Say where everything comes from that an attempt reads; references are added to `arguments`."""
     stages: dict[str, tuple[Binding, str, Mapping[str, Any] | None]] = {}
     for name, target in stage.targets.items():
@@ -406,7 +432,7 @@ def _bind(scope: Scope, stage: PlanStage, arguments: list[Any], run: RunInfo) ->
         stages=stages,
         variables=variables,
         loops=_loops(scope, stage),
-        input=None if scope.input is run.input else _binding(scope.input, arguments),
+        input=_binding(input_handle(scope.input), arguments) if "input" in stage.roots else None,
     )
 
 

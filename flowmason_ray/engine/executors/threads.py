@@ -14,7 +14,7 @@ import ctypes
 import threading
 from collections.abc import Callable, Coroutine
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Literal
 
 
 class AttemptStopped(BaseException):
@@ -22,14 +22,14 @@ class AttemptStopped(BaseException):
 
 
 class ThreadJob:
-    """A call in a worker thread. `done(result, error)` is called exactly once, in that thread, unless it is abandoned."""
+    """A call in a worker thread. `done(result, error)` is called exactly once, in that thread."""
 
     def __init__(self, call: Callable[[], Any], done: Callable[[Any, BaseException | None], None]) -> None:
         self._call = call
         self._done = done
         self._lock = threading.Lock()
         self._thread_id: int | None = None
-        self._state = "waiting"
+        self._state: Literal["waiting", "running", "stopping", "ended"] = "waiting"
 
     def run(self) -> bool:
         """Do the work; return whether the thread can be used again (no stop was sent to it)."""
@@ -46,14 +46,12 @@ class ThreadJob:
             except BaseException as exc:  # foreign code runs here: whatever it raises is its outcome
                 error = exc
             with self._lock:
-                stopped = self._state == "stopping"
-                abandoned = self._state == "abandoned"
+                stopped = self._state == "stopping"  # pyright: ignore[reportUnnecessaryComparison]  # `stop` writes it in another thread
                 self._state = "ended"
         except AttemptStopped as exc:  # the stop arrived after the call had returned
-            error, stopped, abandoned = exc, True, self._state == "abandoned"
-        if not abandoned:
-            self._done(result, error)
-        return not (stopped or abandoned)
+            error, stopped = exc, True
+        self._done(result, error)
+        return not stopped
 
     def stop(self) -> None:
         """Raise `AttemptStopped` inside the call, if it is under way; one that has not begun never will."""
@@ -67,14 +65,6 @@ class ThreadJob:
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(
                     ctypes.c_ulong(self._thread_id), ctypes.py_object(AttemptStopped)
                 )
-
-    def abandon(self) -> bool:
-        """Let go of a call that does not end; return whether it was still under way."""
-        with self._lock:
-            if self._state in ("running", "stopping"):
-                self._state = "abandoned"
-                return True
-            return False
 
 
 class WorkerThreads:
@@ -140,30 +130,36 @@ class ComponentLoop:
     ) -> Callable[[], None]:
         """Run a coroutine; `done` is called on this loop's thread. Returns a function that cancels it, from any thread."""
         task: asyncio.Task[Any] | None = None
-        cancelled = False
+        told = False
 
         async def body() -> None:
+            nonlocal told
             try:
                 result = await make()
             except BaseException as exc:  # foreign code runs here: whatever it raises is its outcome
+                told = True
                 done(None, exc)
             else:
+                told = True
                 done(result, None)
+
+        def over(ended: asyncio.Task[Any]) -> None:
+            self._tasks.discard(ended)
+            if not told:  # cancelled before its first step
+                done(None, asyncio.CancelledError())
 
         def begin() -> None:
             nonlocal task
-            if cancelled:
-                done(None, asyncio.CancelledError())
-                return
             task = self.loop.create_task(body(), name=name)
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(over)
+
+        def stop() -> None:
+            if task is not None:
+                task.cancel()
 
         def cancel() -> None:
-            nonlocal cancelled
-            cancelled = True
-            if task is not None:
-                self.loop.call_soon_threadsafe(task.cancel)
+            self.loop.call_soon_threadsafe(stop)  # behind `begin`, which is in the queue already
 
         self.loop.call_soon_threadsafe(begin)
         return cancel

@@ -101,7 +101,7 @@ def power(_budget: Budget, a: Any, b: Any) -> Any:
         raise _mismatch(a, "**", b)
     _check_operands(a, b)
     if type(a) is not float and type(b) is not float and b > 0 and abs(a) > 1:
-        _refuse_bits(int(a).bit_length() * b)
+        _refuse_bits((int(a).bit_length() - 1) * b)  # at least so many; what is above by less is refused afterwards
     try:
         result = a**b
     except ZeroDivisionError:

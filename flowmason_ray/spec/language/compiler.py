@@ -22,7 +22,8 @@ from flowmason_ray.spec.language.forms import Forms
 from flowmason_ray.spec.language.paths import reader
 from flowmason_ray.spec.language.references import Path, Reference, path_of
 from flowmason_ray.spec.language.syntax import ExpressionSyntaxError
-from flowmason_ray.spec.language.values import contains, cut, equal, join_pieces, kind, less, member, text_piece, truth
+from flowmason_ray.spec.language.values import contains, cut, equal, kind, less, member, truth
+from flowmason_ray.spec.language.writing import join_pieces, text_piece
 
 Run = Callable[[Frame], Any]
 

@@ -11,7 +11,8 @@ from typing import Any
 from flowmason_ray.spec.language.arithmetic import bounded_int
 from flowmason_ray.spec.language.budget import Budget, Fault, over_budget
 from flowmason_ray.spec.language.text_filters import number_of, text_of
-from flowmason_ray.spec.language.values import ABSENT, NUMBERS, copies, kind, to_text
+from flowmason_ray.spec.language.values import ABSENT, NUMBERS, copies, kind
+from flowmason_ray.spec.language.writing import to_text
 
 _INTEGER = re.compile(r"\s*[+-]?\d{1,1200}\s*")
 _FLOAT = re.compile(r"\s*[+-]?(?:\d{1,400}(?:\.\d{0,400})?|\.\d{1,400})(?:[eE][+-]?\d{1,9})?\s*")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from flowmason_ray.spec.language.arithmetic import add, bounded_int
-from flowmason_ray.spec.language.budget import Budget, Fault, Missing
+from flowmason_ray.spec.language.budget import MAX_VALUE_DEPTH, Budget, Fault, Missing
 from flowmason_ray.spec.language.text_filters import number_of
 from flowmason_ray.spec.language.values import (
     NUMBERS,
@@ -21,9 +21,9 @@ from flowmason_ray.spec.language.values import (
     length,
     less,
     member,
-    to_json,
     truth,
 )
+from flowmason_ray.spec.language.writing import to_json
 
 
 def _list_of(value: Any, what: str) -> Sequence[Any]:
@@ -99,11 +99,11 @@ def _order(budget: Budget, keys: list[Any], reverse: bool) -> list[int]:
     rounds = max(1, len(keys).bit_length())
     kinds: set[type[Any]] = {type(k) for k in keys}
     if kinds <= NUMBERS:
-        budget.spend(len(keys) * rounds // 8)
+        budget.spend(len(keys) * rounds // 32)
         return sorted(range(len(keys)), key=keys.__getitem__, reverse=reverse)
     if kinds == {str}:
         # Comparing strings costs up to their common prefix; that is not known, so their whole length is charged.
-        budget.spend(len(keys) * rounds // 8 + rounds * sum(map(len, keys)) // 256)
+        budget.spend(len(keys) * rounds // 16 + rounds * sum(map(len, keys)) // 256)
         return sorted(range(len(keys)), key=keys.__getitem__, reverse=reverse)
 
     def compare(i: int, j: int) -> int:
@@ -139,19 +139,22 @@ def unique(budget: Budget, value: Any, attribute: Any = None) -> list[Any]:
     return kept
 
 
-def _identity(budget: Budget, value: Any) -> Any:
+def _identity(budget: Budget, value: Any, depth: int = 0) -> Any:
     """Return something hashable that is the same for equal values."""
     if type(value) is str:
         budget.scan(len(value))
         return value
     if type(value) in NUMBERS or value is None:
+        budget.spend(1)
         return bounded_int(value)
-    budget.spend(1)
+    budget.spend(3)
+    if depth > MAX_VALUE_DEPTH:
+        raise Fault(f"Values nested deeper than {MAX_VALUE_DEPTH} levels cannot be compared.")
     if is_list(value):
-        return ("list", *(_identity(budget, v) for v in value))
+        return ("list", *(_identity(budget, v, depth + 1) for v in value))
     if is_object(value):
         budget.spend(len(value))
-        return ("object", frozenset((k, _identity(budget, v)) for k, v in value.items()))
+        return ("object", frozenset((k, _identity(budget, v, depth + 1)) for k, v in value.items()))
     return ("opaque", id(value))
 
 

@@ -145,8 +145,8 @@ def parse_tree(source: str) -> nodes.Expr:
     if not tokens:
         raise ExpressionSyntaxError("The expression is empty.", expression=source)
     parser = Parser(_environment, "", state="variable")
-    parser.stream = TokenStream(_tokens(source, tokens), None, None)
     try:
+        parser.stream = TokenStream(_tokens(source, tokens), None, None)
         tree = parser.parse_expression()
         if parser.stream.current.type != "variable_end":
             token = parser.stream.current

@@ -7,7 +7,8 @@ import unicodedata
 from typing import Any
 
 from flowmason_ray.spec.language.budget import Budget, Fault, over_budget
-from flowmason_ray.spec.language.values import attribute_reader, elements, is_list, kind, to_text
+from flowmason_ray.spec.language.values import attribute_reader, elements, is_list, kind
+from flowmason_ray.spec.language.writing import to_text
 
 _MAX_SLUG = 1000
 """Characters that `slugify` takes: Unicode normalisation is quadratic for runs of combining marks."""

@@ -1,0 +1,254 @@
+"""`http_request`: one HTTP request, from a pipeline's point of view.
+
+Declared idempotent: requests that may change something (POST, PUT, PATCH, DELETE) carry the header `Idempotency-Key` with the
+attempt's key, so that a server which honours it does the work once however often the attempt is repeated. For a server
+that does not, say `"effect": "effectful"` on the stage.
+
+A status is data: 4xx gives `success: false`. What passes by itself is a temporary failure that the retry policy acts on:
+no connection, a timeout, 429 and 5xx (`Retry-After` is the least delay). `expect_status` says otherwise.
+
+URLs appear in outputs and messages without user, password, query and fragment: those are where keys hide.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import time
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Annotated, Any, Literal
+
+import httpx
+from pydantic import BaseModel, ConfigDict, Field
+
+from flowmason_ray.components.base import operator
+from flowmason_ray.components.builtin.http_exchange import Reply, TooLarge, exchange, shown
+from flowmason_ray.components.frames import is_frame
+from flowmason_ray.engine.component import Context
+from flowmason_ray.errors import PermanentError, TemporaryError
+
+_CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+
+
+class BearerAuth(BaseModel):
+    """`Authorization: Bearer …`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["bearer"] = Field(description="The kind of authentication.")
+    token: str = Field(description="The token; use {{secrets.NAME}}.", repr=False)
+
+
+class BasicAuth(BaseModel):
+    """`Authorization: Basic …`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["basic"] = Field(description="The kind of authentication.")
+    username: str = Field(description="The user's name.")
+    password: str = Field(description="The password; use {{secrets.NAME}}.", repr=False)
+
+
+@operator(effect="idempotent", cost="io", category="network", tags=("http",))
+class HttpRequest:
+    """Sends an HTTP request and returns the answer. Private and loopback addresses must be allowed by the project."""
+
+    class Input(BaseModel):
+        """The request."""
+
+        model_config = ConfigDict(extra="forbid")
+
+        url: str = Field(description="An http or https URL.")
+        method: Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] = Field(
+            default="GET", description="The method."
+        )
+        headers: dict[str, str] = Field(default={}, description="Headers to send.", repr=False)
+        params: dict[str, Any] = Field(
+            default={}, description="Query parameters; a list repeats the name, null leaves it out.", repr=False
+        )
+        body: Any = Field(default=None, description="A text is sent as it is; any other value as JSON.")
+        form: dict[str, Any] | None = Field(default=None, description="Fields to send as a form, in place of 'body'.")
+        auth: Annotated[BearerAuth | BasicAuth, Field(discriminator="type")] | None = Field(
+            default=None, description="How to authenticate."
+        )
+        timeout: float = Field(
+            default=30.0, gt=0, le=3600, description="Seconds for the whole exchange, redirects included."
+        )
+        follow_redirects: bool = Field(default=True, description="Whether to follow up to 10 redirects.")
+        verify_ssl: bool = Field(default=True, description="Whether the server's certificate must be valid.")
+        expect_status: list[int] | None = Field(
+            default=None,
+            description="The statuses that count as success; any other fails the stage (429 and 5xx: temporarily).",
+        )
+        raise_for_status: bool = Field(default=False, description="Whether a 4xx status fails the stage.")
+        max_response_bytes: int = Field(
+            default=10_485_760,
+            gt=0,
+            description="The most that is read of a body, after decompression; more is an error.",
+        )
+
+    class Output(BaseModel):
+        """The answer."""
+
+        status_code: int = Field(description="The HTTP status.")
+        headers: dict[str, str] = Field(description="The headers, names in lower case.")
+        body: Any = Field(description="The body: parsed when it is JSON, a text, or base64 (see body_encoding).")
+        body_encoding: Literal["json", "text", "base64"] = Field(description="The form of 'body'.")
+        elapsed_ms: float = Field(description="How long the exchange took.")
+        success: bool = Field(description="2xx, or one of 'expect_status'.")
+        url: str = Field(description="Where the answer came from, without user, password and query.")
+
+    async def execute(self, input: Input, context: Context) -> Output:
+        """Send the request.
+
+        Raises:
+            PermanentError: `http_blocked`, `http_invalid_request`, `http_too_large`, `http_redirects`, `http_status`.
+            TemporaryError: `http_connect`, `http_timeout`, `http_protocol`, `http_status` (429 and 5xx).
+        """
+        request = _request(input, context)
+        where = shown(request.url)
+        allow = list(context.settings.http.allow_hosts)
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(input.timeout):
+                reply = await exchange(
+                    request,
+                    allow_hosts=allow,
+                    max_redirects=10 if input.follow_redirects else 0,
+                    max_bytes=input.max_response_bytes,
+                    verify=input.verify_ssl,
+                )
+        except (TimeoutError, httpx.TimeoutException) as exc:
+            raise TemporaryError(
+                f"{input.method} {where} got no answer within {input.timeout:g} s.", code="http_timeout"
+            ) from exc
+        except TooLarge as exc:
+            raise PermanentError(
+                f"{input.method} {where} answered with more than {input.max_response_bytes} bytes; raise 'max_response_bytes' if that is right.",
+                code="http_too_large",
+            ) from exc
+        except (httpx.UnsupportedProtocol, httpx.LocalProtocolError):
+            # Not the exception's own words: they repeat the header that is wrong, which may be a secret.
+            raise PermanentError(
+                f"{input.method} {where} cannot be sent: a header holds characters that headers cannot hold.",
+                code="http_invalid_request",
+            ) from None
+        except httpx.ConnectError as exc:
+            raise TemporaryError(f"{input.method} {where} cannot connect: {exc}.", code="http_connect") from exc
+        except httpx.HTTPError as exc:
+            raise TemporaryError(
+                f"{input.method} {where} broke off: {type(exc).__name__}: {exc}.", code="http_protocol"
+            ) from exc
+        success = _judge(input, reply)
+        body, encoding = _body(reply)
+        return self.Output(
+            status_code=reply.status,
+            headers=reply.headers,
+            body=body,
+            body_encoding=encoding,
+            elapsed_ms=round((time.monotonic() - started) * 1000, 3),
+            success=success,
+            url=shown(reply.url),
+        )
+
+
+def _request(input: HttpRequest.Input, context: Context) -> httpx.Request:
+    try:
+        url = httpx.URL(input.url)
+        if input.params:
+            url = url.copy_merge_params({k: v for k, v in input.params.items() if v is not None})
+    except (httpx.InvalidURL, TypeError, ValueError):
+        raise PermanentError(
+            "'url' with its 'params' is not a valid URL; it should look like https://host/path.",
+            code="http_invalid_request",
+        ) from None
+    if url.scheme not in ("http", "https") or not url.host:
+        raise PermanentError(
+            f"'url' must start with http:// or https:// and name a host; found {shown(url)!r}.",
+            code="http_invalid_request",
+        )
+    if input.body is not None and input.form is not None:
+        raise PermanentError("Give 'body' or 'form', not both.", code="http_invalid_request")
+    if is_frame(input.body):
+        raise PermanentError("A table cannot be sent as it is; write it with table_write.", code="http_invalid_request")
+    headers = {"accept": "*/*", "user-agent": "flowmason-ray", **{k.lower(): v for k, v in input.headers.items()}}
+    if input.method in _CHANGING:
+        headers.setdefault("idempotency-key", context.idempotency_key)
+    content: bytes | None = None
+    if isinstance(input.body, str):
+        content = input.body.encode()
+        headers.setdefault("content-type", "text/plain; charset=utf-8")
+    elif input.body is not None:
+        content = json.dumps(input.body, ensure_ascii=False, separators=(",", ":")).encode()
+        headers.setdefault("content-type", "application/json")
+    if input.auth is not None:
+        headers["authorization"] = _authorization(input.auth)
+    elif url.username or url.password:
+        headers.setdefault("authorization", _basic(url.username, url.password))
+    try:
+        return httpx.Request(
+            input.method, url.copy_with(username=None, password=None), headers=headers, content=content, data=input.form
+        )
+    except (UnicodeEncodeError, TypeError, ValueError) as exc:
+        # Not the exception's own words: a header's value may be a secret.
+        raise PermanentError(
+            f"A header or form field cannot be sent: {type(exc).__name__}.", code="http_invalid_request"
+        ) from None
+
+
+def _authorization(auth: BearerAuth | BasicAuth) -> str:
+    return f"Bearer {auth.token}" if isinstance(auth, BearerAuth) else _basic(auth.username, auth.password)
+
+
+def _basic(username: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode("ascii")
+
+
+def _judge(input: HttpRequest.Input, reply: Reply) -> bool:
+    if input.expect_status is not None:
+        success = reply.status in input.expect_status
+        failed = not success
+    else:
+        success = 200 <= reply.status < 300
+        failed = reply.status == 429 or reply.status >= 500 or (input.raise_for_status and reply.status >= 400)
+    if failed:
+        message = f"{input.method} {shown(reply.url)} answered {reply.status}"
+        if input.expect_status is not None:
+            message += f", expected {' or '.join(map(str, input.expect_status))}"
+        details = {"status_code": reply.status}
+        if reply.status == 429 or reply.status >= 500:
+            raise TemporaryError(
+                f"{message}.", code="http_status", delay=_retry_after(reply.headers.get("retry-after")), details=details
+            )
+        raise PermanentError(f"{message}.", code="http_status", details=details)
+    return success
+
+
+def _retry_after(value: str | None) -> timedelta | None:
+    """Return the delay that a `Retry-After` header asks for (RFC 9110, 10.2.3: seconds or a date), or None."""
+    if value is None:
+        return None
+    if value.strip().isdigit():
+        return timedelta(seconds=min(int(value), 86_400))
+    try:
+        until = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    if until.tzinfo is None:
+        until = until.replace(tzinfo=UTC)
+    return max(until - datetime.now(UTC), timedelta(0))
+
+
+def _body(reply: Reply) -> tuple[Any, Literal["json", "text", "base64"]]:
+    media_type = reply.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type == "application/json" or media_type.endswith("+json"):
+        try:
+            return json.loads(reply.body), "json"
+        except ValueError:
+            pass  # it says JSON and is not: show what came
+    try:
+        return reply.body.decode(reply.charset), "text"
+    except (UnicodeDecodeError, LookupError):
+        return base64.b64encode(reply.body).decode("ascii"), "base64"

@@ -1,0 +1,214 @@
+"""`local_file`: read, write and look around in the project's directory.
+
+Declared idempotent: doing an operation again with the same input leaves the same files. `append` would break that
+promise on a repeated attempt, so it keeps a journal beside the file (see `append_once`).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from flowmason_ray.components.base import operator
+from flowmason_ray.components.builtin.append_once import append_once
+from flowmason_ray.components.files import existing_file, file_errors, relative, resolve_inside, write_atomic
+from flowmason_ray.engine.component import Context
+from flowmason_ray.errors import PermanentError
+
+MAX_READ_BYTES = 64 * 1024 * 1024
+"""A file larger than this is no message between stages; tables have `table_read`."""
+
+
+@operator(effect="idempotent", cost="io", category="files")
+class LocalFile:
+    """Reads, writes, lists, moves or deletes files inside the project's directory."""
+
+    class Input(BaseModel):
+        """What to do with which file."""
+
+        model_config = ConfigDict(extra="forbid")
+
+        operation: Literal["read", "write", "append", "list", "exists", "delete", "copy", "move", "mkdir"] = Field(
+            description="What to do."
+        )
+        path: str = Field(description="The file or directory, relative to the project; it must not lead outside.")
+        content: Any = Field(
+            default=None,
+            description="For write and append: a text, base64 for format 'bytes', or any JSON value for format 'json'.",
+        )
+        format: Literal["text", "json", "bytes"] = Field(
+            default="text", description="How the content is read and written; 'bytes' is base64 in the pipeline."
+        )
+        encoding: str = Field(default="utf-8", description="The encoding of texts.")
+        destination: str | None = Field(default=None, description="For copy and move: the new path.")
+        pattern: str = Field(default="*", description="For list: a glob such as '*.csv' or '**/*.json'.")
+        missing_ok: bool = Field(default=True, description="For delete: whether a missing file is fine.")
+        overwrite: bool = Field(
+            default=True, description="For write, copy and move: whether an existing file may be replaced."
+        )
+
+    class Output(BaseModel):
+        """What was found or done; fields that do not belong to the operation are null."""
+
+        path: str = Field(description="The path, relative to the project.")
+        exists: bool = Field(description="Whether the path exists now.")
+        content: Any = Field(default=None, description="read: the content, in the form that 'format' asks for.")
+        size_bytes: int | None = Field(default=None, description="The file's size now.")
+        files: list[str] | None = Field(
+            default=None, description="list: the files found, sorted, relative to the project."
+        )
+        changed: bool = Field(default=False, description="Whether this attempt changed anything.")
+
+    def execute(self, input: Input, context: Context) -> Output:
+        """Do the operation.
+
+        Raises:
+            PermanentError: the path leads outside, is missing, or the content does not fit the format.
+        """
+        with file_errors(input.path):
+            return getattr(self, f"_{input.operation}")(input, context)
+
+    def _read(self, input: Input, context: Context) -> Output:
+        file = existing_file(context.project_dir, input.path)
+        size = file.stat().st_size
+        if size > MAX_READ_BYTES:
+            raise PermanentError(
+                f"File {input.path!r} has {size} bytes; local_file reads up to {MAX_READ_BYTES}. For tables use table_read.",
+                code="file_too_large",
+            )
+        return self._about(file, context, content=_decode(file.read_bytes(), input), size_bytes=size)
+
+    def _write(self, input: Input, context: Context) -> Output:
+        file = _target(context, input.path, overwrite=input.overwrite)
+        data = _encode(input)
+        size = write_atomic(file, lambda temporary: _put(temporary, data))
+        return self._about(file, context, size_bytes=size, changed=True)
+
+    def _append(self, input: Input, context: Context) -> Output:
+        if input.format == "json":
+            raise PermanentError(
+                "A JSON document cannot be appended to; append a text with one document a line instead.",
+                code="invalid_input",
+            )
+        file = _target(context, input.path, overwrite=True)
+        changed = append_once(file, _encode(input), context.idempotency_key)
+        return self._about(file, context, size_bytes=file.stat().st_size, changed=changed)
+
+    def _list(self, input: Input, context: Context) -> Output:
+        folder = resolve_inside(context.project_dir, input.path)
+        if not folder.is_dir():
+            raise PermanentError(f"{input.path!r} is not a directory in the project.", code="not_a_directory")
+        if Path(input.pattern).is_absolute() or ".." in Path(input.pattern).parts:
+            raise PermanentError(
+                f"The pattern {input.pattern!r} must stay below {input.path!r}.", code="path_outside_project"
+            )
+        root = context.project_dir.resolve()
+        found = [p for p in folder.glob(input.pattern) if p.is_file() and p.resolve().is_relative_to(root)]
+        return self._about(folder, context, files=sorted(relative(root, p) for p in found))
+
+    def _exists(self, input: Input, context: Context) -> Output:
+        file = resolve_inside(context.project_dir, input.path)
+        return self._about(file, context, size_bytes=file.stat().st_size if file.is_file() else None)
+
+    def _delete(self, input: Input, context: Context) -> Output:
+        file = resolve_inside(context.project_dir, input.path)
+        if not file.exists():
+            if not input.missing_ok:
+                existing_file(context.project_dir, input.path)
+            return self._about(file, context)
+        if file.is_dir():
+            raise PermanentError(
+                f"{input.path!r} is a directory; local_file deletes files only.", code="is_a_directory"
+            )
+        file.unlink()
+        return self._about(file, context, changed=True)
+
+    def _copy(self, input: Input, context: Context) -> Output:
+        source = existing_file(context.project_dir, input.path)
+        target = _target(context, _destination(input), overwrite=input.overwrite)
+        size = write_atomic(target, lambda temporary: _put(temporary, source.read_bytes()))
+        return self._about(target, context, size_bytes=size, changed=True)
+
+    def _move(self, input: Input, context: Context) -> Output:
+        source, destination = resolve_inside(context.project_dir, input.path), _destination(input)
+        target = _target(context, destination, overwrite=True)
+        if not source.exists() and target.is_file():
+            # A repeated attempt: the first one has moved it already.
+            return self._about(target, context, size_bytes=target.stat().st_size)
+        source = existing_file(context.project_dir, input.path)
+        _target(context, destination, overwrite=input.overwrite)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source.replace(target)
+        return self._about(target, context, size_bytes=target.stat().st_size, changed=True)
+
+    def _mkdir(self, input: Input, context: Context) -> Output:
+        folder = resolve_inside(context.project_dir, input.path)
+        there = folder.is_dir()
+        folder.mkdir(parents=True, exist_ok=True)
+        return self._about(folder, context, changed=not there)
+
+    def _about(self, file: Path, context: Context, **facts: Any) -> Output:
+        return self.Output(path=relative(context.project_dir, file), exists=file.exists(), **facts)
+
+
+def _destination(input: LocalFile.Input) -> str:
+    if input.destination is None:
+        raise PermanentError(f"Operation {input.operation!r} needs 'destination'.", code="invalid_input")
+    return input.destination
+
+
+def _target(context: Context, path: str, *, overwrite: bool) -> Path:
+    file = resolve_inside(context.project_dir, path)
+    if file.is_dir():
+        raise PermanentError(f"{path!r} is a directory, not a file.", code="is_a_directory")
+    if not overwrite and file.exists():
+        raise PermanentError(f"File {path!r} exists already, and 'overwrite' is false.", code="file_exists")
+    return file
+
+
+def _put(file: Path, data: bytes) -> None:
+    file.write_bytes(data)
+
+
+def _encode(input: LocalFile.Input) -> bytes:
+    content: Any = input.content
+    if input.format == "json":
+        return json.dumps(content, ensure_ascii=False, indent=2).encode("utf-8") + b"\n"
+    if not isinstance(content, str):
+        raise PermanentError(
+            f"Format {input.format!r} writes a text, and 'content' is of type {type(content).__name__!r}. "
+            "Use format 'json' for other values.",
+            code="invalid_input",
+        )
+    if input.format == "bytes":
+        try:
+            return base64.b64decode(content, validate=True)
+        except binascii.Error as exc:
+            raise PermanentError(f"'content' is not base64: {exc}.", code="invalid_input") from exc
+    try:
+        return content.encode(input.encoding)
+    except (UnicodeEncodeError, LookupError) as exc:
+        raise PermanentError(
+            f"The content cannot be written as {input.encoding!r}: {exc}.", code="encoding_error"
+        ) from exc
+
+
+def _decode(data: bytes, input: LocalFile.Input) -> Any:
+    if input.format == "bytes":
+        return base64.b64encode(data).decode("ascii")
+    try:
+        text = data.decode("utf-8" if input.format == "json" else input.encoding)
+        return json.loads(text) if input.format == "json" else text
+    except (UnicodeDecodeError, LookupError) as exc:
+        raise PermanentError(
+            f"File {input.path!r} cannot be read as {input.encoding!r}: {exc}.", code="encoding_error"
+        ) from exc
+    except json.JSONDecodeError as exc:
+        raise PermanentError(
+            f"File {input.path!r} is not JSON: {exc.msg} in line {exc.lineno}, column {exc.colno}.", code="invalid_json"
+        ) from exc

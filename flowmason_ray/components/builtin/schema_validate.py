@@ -1,0 +1,190 @@
+"""`schema_validate`: does a value fit a JSON Schema (draft 2020-12)?
+
+A misfit is a result, not a failure: `valid` is false and `errors` says where. A schema that is no schema fails the stage.
+`$ref`s resolve within the schema itself and nowhere else: nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any, cast
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+
+from flowmason_ray.components.base import operator
+from flowmason_ray.components.frames import is_frame
+from flowmason_ray.engine.component import Context
+from flowmason_ray.errors import PermanentError
+
+
+class SchemaViolation(BaseModel):
+    """One place where a value misses its schema."""
+
+    path: str = Field(description="A JSON pointer to the offending value; '' is the value itself.")
+    message: str = Field(description="What is wrong.")
+    rule: str = Field(description="The schema's keyword that refuses it.")
+    expected: Any = Field(default=None, description="What that keyword asks for.")
+
+
+@operator(effect="pure", cost="cpu", category="data", raw=("json_schema",))
+class SchemaValidate:
+    """Checks a value against a JSON Schema and lists every violation."""
+
+    class Input(BaseModel):
+        """The value and its schema."""
+
+        model_config = ConfigDict(extra="forbid")
+
+        data: Any = Field(description="The value to check.")
+        json_schema: dict[str, Any] = Field(
+            description="A JSON Schema, draft 2020-12, taken as written (no templates)."
+        )
+        strict: bool = Field(
+            default=False,
+            description="Refuse properties that an object schema does not name, as if additionalProperties were false.",
+        )
+        coerce_types: bool = Field(
+            default=False,
+            description="First turn texts into the numbers and booleans that the schema asks for, where they read as such.",
+        )
+        collect_all_errors: bool = Field(default=True, description="List all violations, not only the first.")
+
+    class Output(BaseModel):
+        """The verdict."""
+
+        valid: bool = Field(description="Whether the value fits.")
+        data: Any = Field(description="The value, after 'coerce_types'.")
+        errors: list[SchemaViolation] = Field(description="The violations, in the order of their paths.")
+        error_count: int = Field(description="How many violations are listed.")
+
+    def execute(self, input: Input, context: Context) -> Output:
+        """Check the value.
+
+        Raises:
+            PermanentError: the schema is invalid (`invalid_schema`), or the value is a table (`invalid_input`).
+        """
+        if is_frame(input.data):
+            raise PermanentError("A table has no JSON Schema; check it with table_sql.", code="invalid_input")
+        schema = closed(input.json_schema) if input.strict else input.json_schema
+        try:
+            Draft202012Validator.check_schema(schema)
+        except SchemaError as exc:
+            raise PermanentError(
+                f"'json_schema' is not a JSON Schema: {exc.message} at {_pointer(exc.absolute_path) or '/'}.",
+                code="invalid_schema",
+            ) from exc
+        data = coerced(input.data, schema) if input.coerce_types else input.data
+        try:
+            found = _violations(data, schema)
+        except Unresolvable as exc:
+            raise PermanentError(
+                f"'json_schema' refers to {exc.ref!r}, which is not in the schema itself; nothing is fetched.",
+                code="invalid_schema",
+            ) from exc
+        except RecursionError as exc:
+            raise PermanentError("'json_schema' refers to itself without end.", code="invalid_schema") from exc
+        errors = [_violation(e) for e in (found if input.collect_all_errors else found[:1])]
+        return self.Output(valid=not errors, data=data, errors=errors, error_count=len(errors))
+
+
+def _violations(data: Any, schema: Any) -> list[ValidationError]:
+    # An empty registry: what the schema does not hold itself is not found, and nothing is fetched.
+    make = cast("Any", Draft202012Validator)
+    validator = make(schema, format_checker=Draft202012Validator.FORMAT_CHECKER, registry=cast("Any", Registry)())
+    return sorted(validator.iter_errors(data), key=lambda e: ([str(p) for p in e.absolute_path], str(e.validator)))
+
+
+def _violation(error: ValidationError) -> SchemaViolation:
+    return SchemaViolation(
+        path=_pointer(error.absolute_path),
+        message=error.message,
+        rule=str(error.validator),
+        expected=cast("Any", error.validator_value) if error.validator not in _WIDE_RULES else None,
+    )
+
+
+_WIDE_RULES = frozenset({"anyOf", "oneOf", "allOf", "not", "if", "properties", "$ref", "dependentSchemas"})
+"""Keywords whose value is whole schemas: repeating them in each error would bury it."""
+
+
+def _pointer(path: Any) -> str:
+    return "".join("/" + str(p).replace("~", "~0").replace("/", "~1") for p in path)
+
+
+_SUBSCHEMA_MAPS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
+_SUBSCHEMA_LISTS = frozenset({"prefixItems", "anyOf", "oneOf"})
+_SUBSCHEMAS = frozenset({"items", "contains", "additionalProperties"})
+
+
+def closed(schema: Any) -> Any:
+    """Return `schema` with every object schema that names properties closed against others.
+
+    `allOf`, `if` and `not` are left alone: their parts describe the same object together and each alone is open.
+    """
+    if not isinstance(schema, dict):
+        return schema
+    out: dict[str, Any] = {}
+    for key, value in cast("dict[str, Any]", schema).items():
+        if key in _SUBSCHEMA_MAPS and isinstance(value, dict):
+            out[key] = {k: closed(v) for k, v in cast("dict[str, Any]", value).items()}
+        elif key in _SUBSCHEMA_LISTS and isinstance(value, list):
+            out[key] = [closed(v) for v in cast("list[Any]", value)]
+        elif key in _SUBSCHEMAS:
+            out[key] = closed(value)
+        else:
+            out[key] = value
+    if "properties" in out and not {"additionalProperties", "unevaluatedProperties"} & set(out):
+        out["unevaluatedProperties"] = False
+    return out
+
+
+def coerced(value: Any, schema: Any) -> Any:
+    """Return a copy of `value` in which texts are the numbers and booleans that `schema` asks for, where they read so.
+
+    Follows `properties`, `additionalProperties`, `items` and `prefixItems`. What does not read as the type stays.
+    """
+    if not isinstance(schema, dict):
+        return value
+    rules = cast("Mapping[str, Any]", schema)
+    if isinstance(value, dict):
+        named = rules.get("properties", {})
+        other = rules.get("additionalProperties")
+        return {k: coerced(v, named.get(k, other)) for k, v in cast("dict[str, Any]", value).items()}
+    if isinstance(value, list):
+        first = rules.get("prefixItems", [])
+        rest = rules.get("items")
+        items = cast("list[Any]", value)
+        return [coerced(v, first[i] if i < len(first) else rest) for i, v in enumerate(items)]
+    if isinstance(value, str):
+        return _read_as(value, rules.get("type"))
+    return copy.copy(value)
+
+
+def _read_as(text: str, wanted: Any) -> Any:
+    types: list[str] = [wanted] if isinstance(wanted, str) else cast("list[str]", wanted or [])
+    if "string" in types:
+        return text
+    word = text.strip()
+    for name in types:
+        if name == "boolean" and word.lower() in ("true", "false"):
+            return word.lower() == "true"
+        if name == "null" and word.lower() in ("", "null"):
+            return None
+        if name in ("integer", "number"):
+            try:
+                return int(word) if name == "integer" else _number(word)
+            except ValueError:
+                continue
+    return text
+
+
+def _number(word: str) -> float:
+    number = float(word)
+    if number != number or number in (float("inf"), float("-inf")):
+        raise ValueError(word)
+    return number

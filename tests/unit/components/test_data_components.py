@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+import pytest
+
+from flowmason_ray.components.builtin.json_transform import JsonTransform
+from flowmason_ray.components.builtin.logger import Logger
+from flowmason_ray.components.builtin.schema_validate import SchemaValidate
+from flowmason_ray.errors import PermanentError
+from flowmason_ray.testing.context import RecordingContext
+
+
+def transform(data: Any, **options: Any) -> JsonTransform.Output:
+    return JsonTransform().execute(JsonTransform.Input(data=data, **options), RecordingContext())
+
+
+USER = {"user": {"name": "Ann", "tags": ["a", "b"], "address": {"city": "Bonn"}}, "raw": '{"n": [1, 2]}'}
+
+
+def test_mapping_takes_paths_expressions_and_fixed_values():
+    out = transform(
+        USER,
+        mapping={
+            "name": "$.user.name",
+            "city": "user.address.city",
+            "count": "length(user.tags)",
+            "fixed": '"text"',
+            "n": 7,
+            "list": [1],
+        },
+    )
+    assert out.result == {"name": "Ann", "city": "Bonn", "count": 2, "fixed": "text", "n": 7, "list": [1]}
+    assert out.fields_missing == []
+    assert out.fields_mapped == ["name", "city", "count", "fixed", "n", "list"]
+
+
+def test_missing_fields_are_null_and_listed_unless_they_have_a_default():
+    context = RecordingContext()
+    out = JsonTransform().execute(
+        JsonTransform.Input(
+            data=USER, mapping={"x": "user.nope", "y": "user.nope", "z": "user.name"}, defaults={"y": 5}
+        ),
+        context,
+    )
+    assert out.result == {"x": None, "y": 5, "z": "Ann"}
+    assert out.fields_missing == ["x"]
+    assert out.fields_mapped == ["z"]
+    assert "belongs into 'values'" in context.messages("warning")[0]
+
+
+def test_a_null_that_is_there_is_found():
+    out = transform({"a": None}, mapping={"a": "$.a"}, defaults={"a": 1})
+    assert out.result == {"a": None}
+    assert out.fields_mapped == ["a"]
+
+
+def test_values_are_taken_as_they_are():
+    assert transform(USER, values={"name": "user.name"}).result == {"name": "user.name"}
+
+
+def test_jmespath_then_mapping():
+    assert transform(USER, jmespath_expression="user.address", mapping={"c": "city"}).result == {"c": "Bonn"}
+
+
+def test_without_mapping_the_value_goes_through_the_other_steps():
+    out = transform(USER, parse_json_strings=True, exclude_fields=["user.tags", "user.address"], flatten=True)
+    assert out.result == {"user.name": "Ann", "raw.n": [1, 2]}
+
+
+def test_lists_are_transformed_item_by_item():
+    assert transform([{"a": {"b": 1}, "x": 2}], flatten=True, exclude_fields=["x"]).result == [{"a.b": 1}]
+
+
+@pytest.mark.parametrize(
+    "options", [{"mapping": {"a": "$.["}}, {"mapping": {"a": "a ||| b"}}, {"jmespath_expression": "abs(user.name)"}]
+)
+def test_what_is_no_path_is_a_clear_error(options: dict[str, Any]):
+    with pytest.raises(PermanentError, match=r"'mapping' of field 'a'|'jmespath_expression'") as caught:
+        transform(USER, **options)
+    assert caught.value.code == "invalid_path"
+
+
+def test_a_table_is_pointed_to_sql():
+    with pytest.raises(PermanentError, match="table_sql"):
+        transform(pl.DataFrame({"a": [1]}))
+
+
+ORDER = {
+    "type": "object",
+    "required": ["id", "items"],
+    "properties": {
+        "id": {"type": "integer"},
+        "paid": {"type": "boolean"},
+        "day": {"type": "string", "format": "date"},
+        "items": {
+            "type": "array",
+            "items": {"type": "object", "properties": {"price": {"type": "number", "minimum": 0}}},
+        },
+    },
+}
+
+
+def check(data: Any, schema: dict[str, Any] = ORDER, **options: Any) -> SchemaValidate.Output:
+    return SchemaValidate().execute(SchemaValidate.Input(data=data, json_schema=schema, **options), RecordingContext())
+
+
+def test_a_fitting_value_is_valid():
+    out = check({"id": 1, "items": [{"price": 2.5}]})
+    assert out.valid
+    assert out.errors == []
+
+
+def test_every_violation_is_listed_with_its_place():
+    out = check({"id": "x", "day": "2024-13-01", "items": [{"price": -1}, {"price": "a/b"}]})
+    assert [(e.path, e.rule) for e in out.errors] == [
+        ("/day", "format"),
+        ("/id", "type"),
+        ("/items/0/price", "minimum"),
+        ("/items/1/price", "type"),
+    ]
+    assert out.error_count == 4
+    assert check({"id": "x"}, collect_all_errors=False).error_count == 1
+
+
+def test_strict_refuses_properties_that_are_not_named():
+    data = {"id": 1, "items": [{"price": 1, "colour": "red"}], "extra": True}
+    assert check(data).valid
+    assert {e.path for e in check(data, strict=True).errors} == {"", "/items/0"}
+
+
+def test_coercion_reads_numbers_and_booleans():
+    out = check({"id": " 12 ", "paid": "True", "items": [{"price": "1e2"}]}, coerce_types=True)
+    assert out.valid
+    assert out.data == {"id": 12, "paid": True, "items": [{"price": 100.0}]}
+    assert not check({"id": "1.5", "items": [{"price": "nan"}]}, coerce_types=True).valid
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [{"type": "nonsense"}, {"$ref": "http://127.0.0.1:1/x.json"}, {"$ref": "#/$defs/nope"}, {"$ref": "#"}],
+)
+def test_a_schema_that_is_none_fails_and_nothing_is_fetched(schema: dict[str, Any]):
+    with pytest.raises(PermanentError, match="json_schema") as caught:
+        check({"a": 1}, schema)
+    assert caught.value.code == "invalid_schema"
+
+
+async def say(**options: Any) -> tuple[Logger.Output, RecordingContext]:
+    context = RecordingContext()
+    return await Logger().execute(Logger.Input(**options), context), context
+
+
+def test_the_logger_says_it_and_passes_the_value_through():
+    import asyncio
+
+    out, context = asyncio.run(say(message="hello", level="warning", data={"a": 1}, tags=["t"], emit_to_trace=True))
+    assert out.passthrough == {"a": 1}
+    line = context.logs[0]
+    assert (line.level, line.message) == ("warning", "hello")
+    assert line.fields == {"log_id": out.log_id, "data": {"a": 1}, "tags": ["t"], "trace": True}
+    out, context = asyncio.run(say(message="m", data=pl.DataFrame({"a": [1, 2]}), passthrough=None))
+    assert out.passthrough is None
+    assert context.logs[0].fields["data"] == {"rows": 2, "columns": ["a"]}
