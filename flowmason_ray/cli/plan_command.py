@@ -19,7 +19,9 @@ def plan(
     file: Annotated[str, typer.Argument(metavar="FILE", help="The pipeline file.")],
     format: Annotated[
         str | None,
-        typer.Option("--format", metavar="|".join(FORMATS), help="How to show it. Default: by the name of -o, else text."),
+        typer.Option(
+            "--format", metavar="|".join(FORMATS), help="How to show it. Default: by the name of -o, else text."
+        ),
     ] = None,
     output: Annotated[
         str | None, typer.Option("--output", "-o", metavar="FILE", help="Write there instead of to stdout.")
@@ -32,7 +34,7 @@ def plan(
     from pathlib import Path
 
     from flowmason_ray.cli import plan_views
-    from flowmason_ray.cli.terminal import json_bytes, note, painter, write_bytes
+    from flowmason_ray.cli.terminal import json_bytes, note, painter, plain, write_bytes
     from flowmason_ray.wiring import load, open_workspace
 
     chosen = _format(format, output)
@@ -45,7 +47,7 @@ def plan(
     elif chosen == "svg":
         content = plan_views.as_svg(made).encode()
     else:
-        paint = painter(sys.stdout) if output is None else lambda text, *styles: text
+        paint = painter(sys.stdout) if output is None else plain
         content = plan_views.as_text(made, paint).encode("utf-8", "backslashreplace")
     if output is None:
         write_bytes(content)

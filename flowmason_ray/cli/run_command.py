@@ -36,7 +36,9 @@ def run(
     ] = None,
     on: Annotated[
         str | None,
-        typer.Option("--on", metavar="local|ray", help="Where to run. Default: ray when RAY_ADDRESS is set, else local."),
+        typer.Option(
+            "--on", metavar="local|ray", help="Where to run. Default: ray when RAY_ADDRESS is set, else local."
+        ),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document: how the run went, its output, its stages.")
@@ -132,6 +134,3 @@ def _tell(result: RunResult, prepared: PreparedRun, loaded: LoadedPipeline, *, a
         from flowmason_ray.engine.values import presentable
 
         write_json(presentable(result.output))
-
-
-

@@ -35,7 +35,9 @@ async def tell(store: RunStore, run: str, path: str | None, *, as_json: bool) ->
     paint = painter(sys.stdout)
     lines: list[str] = []
     if not as_json:
-        lines.append(paint(f"run {record.run_id} of {record.pipeline} {record.version}, {when(record.created_at)}", "bold"))
+        lines.append(
+            paint(f"run {record.run_id} of {record.pipeline} {record.version}, {when(record.created_at)}", "bold")
+        )
     narrator = Narrator()
     others: dict[str, None] = {}
     found = path is None

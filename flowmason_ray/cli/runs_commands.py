@@ -81,7 +81,9 @@ def story(
     run: RunId,
     path: Annotated[
         str | None,
-        typer.Argument(metavar="[PATH]", help="Only this stage instance and what is inside it, for example each[3]/load."),
+        typer.Argument(
+            metavar="[PATH]", help="Only this stage instance and what is inside it, for example each[3]/load."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document a line on stdout.")] = False,
     project: Project = ".",

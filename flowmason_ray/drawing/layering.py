@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 SWEEPS = 12
 """Crossings hardly fall any more after so many."""
@@ -50,7 +51,7 @@ def arrange(count: int, edges: Sequence[tuple[int, int]]) -> Layered:
             layers[layer].append(dummy)
             chain.append(dummy)
         chain.append(target)
-        for upper, lower in zip(chain, chain[1:], strict=False):
+        for upper, lower in pairwise(chain):
             below[upper].append(lower)
             above[lower].append(upper)
         chains.append(chain)
@@ -108,7 +109,7 @@ def _sort_by_barycenter(layer: list[int], fixed: list[int], neighbours: list[lis
 def crossings(layers: Sequence[Sequence[int]], below: Sequence[Sequence[int]]) -> int:
     """Return how many pairs of arrows cross."""
     total = 0
-    for upper, lower in zip(layers, layers[1:], strict=False):
+    for upper, lower in pairwise(layers):
         place = {node: n for n, node in enumerate(lower)}
         seen: list[int] = []
         for node in upper:

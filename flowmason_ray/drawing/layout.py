@@ -7,6 +7,7 @@ around it. Units are SVG's user units.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from flowmason_ray.drawing.graph import Edge, Graph, Node
 from flowmason_ray.drawing.layering import Layered, arrange
@@ -132,7 +133,7 @@ def _centres(layered: Layered, widths: list[float]) -> list[float]:
     centres = [0.0] * len(widths)
     gaps: list[list[float]] = []
     for layer in layered.layers:
-        gaps.append([(widths[a] + widths[b]) / 2 + ACROSS for a, b in zip(layer, layer[1:], strict=False)])
+        gaps.append([(widths[a] + widths[b]) / 2 + ACROSS for a, b in pairwise(layer)])
         at = 0.0
         for n, node in enumerate(layer):
             at += gaps[-1][n - 1] if n else 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from xml.sax.saxutils import escape, quoteattr
 
 from flowmason_ray.drawing.graph import Graph
@@ -95,7 +96,7 @@ def _drawing(drawing: Drawing) -> Iterator[str]:
 def _edge(placed: PlacedEdge) -> str:
     points = placed.points
     data = [f"M{_n(points[0][0])} {_n(points[0][1])}"]
-    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(points):
         if x0 == x1:
             data.append(f"L{_n(x1)} {_n(y1)}")
         else:  # leave and arrive straight down

@@ -177,7 +177,9 @@ def event_from_json(data: Mapping[str, Any], decoder: Decoder | None = None) -> 
     """
     cls = EVENT_TYPES.get(str(data.get("kind")))
     if cls is None:
-        raise StoreError(f"The log holds an event of the kind {data.get('kind')!r}, which this FlowMason does not know.")
+        raise StoreError(
+            f"The log holds an event of the kind {data.get('kind')!r}, which this FlowMason does not know."
+        )
     facts: dict[str, Any] = {"at": data.get("at", 0.0)}
     for name in _field_names(cls):
         if name in ("value", "input"):
