@@ -18,7 +18,7 @@ from flowmason_ray.engine.context import Secret, read_environment
 from flowmason_ray.engine.executor import Executor, RunInfo
 from flowmason_ray.engine.plan import Plan
 from flowmason_ray.engine.planning import make_plan, try_plan
-from flowmason_ray.errors import InvalidCall, Problem
+from flowmason_ray.errors import InvalidCall, MissingExtra, Problem
 from flowmason_ray.ids import RunId, new_run_id
 from flowmason_ray.settings import Project, find_project
 from flowmason_ray.spec.finding import find_pipeline
@@ -127,10 +127,18 @@ def choose_executor(on: str | None) -> str:
 
 
 def make_executor(on: str, options: ExecutorOptions | None = None) -> Executor:
-    """Make the executor called `on` (`choose_executor`)."""
-    if on == "ray":
-        from flowmason_ray.engine.executors.ray_tasks import RayTasksExecutor
+    """Make the executor called `on` (`choose_executor`).
 
+    Raises:
+        MissingExtra: what it needs is not installed.
+    """
+    if on == "ray":
+        try:
+            from flowmason_ray.engine.executors.ray_tasks import RayTasksExecutor
+        except ModuleNotFoundError as exc:
+            if (exc.name or "").partition(".")[0] != "ray":
+                raise
+            raise MissingExtra(feature="Running on Ray", extra="ray", module="ray") from exc
         return RayTasksExecutor(address=options.ray_address if options else None)
     from flowmason_ray.engine.executors.in_process import InProcessExecutor
 

@@ -37,7 +37,12 @@ def print_failure(result: RunResult, plan: Plan, loaded: LoadedPipeline, *, stor
         if len(lines) > MOST_TRACEBACK_LINES:
             lines = [f"  … {len(lines) - MOST_TRACEBACK_LINES} lines", *lines[-MOST_TRACEBACK_LINES:]]
         note("\n".join(f"   {line}" for line in lines))
-    others = [path for path, stage in result.stages.items() if stage.status == "failed" and path != failure.stage]
+    others = [
+        path
+        for path, stage in result.stages.items()
+        # What failed only because this stage lies in it is no other failure.
+        if stage.failure is not None and stage.status == "failed" and stage.failure.stage != failure.stage
+    ]
     if others:
         note(f"   Also failed: {_listed(others)}.")
     if stored:

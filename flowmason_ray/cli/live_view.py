@@ -216,6 +216,7 @@ class _Printed(TextIOBase):
     def __init__(self, queue: deque[str], stream: TextIO) -> None:
         self._queue = queue
         self._stream = stream
+        self.encoding = stream.encoding
 
     def write(self, text: str, /) -> int:
         """Queue text."""
@@ -233,8 +234,3 @@ class _Printed(TextIOBase):
     def writable(self) -> bool:
         """It is."""
         return True
-
-    @property
-    def encoding(self) -> str:
-        """The real stream's encoding."""
-        return self._stream.encoding

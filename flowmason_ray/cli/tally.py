@@ -146,11 +146,11 @@ class Tally:
             self._started(event)  # pyright: ignore[reportArgumentType]  # type() is compared, which pyright does not narrow by
         elif kind is StageSucceeded:
             self._succeeded(event)  # pyright: ignore[reportArgumentType]
-        elif kind is ItemEnded:
-            row = self.row(event.path)  # pyright: ignore[reportAttributeAccessIssue]
+        elif isinstance(event, ItemEnded):
+            row = self.row(event.path)
             if row is not None:
                 row.items_done += 1
-                row.items_failed += event.failure is not None  # pyright: ignore[reportAttributeAccessIssue]
+                row.items_failed += event.failure is not None
         else:
             self._less_frequent(event)
 

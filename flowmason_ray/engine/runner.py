@@ -173,7 +173,7 @@ class Runner:
                 self._executor.open(self._run, self._deliver)
                 if self._plan.timeout_s is not None:
                     limit = self._loop.call_later(self._plan.timeout_s, self._run_overdue)
-                self._inbox.append(self._created())
+                self._inbox.appendleft(self._created())  # before a cancellation that came while the executor was opened
                 listening = asyncio.create_task(self._listen())
                 if self._cancel_first is not None:
                     self._inbox.append(CancelRequested(at=time(), message=self._cancel_first))
@@ -197,7 +197,7 @@ class Runner:
     def _created(self) -> RunCreated:
         run = self._run
         return RunCreated(
-            at=run.started_at,
+            at=time(),  # now, not when the run was prepared: starting an executor may have taken a while
             run_id=run.run_id,
             pipeline=run.pipeline,
             version=run.version,
