@@ -14,10 +14,11 @@ from time import time
 from typing import TYPE_CHECKING, Any
 
 from flowmason_ray.components.registry import Registry
-from flowmason_ray.engine.context import Secret, read_environment
+from flowmason_ray.engine.context import read_environment
 from flowmason_ray.engine.executor import Executor, RunInfo
 from flowmason_ray.engine.plan import Plan
 from flowmason_ray.engine.planning import make_plan, try_plan
+from flowmason_ray.engine.secrecy import Secret
 from flowmason_ray.errors import InvalidCall, MissingExtra, Problem
 from flowmason_ray.ids import RunId, new_run_id
 from flowmason_ray.settings import Project, find_project
@@ -79,7 +80,7 @@ class Workspace:
             project_dir=self.project.root,
             settings=settings,
             env=read_environment(settings.env_allow),
-            secrets={name: Secret(value) for name, value in read_environment(settings.secrets).items()},  # pyright: ignore[reportArgumentType]  # a Secret where a template expects text prints as ***
+            secrets={name: Secret(value) for name, value in read_environment(settings.secrets).items()},
         )
 
     def store(self) -> RunStore:

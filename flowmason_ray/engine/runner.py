@@ -296,7 +296,7 @@ class Runner:
         for command in list(waiting.values()):
             self._begin(command)
 
-    _waiting: dict[str, StartStage] = {}  # noqa: RUF012  # replaced, never changed in place, while a flush is under way
+    _waiting: dict[str, StartStage] = {}  # replaced, never changed in place, while a flush is under way
 
     def _begin(self, command: StartStage) -> None:
         timeout_s = command.stage.timeout_s

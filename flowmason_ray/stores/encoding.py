@@ -34,8 +34,14 @@ _OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 class Encoder:
     """Turns events into their recorded form, putting what is too large into a blob store."""
 
-    def __init__(self, blobs: BlobStore | None) -> None:
+    def __init__(self, blobs: BlobStore | None, *, secrets: Iterable[str] = ()) -> None:
+        """
+        Args:
+            blobs: Where large values go; None: nowhere, they are recorded inline.
+            secrets: What is recorded as `***` wherever it stands in a text; frames are kept as they are.
+        """
         self._blobs = blobs
+        self._masking = Masking(secrets)
         self._packed = False
 
     def body(self, event: Event, *, without: frozenset[str] = frozenset()) -> bytes:

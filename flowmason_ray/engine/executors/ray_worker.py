@@ -23,9 +23,10 @@ from flowmason_ray.components.base import spec_of
 from flowmason_ray.components.registry import load_project_module
 from flowmason_ray.engine.attempt import DECLINED, Value, fail, finish, prepare
 from flowmason_ray.engine.component import ComponentSpec
-from flowmason_ray.engine.context import AttemptContext, Secret, context_root, draw_text
+from flowmason_ray.engine.context import AttemptContext, context_root, draw_text
 from flowmason_ray.engine.events import Event
 from flowmason_ray.engine.executor import RunInfo
+from flowmason_ray.engine.secrecy import Secret
 from flowmason_ray.engine.values import INLINE_LIMIT_BYTES, Items, is_frame
 from flowmason_ray.errors import Failure
 from flowmason_ray.settings import ProjectSettings
@@ -214,7 +215,9 @@ class _Scope:
     def _items(self, source: Any) -> Items:
         if not isinstance(source, list):
             return source
-        reference = source[0]  # inside a list, so that Ray hands over the reference and not the whole value each time
+        reference: Any = source[
+            0
+        ]  # inside a list, so that Ray hands over the reference and not the whole value each time
         return _cached(_items, reference.hex(), KEPT_VALUES, lambda: restore(self._get(reference)))
 
     def _value(self, binding: Binding) -> Any:
@@ -315,7 +318,7 @@ def gather_results(
 
 
 def _report(value: Value, run: RunInfo, duration_s: float, told: tuple[Event, ...]) -> tuple[Report, Any]:
-    key, text = Encoder(run.blobs).value(value.value)
+    key, text = Encoder(run.blobs, secrets=run.secrets.values()).value(value.value)
     if key == "value" and len(text) <= INLINE_LIMIT_BYTES:
         report = Report(
             status="succeeded", duration_s=duration_s, decision=value.decision, value=value.value, told=told

@@ -45,7 +45,9 @@ class Expected:
 class Oracle:
     """Judges one run that has ended."""
 
-    def __init__(self, shape: Shape, history: History, fate: Fate, input: Mapping[str, Any], cancel: str | None) -> None:
+    def __init__(
+        self, shape: Shape, history: History, fate: Fate, input: Mapping[str, Any], cancel: str | None
+    ) -> None:
         """
         Args:
             shape: The pipeline.
@@ -94,9 +96,7 @@ class Oracle:
     def _body(self, body: Body, chain: Chain, cut: bool) -> Failure | None:
         """Judge the stages of a body; return the failure that ended it. `cut`: it may have been stopped at any point."""
         failed = [
-            stage
-            for stage in body.members
-            if stage.on_error == "fail" and self._of(stage, chain).status == "failed"
+            stage for stage in body.members if stage.on_error == "fail" and self._of(stage, chain).status == "failed"
         ]
         if len(failed) > 1:
             names = [self._path(stage, chain) for stage in failed]
@@ -111,7 +111,9 @@ class Oracle:
         blocked = [above.id for above in stage.waits if not self._goes_on(above, chain)]
         if blocked:
             if instance.status != "never":
-                raise Violation("stages_start_after_their_inputs", f"{path} is {instance.status}; {blocked} stood before it")
+                raise Violation(
+                    "stages_start_after_their_inputs", f"{path} is {instance.status}; {blocked} stood before it"
+                )
             if not loose:
                 raise Violation("bodies_end_as_they_must", f"{path} waits for {blocked} in a body that was not stopped")
             self._nothing_inside(stage, chain)
@@ -163,7 +165,9 @@ class Oracle:
             instance = self._of(stage, chain)
             if instance.status != "skipped" or instance.reason != reason:
                 path = self._path(stage, chain)
-                raise Violation("closed_bodies_are_skipped", f"{path}: {instance.status} ({instance.reason}), not {reason}")
+                raise Violation(
+                    "closed_bodies_are_skipped", f"{path}: {instance.status} ({instance.reason}), not {reason}"
+                )
             for inner in stage.bodies.values():
                 if not inner.loop:
                     self._all_skipped(inner, chain, reason)
@@ -232,7 +236,9 @@ class Oracle:
             failure = self._fate.failure(path, attempt)
             if failure is None:
                 return attempt, None
-            repeated = failure.code in named or failure.error_type in named if named else failure.code not in NOT_REPEATED
+            repeated = (
+                failure.code in named or failure.error_type in named if named else failure.code not in NOT_REPEATED
+            )
             if attempt >= retry.get("max_attempts", 1) or not repeated:
                 return attempt, failure
             attempt += 1
@@ -287,7 +293,12 @@ class Oracle:
         ratio = stage.config.get("min_success_ratio", 0)
         if keys and (len(keys) - len(errors)) / len(keys) < ratio:
             return None, Failure(code="too_many_errors", message="", stage=path)
-        value = {"total_items": len(keys), "succeeded_items": len(keys) - len(errors), "errors": errors, "results": results}
+        value = {
+            "total_items": len(keys),
+            "succeeded_items": len(keys) - len(errors),
+            "errors": errors,
+            "results": results,
+        }
         return value, self._fate.gather_failure(path)
 
     def _iteration(self, stage: Stage, chain: Chain, path: str, key: int, *, cut: bool) -> Failure | None:
@@ -304,9 +315,7 @@ class Oracle:
             return self._value(terminals[0], inside), None
         return self._hidden("$collect", collect, terminals, inside)
 
-    def _hidden(
-        self, name: str, template: Any, terminals: list[Stage], chain: Chain
-    ) -> tuple[Any, Failure | None]:
+    def _hidden(self, name: str, template: Any, terminals: list[Stage], chain: Chain) -> tuple[Any, Failure | None]:
         """Judge the hidden stage that makes a scope's value; return the value or the failure."""
         path = chain[-1][1] + name
         failure = self._fate.failure(path, 1)

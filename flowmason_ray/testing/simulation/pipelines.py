@@ -116,7 +116,9 @@ class _Maker:
         if place.variables and self.chance(0.6):
             seen[f"r{len(seen)}"] = "{{ vars." + self.random.choice(place.variables) + " | default('unset') }}"
         if self.chance(0.2):
-            seen[f"r{len(seen)}"] = self.random.choice(("{{ input.base }}", "{{ context.path }}", "{{ context.attempt }}"))
+            seen[f"r{len(seen)}"] = self.random.choice(
+                ("{{ input.base }}", "{{ context.path }}", "{{ context.attempt }}")
+            )
         return seen
 
     def _set_variable(self, stage: dict[str, Any], place: _Place) -> None:
@@ -175,7 +177,10 @@ class _Maker:
         first = len(inside.readable)
         config["loop_stages"] = self.body(inside, chain)
         if self.chance(0.3):
-            config["collect"] = {"of": "{{ stages." + self.random.choice(inside.readable[first:]) + " }}", "at": "{{ " + index + " }}"}
+            config["collect"] = {
+                "of": "{{ stages." + self.random.choice(inside.readable[first:]) + " }}",
+                "at": "{{ " + index + " }}",
+            }
         stage["config"] = config
         return []
 
