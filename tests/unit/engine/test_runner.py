@@ -49,7 +49,7 @@ class Scripted:
 
     def __init__(self, log: Log, answer: Callable[[StartStage, Deliver], Event | None] | None = None) -> None:
         self._log = log
-        self._answer = answer or (lambda command, deliver: ok(command))
+        self._answer = answer
         self.open_now = False
 
     async def __aenter__(self) -> Self:
@@ -64,7 +64,7 @@ class Scripted:
 
     def start(self, command: StartStage) -> Event | None:
         self._log.story.append(f"begin {command.path}")
-        return self._answer(command, self._deliver)
+        return ok(command) if self._answer is None else self._answer(command, self._deliver)
 
     def gather(self, command: GatherResults) -> Event | None:
         return StageSucceeded(path=command.path, attempt=command.attempt, value={**command.head, **command.parts})
