@@ -124,6 +124,8 @@ class PreparedRun:
         self._options = options
         self._runner: Runner | None = None
         self._cancelled: str | None = None
+        """Why the run was cancelled before it began."""
+        self._cancelled: str | None = None
         """Why `cancel` was called, so that one that comes before `run` counts too."""
 
     @property
@@ -134,8 +136,15 @@ class PreparedRun:
     def cancel(self, message: str = "The run was cancelled.") -> None:
         """Stop the run, from any thread; it ends with status `cancelled`."""
         self._cancelled = message
-        if self._runner is not None:
+        if self._runner is None:
+            self._cancelled = message
+        else:
             self._runner.cancel(message)
+
+    def answer(self, path: str, data: Any, *, by: str | None = None) -> None:
+        """Answer what the stage at `path` asks (`wait_for_approval`), from any thread."""
+        if self._runner is not None:
+            self._runner.answer(path, data, by)
 
     async def run(self) -> RunResult:
         """Run it.
@@ -147,6 +156,8 @@ class PreparedRun:
         self._runner = Runner(
             self.plan, executor, self._log(), self.info, observers=self._observers, durability=self._durability
         )
+        if self._cancelled is not None:
+            self._runner.cancel(self._cancelled)
         if self._cancelled is not None:
             self._runner.cancel(self._cancelled)
         started = perf_counter()

@@ -17,6 +17,7 @@ from flowmason_ray.spec.templates import Template, parse_template
 from flowmason_ray.spec.versions import in_range
 
 if TYPE_CHECKING:
+    from flowmason_ray.engine.plan import Plan
     from flowmason_ray.spec.pipeline import Stage
 
 T = TypeVar("T")
@@ -50,6 +51,8 @@ class Draft:
     fixed: dict[str, Any] = field(default_factory=dict[str, Any])
     when: Expression | None = None
     late: dict[str, Template] = field(default_factory=dict[str, Template])
+    callee: Plan | None = None
+    """The plan of the pipeline that a subpipeline stage calls."""
 
     @property
     def title(self) -> str:

@@ -87,6 +87,8 @@ class Region:
     name: str
     owner: int | None
     members: tuple[int, ...]
+    terminals: tuple[int, ...] = ()
+    """Those members that no other member waits for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ from typing import Any
 
 from flowmason_ray.engine.commands import CancelStage, GatherResults, Output, StartStage, StartTimer
 from flowmason_ray.engine.events import (
+    ApprovalAnswered,
     CancelRequested,
     Event,
     RunCancelled,
@@ -86,6 +87,9 @@ class RunState:
         self.in_flight = 0
         """Attempts handed to the executor and not yet reported; never more than the plan's `max_parallel`."""
         self.active: dict[str, _Active] = {}
+        self.asked: dict[str, tuple[Scope, int]] = {}
+        """The stages that wait for a person's answer, by path."""
+        self._timed: dict[str, tuple[Scope, int]] = {}
         self._ready: deque[tuple[Scope, int]] = deque()
         self._todo: deque[tuple[Scope, int]] = deque()
         self._out: list[Output] = []
@@ -110,6 +114,8 @@ class RunState:
             self._timer_fired(event)
         elif isinstance(event, CancelRequested):
             self._cancel(event)
+        elif isinstance(event, ApprovalAnswered):
+            self._answered(event)
         elif isinstance(event, RunCreated):
             self._created(event)
         self._work()
@@ -164,7 +170,22 @@ class RunState:
             message = "The attempt was stopped by its executor."
             self.fail(active.scope, active.index, Failure(code="stopped", message=message, stage=event.path))
 
+    def _answered(self, event: ApprovalAnswered) -> None:
+        asked = self.asked.pop(event.path, None)
+        if asked is not None:
+            scope, index = asked
+            construct = scope.plan.stages[index].construct
+            if construct is not None and scope.status[index] == OPEN:
+                construct.answered(self, scope, index, event)
+
     def _timer_fired(self, event: TimerFired) -> None:
+        timed = self._timed.pop(event.path, None)
+        if timed is not None:
+            scope, index = timed
+            construct = scope.plan.stages[index].construct
+            if construct is not None and scope.status[index] == OPEN and event.path not in self.active:
+                construct.timer_fired(self, scope, index)
+            return
         active = self.active.get(event.path)
         if active is not None and active.attempt == event.attempt:
             scope, index = active.scope, active.index
@@ -364,13 +385,38 @@ class RunState:
         self.open_region(inner, 0)
         return inner
 
-    def gather(self, scope: Scope, index: int, head: dict[str, Any], parts: dict[str, list[Any]]) -> None:
+    def make_scope(self, scope: Scope, index: int, *, prefix: str, input: Any) -> Scope:
+        """Make an instance of the scope that belongs to a construct."""
+        body = scope.plan.stages[index].body_scope
+        assert body is not None
+        return Scope(self.plan.scopes[body], parent=scope, owner=index, prefix=prefix, input=input)
+
+    def leave(self, scope: Scope, index: int, target: Scope, value: Any) -> None:
+        """End `target`, a scope around a stage that has succeeded, with `value`."""
+        scope.values[index] = value
+        scope.status[index] = SUCCEEDED
+        self.emit(StageEnded(at=self.now, path=scope.path(index), status="succeeded"))
+        self.abort([(target, 0)], lambda: self._scope_ended(target, value, None), early=True)
+
+    def set_timer(self, scope: Scope, index: int, delay_s: float) -> None:
+        """Have the construct's `timer_fired` called after a while."""
+        path, attempt = scope.path(index), scope.tries.get(index, 0) + 1
+        self._timed[path] = (scope, index)
+        self._out.append(StartTimer(path=path, attempt=attempt, delay_s=delay_s))
+
+    def await_answer(self, scope: Scope, index: int) -> None:
+        """Have the construct's `answered` called when somebody answers."""
+        self.asked[scope.path(index)] = (scope, index)
+
+    def gather(
+        self, scope: Scope, index: int, head: dict[str, Any], parts: dict[str, Any], *, base: Any = None
+    ) -> None:
         """Have the construct's value put together by the executor."""
         path = scope.path(index)
         attempt = scope.tries.get(index, 0) + 1
         # Not counted in `in_flight`: no component runs, and a loop must not wait for a place to end.
         self.active[path] = _Active(scope, index, attempt, gathering=True)
-        self._out.append(GatherResults(path=path, attempt=attempt, head=head, parts=parts))
+        self._out.append(GatherResults(path=path, attempt=attempt, head=head, parts=parts, base=base))
 
     def end(self, scope: Scope, index: int, value: Any) -> None:
         """End a stage with success."""
@@ -409,7 +455,7 @@ class RunState:
             scope.values[index] = stage.fallback_output if fallback else None
             self._close(scope, index, status)
 
-    def abort(self, targets: Sequence[tuple[Scope, int]], then: Callable[[], None]) -> None:
+    def abort(self, targets: Sequence[tuple[Scope, int]], then: Callable[[], None], *, early: bool = False) -> None:
         """Stop everything inside `targets`; go on with `then` when nothing of it runs any more."""
         abort = _Abort(then)
         inside = {(id(scope), region) for scope, region in targets}
@@ -431,7 +477,7 @@ class RunState:
                 queue.clear()
                 queue.extend(kept)
         for scope, region in targets:
-            self._cancel_region(scope, region)
+            self._cancel_region(scope, region, early)
         if not abort.missing:
             then()
 
@@ -439,16 +485,20 @@ class RunState:
         scope.status[index] = CANCELLED
         self.emit(StageEnded(at=self.now, path=scope.path(index), status="cancelled"))
 
-    def _cancel_region(self, scope: Scope, region: int) -> None:
+    def _cancel_region(self, scope: Scope, region: int, early: bool) -> None:
         """Mark what has not ended in a region, so that nothing of it is considered or started any more."""
         status = scope.status
         for index in scope.plan.regions[region].members:
             if status[index] < SUCCEEDED:
                 if status[index] == OPEN:
                     self.emit(StageEnded(at=self.now, path=scope.path(index), status="cancelled"))
-                status[index] = CANCELLED
+                skipped = early and status[index] <= READY
+                status[index] = SKIPPED if skipped else CANCELLED
+                if skipped:
+                    reason = SkipReason.ENDED_EARLY
+                    self.emit(StageSkipped(at=self.now, path=scope.path(index), reason=reason))
                 for inner in scope.plan.nested[index]:
-                    self._cancel_region(scope, inner)
+                    self._cancel_region(scope, inner, early)
         if region == 0 and scope.plan.result_hidden and scope.plan.result is not None:
             status[scope.plan.result] = CANCELLED
 

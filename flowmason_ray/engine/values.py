@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import orjson
 
@@ -32,6 +32,9 @@ class Decision:
 
     facts: Mapping[str, Any]
     value: Any = None
+    checked: Literal["input", "output"] | None = None
+    """Whether the value must satisfy the stage's schema: as the input of a called pipeline (defaults are applied), or as
+    the pipeline's output."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,14 +10,14 @@ Numbers that JSON does not have, NaN and the infinities, are recorded as null.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from io import BytesIO
 from typing import Any, cast
 
 import orjson
 
-from flowmason_ray.engine.events import Event
+from flowmason_ray.engine.events import EVENT_TYPES, Event, SkipReason
 from flowmason_ray.engine.values import INLINE_LIMIT_BYTES, Items, Packed, is_frame
 from flowmason_ray.errors import Failure, RunNotFound, StoreError
 from flowmason_ray.stores.blobs import BlobStore
@@ -162,6 +162,47 @@ def _field_names(cls: type[Event]) -> tuple[str, ...]:
 def event_to_json(event: Event, blobs: BlobStore | None = None) -> dict[str, Any]:
     """Return an event as a JSON object: `kind`, `at` and its fields."""
     return {"kind": event.kind, "at": event.at, **orjson.loads(Encoder(blobs).body(event))}
+
+
+def event_from_json(data: Mapping[str, Any], decoder: Decoder | None = None) -> Event:
+    """Return the event that a recorded form stands for; the inverse of `event_to_json`.
+
+    Args:
+        data: `kind`, `at` and the fields, as a log returns them.
+        decoder: Brings back values that lie in blobs. Without it `value` and `input` are left as None: reading how a run
+            went needs none of its data.
+
+    Raises:
+        StoreError: the kind is not known, a field is missing, or a value cannot be read.
+    """
+    cls = EVENT_TYPES.get(str(data.get("kind")))
+    if cls is None:
+        raise StoreError(
+            f"The log holds an event of the kind {data.get('kind')!r}, which this FlowMason does not know."
+        )
+    facts: dict[str, Any] = {"at": data.get("at", 0.0)}
+    for name in _field_names(cls):
+        if name in ("value", "input"):
+            facts[name] = None if decoder is None else decoder.value(data, name)
+        elif (value := data.get(name)) is not None:
+            facts[name] = _FROM_JSON[name](value) if name in _FROM_JSON else value
+        elif name in _REQUIRED_BUT_NONE:
+            facts[name] = None
+    try:
+        return cls(**facts)
+    except TypeError as exc:
+        raise StoreError(f"The log holds a {cls.kind!r} event that is not complete: {exc}.") from exc
+
+
+_FROM_JSON: dict[str, Callable[[Any], Any]] = {
+    "failure": lambda data: Failure(**data),
+    "reason": SkipReason,
+    "names": tuple,
+}
+"""Fields whose recorded form is not the value itself."""
+
+_REQUIRED_BUT_NONE = frozenset({"branch"})
+"""Fields without a default that may be None, which is not recorded."""
 
 
 def find_run(wanted: str, ids: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flowmason_ray.engine.commands import GatherResults
+from flowmason_ray.engine.commands import Each, GatherResults
 from flowmason_ray.engine.events import ItemEnded, StageEnded
 from tests.engine_kit import Player, conditional, foreach, plan_of, stage
 
@@ -260,7 +260,7 @@ def test_an_item_whose_stages_were_skipped_has_no_result() -> None:
     run.loop("each", 2)
     assert run.decline("each[0]/body") == ["skip each[0]/body when", "item each[0] ok", "start each[1]/body"]
     run.succeed("each[1]/body", 1)
-    assert last_gather(run).parts == {"results": [None, 1]}
+    assert last_gather(run).parts == {"results": Each([None, 1])}
 
 
 def test_aborting_a_loop_ends_retry_delays_inside() -> None:
