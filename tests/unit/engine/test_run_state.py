@@ -596,4 +596,4 @@ def test_branches_that_are_no_mapping_are_refused() -> None:
     _, problems = try_plan(
         load_pipeline_data(pipeline(stage("day", "weekday", config={"branches": [["a"]]}), stage("a"))), registry
     )
-    assert [(p.code, p.path) for p in problems] == [("invalid_config", "/stages/0/config/branches")]
+    assert [(p.code, p.path) for p in problems] == [("invalid_value", "/stages/0/config/branches")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import pytest
@@ -12,6 +12,7 @@ from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage
 from flowmason_ray.engine.events import Event, RunFailed, StageFailed, StageStopped, StageSucceeded
 from flowmason_ray.engine.executor import Deliver, RunInfo
 from flowmason_ray.engine.plan import Plan
+from flowmason_ray.engine.run_log import Request
 from flowmason_ray.engine.runner import Durability, Ended, Runner
 from flowmason_ray.errors import Failure, FlowMasonError, StoreUnavailable
 from tests.engine_kit import plan_of, stage
@@ -39,6 +40,9 @@ class Log:
         if self._fails:
             raise StoreUnavailable("The disk is full.")
         self.story.append("flushed")
+
+    async def requests(self, *, after: int) -> Sequence[Request]:
+        return ()
 
     async def close(self) -> None:
         self.closed = True
