@@ -126,6 +126,13 @@ def test_ten_thousand_mistakes_are_all_found(tmp_path: Path) -> None:
     assert {p.nearest for p in problems} == {"echo"}
 
 
+def test_ten_thousand_wrong_references_do_not_take_for_ever() -> None:
+    n = 10_000  # comparing each with each would take a quarter of an hour; the test's timeout is the bound
+    problems = validate(pipeline(*(stage(f"stage{i}", after=f"stage{i}x") for i in range(n))), components=[Echo])
+    assert len(problems) == n
+    assert problems[0].nearest is not None
+
+
 def test_a_component_that_cannot_be_imported_names_its_file(project_dir: Path) -> None:
     (project_dir / "components").mkdir()
     (project_dir / "components" / "mine.py").write_text("import nothing_like_this\n")

@@ -16,7 +16,7 @@ from flowmason_ray import errors
 from flowmason_ray.components.base import InvalidComponent
 from flowmason_ray.engine.attempt import InvalidConfig, InvalidOutput
 from flowmason_ray.engine.executors.slots import InfeasibleResources
-from flowmason_ray.errors import Failure, FlowMasonError, Problem, nearest
+from flowmason_ray.errors import Failure, FlowMasonError, Problem, Suggestions, nearest
 from flowmason_ray.spec.expressions import ExpressionSyntaxError
 
 PROBLEM = Problem(code="c", message="M.", path="/a", file="f.json", line=3, column=4, nearest="x", hint="Do it.")
@@ -106,6 +106,14 @@ def test_the_nearest_name() -> None:
     assert nearest("FETCH", ["fetch"]) == "fetch"
     assert nearest("zzz", ["fetch"]) is None
     assert nearest("x", []) is None
+
+
+def test_a_whole_file_of_mistakes_gets_suggestions_for_the_first_ones() -> None:
+    suggestions = Suggestions(f"stage{i}" for i in range(20_000))
+    found = [suggestions.nearest(f"stge{i}x") for i in range(100)]
+    assert found[0] is not None
+    assert found[10:] == [None] * 90  # ten times twenty thousand comparisons are allowed
+    assert Suggestions(["fetch1", "fetch2"]).nearest("fetch1", but="fetch1") == "fetch2"
 
 
 @given(st.text(), st.lists(st.text()))

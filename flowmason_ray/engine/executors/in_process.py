@@ -216,7 +216,7 @@ class InProcessExecutor:
     def gather(self, command: GatherResults) -> Event:
         """Put a construct's value together: the handles are the values."""
         parts = {name: resolve_part(part, _itself) for name, part in command.parts.items()}
-        value = {**(command.base or {}), **command.head, **parts}
+        value: dict[str, Any] = {**(command.base or {}), **command.head, **parts}
         return StageSucceeded(at=time(), path=command.path, attempt=command.attempt, value=value)
 
     # -- the pieces ---------------------------------------------------------------------------------------------------

@@ -96,20 +96,23 @@ def test_kebab_and_snake_case_are_one_name(name: str) -> None:
 def _needs_argument(self: Any, x: int) -> None: ...
 
 
-@pytest.mark.parametrize(
-    ("members", "options", "words"),
-    [
-        ({"Input": None}, {}, "nested class 'Input'"),
-        ({"Output": dict}, {}, "nested class 'Output'"),
-        ({"execute": None}, {}, "needs a method 'execute"),
-        ({"execute": lambda self, input: None}, {}, r"takes \(self, input, context\)"),
-        ({"__init__": _needs_argument}, {}, "constructible without arguments"),
-        ({}, {"effect": "none"}, "'none' is not a valid Effect"),
-        ({}, {"cost": "cheap"}, "'cheap' is not a valid Cost"),
-        ({}, {"cost": "trivial"}, "must be 'async def'"),
-        ({}, {"raw": ["y"]}, r"\['y'\] as expressions or raw"),
-    ],
-)
+def _takes_too_little(self: Any, input: Any) -> None: ...
+
+
+REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({"Input": None}, {}, "nested class 'Input'"),
+    ({"Output": dict}, {}, "nested class 'Output'"),
+    ({"execute": None}, {}, "needs a method 'execute"),
+    ({"execute": _takes_too_little}, {}, r"takes \(self, input, context\)"),
+    ({"__init__": _needs_argument}, {}, "constructible without arguments"),
+    ({}, {"effect": "none"}, "'none' is not a valid Effect"),
+    ({}, {"cost": "cheap"}, "'cheap' is not a valid Cost"),
+    ({}, {"cost": "trivial"}, "must be 'async def'"),
+    ({}, {"raw": ["y"]}, r"\['y'\] as expressions or raw"),
+]
+
+
+@pytest.mark.parametrize(("members", "options", "words"), REFUSED)
 def test_a_class_that_does_not_keep_to_the_contract_is_refused(
     members: dict[str, Any], options: dict[str, Any], words: str
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import pytest
@@ -12,6 +12,7 @@ from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage
 from flowmason_ray.engine.events import Event, RunFailed, StageFailed, StageStopped, StageSucceeded
 from flowmason_ray.engine.executor import Deliver, RunInfo
 from flowmason_ray.engine.plan import Plan
+from flowmason_ray.engine.run_log import Request
 from flowmason_ray.engine.runner import Durability, Ended, Runner
 from flowmason_ray.errors import Failure, FlowMasonError, StoreUnavailable
 from tests.engine_kit import plan_of, stage
@@ -40,6 +41,9 @@ class Log:
             raise StoreUnavailable("The disk is full.")
         self.story.append("flushed")
 
+    async def requests(self, *, after: int) -> Sequence[Request]:
+        return ()
+
     async def close(self) -> None:
         self.closed = True
 
@@ -49,7 +53,7 @@ class Scripted:
 
     def __init__(self, log: Log, answer: Callable[[StartStage, Deliver], Event | None] | None = None) -> None:
         self._log = log
-        self._answer = answer or (lambda command, deliver: ok(command))
+        self._answer = answer
         self.open_now = False
 
     async def __aenter__(self) -> Self:
@@ -64,7 +68,7 @@ class Scripted:
 
     def start(self, command: StartStage) -> Event | None:
         self._log.story.append(f"begin {command.path}")
-        return self._answer(command, self._deliver)
+        return ok(command) if self._answer is None else self._answer(command, self._deliver)
 
     def gather(self, command: GatherResults) -> Event | None:
         return StageSucceeded(path=command.path, attempt=command.attempt, value={**command.head, **command.parts})
