@@ -189,7 +189,8 @@ class PreparedRun:
                 status="running",
                 created_at=self.info.started_at,
                 file=self.plan.file,
-            )
+            ),
+            secrets=self.info.secrets.values(),
         )
 
 

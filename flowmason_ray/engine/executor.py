@@ -49,6 +49,10 @@ class RunInfo:
 class Executor(Protocol):
     """Carries out commands. An asynchronous context manager: whoever opens it closes it, and nothing of it is left."""
 
+    tells_beginning: bool
+    """Whether it delivers `StageBegan` when an attempt that had to queue gets its place; otherwise a time limit counts from
+    `start`."""
+
     async def __aenter__(self) -> Self:
         """Take what is needed (threads, a cluster)."""
         ...

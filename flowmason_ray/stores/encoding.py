@@ -10,7 +10,7 @@ Numbers that JSON does not have, NaN and the infinities, are recorded as null.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from io import BytesIO
 from typing import Any, cast
@@ -18,6 +18,7 @@ from typing import Any, cast
 import orjson
 
 from flowmason_ray.engine.events import EVENT_TYPES, Event, SkipReason
+from flowmason_ray.engine.secrecy import Masking
 from flowmason_ray.engine.values import INLINE_LIMIT_BYTES, Items, Packed, is_frame
 from flowmason_ray.errors import Failure, RunNotFound, StoreError
 from flowmason_ray.stores.blobs import BlobStore
@@ -58,7 +59,7 @@ class Encoder:
                 data[key if name == "value" else name if key == "value" else f"{name}_packed"] = orjson.Fragment(text)
             else:
                 data[name] = value.to_json() if isinstance(value, Failure) else value
-        return orjson.dumps(data, default=self._default, option=_OPTIONS)
+        return self._masking.encoded(orjson.dumps(data, default=self._default, option=_OPTIONS))
 
     def value(self, value: Any) -> tuple[str, bytes]:
         """Return how a value is recorded: (`value` or `packed`, JSON text)."""
@@ -69,6 +70,7 @@ class Encoder:
         text = orjson.dumps(value, default=self._default, option=_OPTIONS)
         if self._packed and (escaped := _escaped(value)) is not value:
             text = orjson.dumps(escaped, default=self._default, option=_OPTIONS)
+        text = self._masking.encoded(text)
         if len(text) > INLINE_LIMIT_BYTES and self._blobs is not None:
             digest = self._blobs.put(text)
             key = "packed_json" if self._packed else "value_json"

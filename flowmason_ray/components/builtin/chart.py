@@ -22,7 +22,7 @@ from flowmason_ray.engine.component import Context
 from flowmason_ray.errors import PermanentError
 
 with needs("The component 'chart'", extra="tables"):
-    import polars  # pyright: ignore[reportUnusedImport]  # first, so that the error names the extra that brings it
+    import polars  # noqa: F401  # pyright: ignore[reportUnusedImport]  # first, so that the error names the extra that brings it
 with needs("The component 'chart'", extra="charts"):
     import altair
     import vl_convert

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import orjson
 
@@ -215,9 +215,8 @@ class _Scope:
     def _items(self, source: Any) -> Items:
         if not isinstance(source, list):
             return source
-        reference: Any = source[
-            0
-        ]  # inside a list, so that Ray hands over the reference and not the whole value each time
+        # The reference comes inside a list, so that Ray hands over the reference and not the whole value each time.
+        reference: Any = cast("list[Any]", source)[0]
         return _cached(_items, reference.hex(), KEPT_VALUES, lambda: restore(self._get(reference)))
 
     def _value(self, binding: Binding) -> Any:
@@ -310,10 +309,10 @@ def gather_results(
         if isinstance(part, Binding):
             return part.value if part.argument is None else restore(arguments[part.argument])
         if isinstance(part, dict):
-            return {name: bound(each) for name, each in part.items()}  # pyright: ignore[reportUnknownVariableType]
-        return [bound(each) for each in part] if isinstance(part, list) else None  # pyright: ignore[reportUnknownVariableType]
+            return {name: bound(each) for name, each in cast("dict[str, Any]", part).items()}
+        return [bound(each) for each in cast("list[Any]", part)] if isinstance(part, list) else None
 
-    value = {**(bound(base) or {}), **head, **{name: bound(part) for name, part in parts.items()}}
+    value: dict[str, Any] = {**(bound(base) or {}), **head, **{name: bound(part) for name, part in parts.items()}}
     return _report(Value(value), run, 0.0, ())
 
 
@@ -354,11 +353,7 @@ def portable(value: Any) -> Any:
         return ArrowFrame(value.to_arrow(compat_level=polars.CompatLevel.newest()))
     if isinstance(value, Items):
         return Items(portable(value.source), value.indices)
-    if isinstance(value, dict):
-        return {key: portable(each) for key, each in value.items()}  # pyright: ignore[reportUnknownVariableType]
-    if isinstance(value, list) and any(isinstance(each, dict | list) or is_frame(each) for each in value[:1]):  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-        return [portable(each) for each in value]  # pyright: ignore[reportUnknownVariableType]
-    return value
+    return _rebuilt(value, portable)
 
 
 def restore(value: Any) -> Any:
@@ -366,11 +361,18 @@ def restore(value: Any) -> Any:
     if isinstance(value, ArrowFrame):
         import polars
 
-        return polars.from_arrow(value.table, rechunk=False)
+        return cast("Any", polars).from_arrow(value.table, rechunk=False)
     if isinstance(value, Items):
         return Items(restore(value.source), value.indices)
+    return _rebuilt(value, restore)
+
+
+def _rebuilt(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Return a container with `change` made to everything in it; lists of plain values, however long, as they are."""
     if isinstance(value, dict):
-        return {key: restore(each) for key, each in value.items()}  # pyright: ignore[reportUnknownVariableType]
-    if isinstance(value, list) and any(isinstance(each, dict | list | ArrowFrame) for each in value[:1]):  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-        return [restore(each) for each in value]  # pyright: ignore[reportUnknownVariableType]
-    return value
+        return {key: change(each) for key, each in cast("dict[str, Any]", value).items()}
+    if isinstance(value, list):
+        items = cast("list[Any]", value)
+        if any(not isinstance(each, str | int | float | None) for each in items):
+            return [change(each) for each in items]
+    return value  # pyright: ignore[reportUnknownVariableType]  # whatever it is, it is passed on

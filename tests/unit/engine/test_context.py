@@ -12,7 +12,6 @@ from flowmason_ray.engine.commands import StartStage
 from flowmason_ray.engine.context import (
     AttemptContext,
     LocalScope,
-    Secret,
     draw_text,
     idempotency_key,
     read_environment,
@@ -90,12 +89,6 @@ def test_what_it_says_goes_to_whoever_follows() -> None:
     assert (first.level, first.message, first.fields, first.path) == ("warning", "careful", {"n": 1}, "a")
     assert isinstance(second, StageProgressed)
     assert (second.done, second.total) == (2, 5)
-
-
-def test_a_secret_does_not_show() -> None:
-    secret = Secret("s3cret")
-    assert (str(secret), repr(secret), f"{secret}", [secret].__repr__()) == ("***", "***", "***", "[***]")
-    assert secret.reveal() == "s3cret"
 
 
 def test_only_named_variables_of_the_environment_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
