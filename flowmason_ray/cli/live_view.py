@@ -216,7 +216,6 @@ class _Printed(TextIOBase):
     def __init__(self, queue: deque[str], stream: TextIO) -> None:
         self._queue = queue
         self._stream = stream
-        self.encoding = stream.encoding
 
     def write(self, text: str, /) -> int:
         """Queue text."""
@@ -234,3 +233,8 @@ class _Printed(TextIOBase):
     def writable(self) -> bool:
         """It is."""
         return True
+
+    @property
+    def encoding(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]  # in C it is read-only too
+        """The real stream's encoding."""
+        return self._stream.encoding
