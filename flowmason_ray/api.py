@@ -141,6 +141,11 @@ class PreparedRun:
         else:
             self._runner.cancel(message)
 
+    def answer(self, path: str, data: Any, *, by: str | None = None) -> None:
+        """Answer what the stage at `path` asks (`wait_for_approval`), from any thread."""
+        if self._runner is not None:
+            self._runner.answer(path, data, by)
+
     async def run(self) -> RunResult:
         """Run it.
 

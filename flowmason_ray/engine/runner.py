@@ -23,12 +23,14 @@ from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage
 from flowmason_ray.engine.component import Effect
 from flowmason_ray.engine.events import (
     RUN_ENDED,
+    ApprovalAnswered,
     CancelRequested,
     Event,
     RunCreated,
     RunFailed,
     RunSucceeded,
     StageFailed,
+    StageLogged,
     StageStopped,
     StageSucceeded,
     TimerFired,
@@ -38,6 +40,7 @@ from flowmason_ray.engine.plan import Plan
 from flowmason_ray.engine.run_log import RunLog
 from flowmason_ray.engine.run_state import RunState
 from flowmason_ray.errors import Failure, FlowMasonError
+from flowmason_ray.spec.input_schema import InputSchema
 
 Observer = Callable[[Event], None]
 """Is shown every event, recorded and live ones, in order."""
@@ -47,6 +50,10 @@ Durability = Literal["none", "run", "stage"]
 
 TURN_S = 0.005
 """How long the runner keeps the event loop: short enough for a live view at 20 frames a second."""
+
+
+LISTEN_S = 0.4
+"""How often the log is asked for requests from other processes: half of the second within which they take effect."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +106,43 @@ class Runner:
             with suppress(RuntimeError):  # the loop is closed: the run is over
                 loop.call_soon_threadsafe(self._deliver, CancelRequested(at=time(), message=message))
 
+    def answer(self, path: str, data: Any, by: str | None = None) -> None:
+        """Answer what the stage at `path` asks. May be called from any thread; what is not asked for is passed over."""
+        if (loop := self._loop) is not None:
+            with suppress(RuntimeError):  # the loop is closed: the run is over
+                loop.call_soon_threadsafe(self._take_answer, path, data, by)
+
+    def _take_answer(self, path: str, data: Any, by: str | None) -> None:
+        asked = self._state.asked.get(path)
+        if asked is None:
+            self._warn(path, "An answer came that this stage does not wait for; it was passed over.")
+            return
+        scope, index = asked
+        form = scope.plan.stages[index].options.form
+        problems = InputSchema(form).violations(data, subject="answer") if form is not None else []
+        if problems:
+            words = "; ".join(problem.message for problem in problems)
+            self._warn(path, f"An answer does not fit the form and was passed over: {words}")
+        else:
+            self._deliver(ApprovalAnswered(at=time(), path=path, data=data, by=by))
+
+    def _warn(self, path: str, message: str) -> None:
+        self._show(StageLogged(at=time(), path=path, level="warning", message=message))
+
+    async def _listen(self) -> None:
+        """Take up what other processes ask of this run."""
+        taken = 0
+        while True:
+            await asyncio.sleep(LISTEN_S)
+            for request in await self._log.requests(after=taken):
+                taken = request.number
+                body = request.body
+                if request.kind == "answer":
+                    self._take_answer(str(body.get("path")), body.get("data"), body.get("by"))
+                elif request.kind == "cancel":
+                    message = str(body.get("message") or "The run was cancelled.")
+                    self._deliver(CancelRequested(at=time(), message=message))
+
     async def run(self) -> Ended:
         """Drive the run to its end.
 
@@ -122,6 +166,7 @@ class Runner:
         assert self._loop is not None
         executor: AbstractAsyncContextManager[Any] = self._executor  # pyright: ignore[reportAssignmentType]  # its Self is narrower
         limit: asyncio.TimerHandle | None = None
+        listening: asyncio.Task[None] | None = None
         interrupted: asyncio.CancelledError | None = None
         async with executor:
             try:
@@ -129,6 +174,7 @@ class Runner:
                 if self._plan.timeout_s is not None:
                     limit = self._loop.call_later(self._plan.timeout_s, self._run_overdue)
                 self._inbox.appendleft(self._created())  # before a cancellation that came while the executor was opened
+                listening = asyncio.create_task(self._listen())
                 if self._cancel_first is not None:
                     self._inbox.append(CancelRequested(at=time(), message=self._cancel_first))
                 while self._last is None:
@@ -144,8 +190,9 @@ class Runner:
             finally:
                 for handle in (*self._timers.values(), *self._deadlines.values(), *([limit] if limit else ())):
                     handle.cancel()
-                if self._flushing is not None:
-                    self._flushing.cancel()
+                for task in (self._flushing, listening):
+                    if task is not None:
+                        task.cancel()
 
     def _created(self) -> RunCreated:
         run = self._run

@@ -294,7 +294,13 @@ def test_help_imports_nothing_that_is_slow() -> None:
         "print(sorted({n.partition('.')[0] for n in sys.modules}), file=sys.stderr)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=30, check=True
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
     )
     loaded = set(json.loads(done.stderr.replace("'", '"')))
     assert loaded & {"rich", "pydantic", "asyncio", "jinja2", "polars", "ray", "orjson", "sqlite3"} == set()

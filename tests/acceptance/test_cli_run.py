@@ -135,7 +135,9 @@ def test_a_pipeline_that_cannot_be_read_is_an_error(fm: Fm, path: str, word: str
 
 FAILING = pipeline(
     stage("first"),
-    stage("broken", after=["first"], config={"raises": "no such lamp"}, retry={"max_attempts": 2, "initial_delay_ms": 1}),
+    stage(
+        "broken", after=["first"], config={"raises": "no such lamp"}, retry={"max_attempts": 2, "initial_delay_ms": 1}
+    ),
 )
 
 
@@ -169,7 +171,10 @@ def test_json_is_one_document_for_a_success(fm: Fm) -> None:
     assert document["output"] == {"sum": 11}
     assert document["usage"] == {}
     assert document["duration_ms"] > 0
-    assert {key: document["stages"]["sum"][key] for key in ("status", "attempts")} == {"status": "succeeded", "attempts": 1}
+    assert {key: document["stages"]["sum"][key] for key in ("status", "attempts")} == {
+        "status": "succeeded",
+        "attempts": 1,
+    }
 
 
 def test_json_is_one_document_for_a_failure(fm: Fm) -> None:

@@ -106,9 +106,7 @@ def test_events_are_json_lines(fm: Fm, ran: Done, follow: bool) -> None:
 def test_runs_are_listed_newest_first_and_filtered(fm: Fm, ran: Done) -> None:
     fm("run", fm.write(pipeline(stage("x", config={"raises": "broken"}), name="Other"), "o.pipeline.json"), "-q")
     runs: list[dict[str, Any]] = fm("runs", "list", "--json").json["runs"]
-    assert [
-        (run["pipeline"], run["status"]) for run in runs
-    ] == [("Other", "failed"), ("P", "succeeded")]
+    assert [(run["pipeline"], run["status"]) for run in runs] == [("Other", "failed"), ("P", "succeeded")]
     assert [run["status"] for run in fm("runs", "list", "--status", "failed", "--json").json["runs"]] == ["failed"]
     assert len(fm("runs", "list", "-n", "1", "--json").json["runs"]) == 1
     out = fm("runs", "list").out

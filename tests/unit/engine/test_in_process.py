@@ -23,6 +23,7 @@ from flowmason_ray.engine.executors.slots import Slots
 from flowmason_ray.engine.planning import make_plan
 from flowmason_ray.engine.run_log import RunRecord
 from flowmason_ray.engine.runner import Ended, Runner
+from flowmason_ray.errors import Failure
 from flowmason_ray.spec.loader import load_pipeline_data
 from flowmason_ray.stores.memory import MemoryRunLog, MemoryRunStore
 from tests.engine_kit import foreach, pipeline, stage
@@ -81,7 +82,8 @@ class Done:
 
     @property
     def message(self) -> str:
-        return self.ended.event.failure.message  # pyright: ignore[reportAttributeAccessIssue]  # asked of runs that failed
+        failure: Failure = getattr(self.ended.event, "failure")  # noqa: B009  # asked of runs that failed
+        return failure.message
 
     def warnings(self) -> list[StageLogged]:
         return [e for e in self.live if isinstance(e, StageLogged) and e.level == "warning"]
