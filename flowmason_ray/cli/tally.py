@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from flowmason_ray.cli.plan_tree import StageView, plan_tree
 from flowmason_ray.engine.events import (
+    ApprovalAnswered,
+    ApprovalRequested,
     Event,
     ItemEnded,
     LoopExpanded,
@@ -58,6 +60,8 @@ class Row:
     started_at: float | None = None
     ended_at: float | None = None
     attempts: int = 0
+    asks: str | None = None
+    """What it asks a person, while it waits for the answer."""
     failure: Failure | None = None
     skip_reason: str | None = None
     items: int = 0
@@ -111,6 +115,7 @@ class Tally:
         self.messages_lost = 0
         self.on_ended: Ended | None = None
         self.on_retrying: Callable[[Row, StageRetrying], None] | None = None
+        self.on_asked: Callable[[ApprovalRequested], None] | None = None
         self._active: dict[str, Row] = {}
         """Attempts in flight and open constructs, by path."""
         self._opened: set[str] = set()
@@ -200,6 +205,12 @@ class Tally:
                 self.busy.setdefault(row.key, row)
                 if self.on_retrying is not None:
                     self.on_retrying(row, event)
+        elif isinstance(event, (ApprovalRequested, ApprovalAnswered)):
+            row = self.row(event.path)
+            if row is not None:
+                row.asks = event.message if isinstance(event, ApprovalRequested) else None
+                if isinstance(event, ApprovalRequested) and self.on_asked is not None:
+                    self.on_asked(event)
         elif isinstance(event, LoopExpanded):
             row = self.row(event.path)
             if row is not None:
@@ -226,6 +237,7 @@ class Tally:
         row.retrying.pop(path, None)
         row.ended[status] = row.ended.get(status, 0) + 1
         row.ended_at = event.at
+        row.asks = None
         if row.loop is None:
             self.done += 1
             self.recent.append(row)

@@ -156,6 +156,18 @@ def test_a_failed_run_says_which_stage_where_and_what_next(fm: Fm) -> None:
     assert f"fm runs story {run_id} broken" in done.err
 
 
+def test_a_failure_in_another_pipeline_is_placed_at_the_stage_that_calls_it(fm: Fm) -> None:
+    fm.write(pipeline(stage("inner", config={"raises": "x"}), name="Called"), "called.pipeline.json")
+    file = fm.write(
+        pipeline(set_stage("before", 1), stage("call", "subpipeline", config={"pipeline": "./called.pipeline.json"}))
+    )
+    done = fm("run", file)
+    line = next(n for n, text in enumerate(Path(file).read_text().splitlines(), 1) if '"call"' in text) - 1
+    assert done.code == 1
+    assert "Stage 'call/inner' failed" in done.err
+    assert f"--> {file}:{line}:" in done.err
+
+
 def test_quiet_shows_nothing_but_the_result_and_errors(fm: Fm) -> None:
     assert fm("run", fm.write(ADD), "--sample", "-q").err == ""
     failed = fm("run", fm.write(FAILING), "-q")

@@ -81,7 +81,9 @@ def test_the_live_view_shows_the_stages_while_they_run(fm: Fm) -> None:
     assert "waits for flaky, each" in text
     assert "the next in 0." in text, "a countdown"
     final = text[text.rindex("✓ first") :]
-    assert [word for word in ("✓ flaky", "attempt 2", "✓ each", "40 items", "✓ last", "succeeded in") if word not in final] == []
+    assert [
+        word for word in ("✓ flaky", "attempt 2", "✓ each", "40 items", "✓ last", "succeeded in") if word not in final
+    ] == []
 
 
 def test_more_stages_than_lines_do_not_flood_the_screen(fm: Fm) -> None:
@@ -158,14 +160,14 @@ def test_a_second_signal_leaves_at_once_and_shows_the_cursor(fm: Fm) -> None:
         "import ctypes\nfrom pydantic import BaseModel\nfrom flowmason_ray import operator\n\n"
         "@operator(effect='pure')\nclass Stubborn:\n    '''Sits in C code.'''\n"
         "    class Input(BaseModel):\n        pass\n    class Output(BaseModel):\n        pass\n"
-        "    def execute(self, input, context):\n        ctypes.CDLL(None).sleep(20)\n        return {}\n"
+        "    def execute(self, input, context):\n        print('sits down')\n        ctypes.CDLL(None).sleep(20)\n        return {}\n"
     )
     view = OnTerminal("run", file, cwd=fm.directory)
-    view.read_until(lambda screen: "stuck" in screen)
+    view.read_until(lambda screen: "sits down" in screen)
     view.process.send_signal(signal.SIGINT)
     view.process.send_signal(signal.SIGINT)
     time.sleep(0.2)
     view.process.send_signal(signal.SIGINT)
     code, _ = view.finish()
-    assert code == 130
+    assert code == 130, view.screen
     assert view.screen.rindex("\x1b[?25h") > view.screen.rindex("\x1b[?25l")

@@ -95,6 +95,7 @@ def test_every_kind_of_event_has_words() -> None:
         "count": 3,
         "index": 1,
         "names": ["x"],
+        "message": "OK?",
         "failure": {"code": "c", "message": "m"},
     }
     for kind in EVENT_TYPES:
@@ -110,7 +111,13 @@ def test_a_problem_is_shown_with_its_line(tmp_path: Path) -> None:
     file = tmp_path / "p.json"
     file.write_text('{\n  "confg": 1\n}\n')
     problem = Problem(
-        code="unknown_key", message="Unknown key 'confg'.", file=str(file), line=2, column=3, nearest="config", hint="H."
+        code="unknown_key",
+        message="Unknown key 'confg'.",
+        file=str(file),
+        line=2,
+        column=3,
+        nearest="config",
+        hint="H.",
     )
     assert ProblemReport(plain, 120).text(problem).splitlines() == [
         "error[unknown_key]: Unknown key 'confg'. Did you mean 'config'?",
@@ -145,7 +152,10 @@ def test_json_takes_what_orjson_does_not() -> None:
     from decimal import Decimal
 
     assert json_bytes({"big": 2**70, "half": "\ud800"}) == b'{"big":1180591620717411303424,"half":"\\ud800"}'
-    assert json_bytes({"d": date(2026, 1, 2), "n": Decimal("1.5"), "b": b"x"}) == b'{"d":"2026-01-02","n":"1.5","b":"b\'x\'"}'
+    assert (
+        json_bytes({"d": date(2026, 1, 2), "n": Decimal("1.5"), "b": b"x"})
+        == b'{"d":"2026-01-02","n":"1.5","b":"b\'x\'"}'
+    )
 
 
 def test_columns_are_as_wide_as_they_must_be() -> None:
