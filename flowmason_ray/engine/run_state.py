@@ -90,6 +90,8 @@ class RunState:
         self.asked: dict[str, tuple[Scope, int]] = {}
         """The stages that wait for a person's answer, by path."""
         self._timed: dict[str, tuple[Scope, int]] = {}
+        self._open: dict[str, tuple[Scope, int]] = {}
+        """The constructs whose bodies are running, in the order in which they opened."""
         self._ready: deque[tuple[Scope, int]] = deque()
         self._todo: deque[tuple[Scope, int]] = deque()
         self._out: list[Output] = []
@@ -138,6 +140,7 @@ class RunState:
             construct.gathered(self, scope, index, event.value)
         else:
             scope.status[index] = OPEN
+            self._open[event.path] = (scope, index)
             if scope.constructs is None:
                 scope.constructs = {}
             construct.decided(self, scope, index, event)
@@ -393,9 +396,11 @@ class RunState:
 
     def leave(self, scope: Scope, index: int, target: Scope, value: Any) -> None:
         """End `target`, a scope around a stage that has succeeded, with `value`."""
+        path = scope.path(index)
+        self._forget(scope, index, path)
         scope.values[index] = value
         scope.status[index] = SUCCEEDED
-        self.emit(StageEnded(at=self.now, path=scope.path(index), status="succeeded"))
+        self.emit(StageEnded(at=self.now, path=path, status="succeeded"))
         self.abort([(target, 0)], lambda: self._scope_ended(target, value, None), early=True)
 
     def set_timer(self, scope: Scope, index: int, delay_s: float) -> None:
@@ -422,16 +427,16 @@ class RunState:
         """End a stage with success."""
         scope.values[index] = value
         if scope.plan.stages[index].construct is not None:
-            if scope.constructs is not None:
-                scope.constructs.pop(index, None)
-            self._out.append(StageEnded(at=self.now, path=scope.path(index), status="succeeded"))
+            path = scope.path(index)
+            self._forget(scope, index, path)
+            self._out.append(StageEnded(at=self.now, path=path, status="succeeded"))
         self._close(scope, index, SUCCEEDED)
 
     def fail(self, scope: Scope, index: int, failure: Failure) -> None:
         """End a stage with a failure for good; its `on_error` says what follows."""
         stage = scope.plan.stages[index]
-        if scope.constructs is not None:
-            scope.constructs.pop(index, None)
+        if stage.construct is not None:
+            self._forget(scope, index, scope.path(index))
         if scope.failures is None:
             scope.failures = {}
         scope.failures[index] = failure
@@ -455,6 +460,12 @@ class RunState:
             scope.values[index] = stage.fallback_output if fallback else None
             self._close(scope, index, status)
 
+    def _forget(self, scope: Scope, index: int, path: str) -> None:
+        """A construct has ended: drop what it remembered while it was open."""
+        self._open.pop(path, None)
+        if scope.constructs is not None:
+            scope.constructs.pop(index, None)
+
     def abort(self, targets: Sequence[tuple[Scope, int]], then: Callable[[], None], *, early: bool = False) -> None:
         """Stop everything inside `targets`; go on with `then` when nothing of it runs any more."""
         abort = _Abort(then)
@@ -468,18 +479,35 @@ class RunState:
                 continue
             if active.abort is None:
                 self._out.append(CancelStage(path=path, attempt=active.attempt))
+                self._open.pop(path, None)  # a gathering's construct
                 self._cancelled(active.scope, active.index)
             active.abort = abort
             abort.missing += 1
-        for queue in (self._todo, self._ready):
-            if queue:
-                kept = [entry for entry in queue if not _is_inside(*entry, inside)]
-                queue.clear()
-                queue.extend(kept)
+        for scope, index in self._drop_queued(inside):
+            if index in scope.tries:  # it was to be repeated and waited for a free place
+                self._cancelled(scope, index)
+        for path, (scope, index) in reversed(list(self._open.items())):
+            if _is_inside(scope, index, inside):
+                del self._open[path]
+                self._cancelled(scope, index)
         for scope, region in targets:
             self._cancel_region(scope, region, early)
         if not abort.missing:
             then()
+
+    def _drop_queued(self, inside: set[tuple[int, int]]) -> list[tuple[Scope, int]]:
+        """Take out of the queues what lies inside the targets of an abort; return what was ready."""
+        dropped: list[tuple[Scope, int]] = []
+        for queue in (self._todo, self._ready):
+            if queue:
+                entries = list(queue)
+                queue.clear()
+                for entry in entries:
+                    if not _is_inside(*entry, inside):
+                        queue.append(entry)
+                    elif queue is self._ready:
+                        dropped.append(entry)
+        return dropped
 
     def _cancelled(self, scope: Scope, index: int) -> None:
         scope.status[index] = CANCELLED
@@ -489,14 +517,13 @@ class RunState:
         """Mark what has not ended in a region, so that nothing of it is considered or started any more."""
         status = scope.status
         for index in scope.plan.regions[region].members:
-            if status[index] < SUCCEEDED:
-                if status[index] == OPEN:
-                    self.emit(StageEnded(at=self.now, path=scope.path(index), status="cancelled"))
-                skipped = early and status[index] <= READY
-                status[index] = SKIPPED if skipped else CANCELLED
-                if skipped:
+            if status[index] < SUCCEEDED or status[index] == CANCELLED:
+                if early and status[index] <= READY:
+                    status[index] = SKIPPED
                     reason = SkipReason.ENDED_EARLY
                     self.emit(StageSkipped(at=self.now, path=scope.path(index), reason=reason))
+                else:
+                    status[index] = CANCELLED
                 for inner in scope.plan.nested[index]:
                     self._cancel_region(scope, inner, early)
         if region == 0 and scope.plan.result_hidden and scope.plan.result is not None:

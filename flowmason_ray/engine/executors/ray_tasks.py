@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from time import monotonic, time
@@ -316,10 +317,8 @@ def _travels_by_value(component: ComponentSpec) -> bool:
 
 
 def _cancel(task: _Task, *, force: bool) -> None:
-    try:
+    with suppress(RayError, ValueError, TypeError):  # it has ended meanwhile: its report is on the way
         ray.cancel(task.report, force=force)
-    except (RayError, ValueError, TypeError):
-        pass  # it has ended meanwhile: its report is on the way
 
 
 def _words(error: BaseException) -> str:
