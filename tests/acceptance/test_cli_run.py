@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -264,6 +265,17 @@ def test_a_reader_that_goes_away_ends_it_quietly(fm: Fm) -> None:
     err = process.stderr.read()
     process.stderr.close()
     assert (process.wait(30), err) == (0, b"")
+
+
+@pytest.mark.parametrize("closed", ["1>&-", "2>&-"])
+def test_a_closed_stream_is_no_obstacle(fm: Fm, closed: str) -> None:
+    line = f"exec {shlex.join(command('run', fm.write(ADD), '--sample'))} {closed}"
+    done = subprocess.run(
+        ["sh", "-c", line], cwd=fm.directory, env=environment(), capture_output=True, text=True, timeout=50
+    )
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ("" if closed.startswith("1") else '{"sum":11}\n')
 
 
 # -- the store ---------------------------------------------------------------------------------------------------------
