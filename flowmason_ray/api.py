@@ -124,8 +124,6 @@ class PreparedRun:
         self._options = options
         self._runner: Runner | None = None
         self._cancelled: str | None = None
-        """Why the run was cancelled before it began."""
-        self._cancelled: str | None = None
         """Why `cancel` was called, so that one that comes before `run` counts too."""
 
     @property
@@ -136,9 +134,7 @@ class PreparedRun:
     def cancel(self, message: str = "The run was cancelled.") -> None:
         """Stop the run, from any thread; it ends with status `cancelled`."""
         self._cancelled = message
-        if self._runner is None:
-            self._cancelled = message
-        else:
+        if self._runner is not None:
             self._runner.cancel(message)
 
     def answer(self, path: str, data: Any, *, by: str | None = None) -> None:

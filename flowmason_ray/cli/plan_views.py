@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowmason_ray.cli.plan_tree import BodyView, StageView, plan_tree
 from flowmason_ray.cli.words import counted, duration
+from flowmason_ray.spec.source import Location
 
 if TYPE_CHECKING:
     from flowmason_ray.cli.terminal import Paint
@@ -34,7 +35,7 @@ def as_text(plan: Plan, paint: Paint) -> str:
     about += [f"at most {plan.max_parallel} at a time"] if plan.max_parallel is not None else []
     about += [f"at most {duration(plan.timeout_s)} in all"] if plan.timeout_s is not None else []
     lines = [f"{paint(f'{plan.name} {plan.version}', 'bold')}: {', '.join(about)}", f"plan {plan.digest[:16]}", ""]
-    names = max((len(view.stage.id) + 2 * depth for depth, view in every), default=0)
+    names = max((len(view.stage.id) + 4 * depth for depth, view in every), default=0)
     kinds = max((len(component_of(view)) for _, view in every), default=0)
     lines += _body_text(root, 0, min(names, 60), min(kinds, 40), paint)
     result = plan.root.result
@@ -62,9 +63,11 @@ def _body_text(body: BodyView, depth: int, names: int, kinds: int, paint: Paint)
 
 def body_label(body: BodyView) -> str:
     """Return what a body is called: `for each item`, `branch true`."""
+    if body.calls:
+        return "the pipeline that it calls"
     if body.loop:
         return f"for each {body.variables[0]}" if body.variables else "for each"
-    return f"branch {body.name}" if body.name else "inside"
+    return f"branch {body.name}"
 
 
 def _options(view: StageView) -> list[str]:
@@ -109,10 +112,15 @@ def as_json(plan: Plan, loaded: LoadedPipeline) -> dict[str, Any]:
 
 
 def _add_json(
-    stages: list[dict[str, Any]], view: StageView, owner: str | None, body: BodyView | None, loaded: LoadedPipeline
+    stages: list[dict[str, Any]],
+    view: StageView,
+    owner: str | None,
+    body: BodyView | None,
+    loaded: LoadedPipeline | None,
 ) -> None:
+    """Add a stage and what is inside it. `loaded` is None for stages of another file."""
     stage, component = view.stage, view.stage.component
-    place = loaded.locate(stage.pointer)
+    place = loaded.locate(stage.pointer) if loaded is not None else Location()
     stages.append(
         {
             "id": stage.id,
@@ -126,7 +134,7 @@ def _add_json(
             "waits_for": list(view.waits_for),
             "reads": sorted(stage.targets),
             "owner": owner,
-            "body": None if body is None else {"name": body.name, "loop": body.loop, "variables": list(body.variables)},
+            "body": None if body is None else _body_json(body),
             "enabled": stage.enabled,
             "when": stage.when is not None,
             "retry": {
@@ -148,7 +156,12 @@ def _add_json(
     )
     for inner in view.bodies:
         for each in inner.stages:
-            _add_json(stages, each, stage.id, inner, loaded)
+            _add_json(stages, each, stage.id, inner, None if inner.calls else loaded)
+
+
+def _body_json(body: BodyView) -> dict[str, Any]:
+    kind = "loop" if body.loop else "pipeline" if body.calls else "branch"
+    return {"kind": kind, "name": body.name, "variables": list(body.variables)}
 
 
 # -- Mermaid -----------------------------------------------------------------------------------------------------------

@@ -107,7 +107,7 @@ class ProblemReport:
         if problem.line > len(lines):
             return None
         line = lines[problem.line - 1].rstrip("\r")
-        at = problem.column - 1
+        at = min(problem.column - 1, len(line))
         token = _TOKEN.match(line, at)
         length = max(1, token.end() - at) if token else 1
         width = max(20, self._width)

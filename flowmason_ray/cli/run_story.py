@@ -185,6 +185,10 @@ def narrate(event: Mapping[str, Any]) -> str:
             return f"item {event['index']} {f'failed: {why}' if why else 'is done'}"
         case "variable_set":
             return f"sets {', '.join(event['names'])}"
+        case "approval_requested":
+            return f"asks a person: {event['message']}"
+        case "approval_answered":
+            return f"is answered by {event['by']}" if event.get("by") else "is answered"
         case "timer_fired":
             return "the delay is over"
         case "cancel_requested":

@@ -107,6 +107,32 @@ def events(
     _wait(print_events(_store(project), run, follow=follow))
 
 
+@group.command("answer")
+@command
+def answer(
+    run: RunId,
+    path: Annotated[str, typer.Argument(metavar="PATH", help="The stage that asks.")],
+    data: Annotated[str, typer.Option("--data", metavar="JSON", help="The answer.")] = "null",
+    by: Annotated[
+        str | None, typer.Option("--by", metavar="NAME", help="Who answers. Default: your user name.")
+    ] = None,
+    project: Project = ".",
+) -> None:
+    """Answer a stage that waits for a person (wait_for_approval)."""
+    from flowmason_ray.cli.run_requests import answer_stage
+
+    _wait(answer_stage(_store(project), run, path.strip("/"), data, by))
+
+
+@group.command("cancel")
+@command
+def cancel(run: RunId, project: Project = ".") -> None:
+    """Cancel a run that is under way, wherever it was started."""
+    from flowmason_ray.cli.run_requests import cancel_run
+
+    _wait(cancel_run(_store(project), run))
+
+
 def _store(project: str) -> RunStore:
     from pathlib import Path
 

@@ -6,6 +6,7 @@ keeps the processor busy gets in the way of the other.
 
 from __future__ import annotations
 
+import shlex
 import sys
 import threading
 from abc import ABC, abstractmethod
@@ -50,6 +51,10 @@ class Watcher(ABC):
         self.tally = Tally(prepared.plan)
         self.title = f"{prepared.plan.name} {prepared.plan.version} on {prepared.on}, run {prepared.run_id}"
         self.started = time()
+        self.tally.on_asked = lambda event: self.say(
+            f"{event.path} asks: {event.message}  Answer with: "
+            + shlex.join(["fm", "runs", "answer", prepared.run_id, event.path, "--data", "JSON"])
+        )
         self.prepare()
 
     def __call__(self, event: Event) -> None:

@@ -153,7 +153,7 @@ def test_the_plan_in_json_is_complete(fm: Fm) -> None:
     assert [each["id"] for each in document["stages"]] == ["start", "each", "test", "big", "small", "end"]
     assert stages["each"]["waits_for"] == stages["each"]["reads"] == ["start"]
     assert stages["test"]["owner"] == "each"
-    assert stages["test"]["body"] == {"name": "", "loop": True, "variables": ["item", "index"]}
+    assert stages["test"]["body"] == {"kind": "loop", "name": "", "variables": ["item", "index"]}
     assert stages["big"]["path"] == "each/big"
     assert stages["big"]["body"]["name"] == "true"
     assert (stages["big"]["retry"]["max_attempts"], stages["big"]["timeout_s"]) == (3, 1.5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,18 @@ def test_a_failed_run_says_which_stage_where_and_what_next(fm: Fm) -> None:
     assert f"fm runs story {run_id} broken" in done.err
 
 
+def test_a_failure_in_another_pipeline_is_placed_at_the_stage_that_calls_it(fm: Fm) -> None:
+    fm.write(pipeline(stage("inner", config={"raises": "x"}), name="Called"), "called.pipeline.json")
+    file = fm.write(
+        pipeline(set_stage("before", 1), stage("call", "subpipeline", config={"pipeline": "./called.pipeline.json"}))
+    )
+    done = fm("run", file)
+    line = next(n for n, text in enumerate(Path(file).read_text().splitlines(), 1) if '"call"' in text) - 1
+    assert done.code == 1
+    assert "Stage 'call/inner' failed" in done.err
+    assert f"--> {file}:{line}:" in done.err
+
+
 def test_quiet_shows_nothing_but_the_result_and_errors(fm: Fm) -> None:
     assert fm("run", fm.write(ADD), "--sample", "-q").err == ""
     failed = fm("run", fm.write(FAILING), "-q")
@@ -252,6 +265,17 @@ def test_a_reader_that_goes_away_ends_it_quietly(fm: Fm) -> None:
     err = process.stderr.read()
     process.stderr.close()
     assert (process.wait(30), err) == (0, b"")
+
+
+@pytest.mark.parametrize("closed", ["1>&-", "2>&-"])
+def test_a_closed_stream_is_no_obstacle(fm: Fm, closed: str) -> None:
+    line = f"exec {shlex.join(command('run', fm.write(ADD), '--sample'))} {closed}"
+    done = subprocess.run(
+        ["sh", "-c", line], cwd=fm.directory, env=environment(), capture_output=True, text=True, timeout=50
+    )
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ("" if closed.startswith("1") else '{"sum":11}\n')
 
 
 # -- the store ---------------------------------------------------------------------------------------------------------

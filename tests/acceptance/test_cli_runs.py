@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import subprocess
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.cli_kit import Done, Fm, pipeline, set_stage, stage
+from tests.cli_kit import Done, Fm, command, environment, pipeline, set_stage, stage
 
 LOOP = pipeline(
     stage(
@@ -153,3 +155,60 @@ def test_an_interrupted_run_is_told_as_such(fm: Fm, ran: Done) -> None:
 def test_values_that_are_large_come_back_whole(fm: Fm) -> None:
     fm("run", fm.write(pipeline(set_stage("big", "x" * 100_000))), "-q")
     assert fm("runs", "show", "last", "--json").json["output"] == {"v_big": "x" * 100_000}
+
+
+# -- asking something of a run that is under way -----------------------------------------------------------------------
+
+ASKING = pipeline(
+    stage(
+        "ask",
+        "wait_for_approval",
+        config={"message": "Pay?", "form": {"type": "object", "required": ["ok"]}, "timeout_ms": 60_000},
+    ),
+    output={"answer": "{{ stages.ask.data }}", "by": "{{ stages.ask.answered_by }}"},
+)
+
+
+@pytest.fixture
+def asking(fm: Fm) -> Iterator[subprocess.Popen[str]]:
+    """A run in another process that waits for a person."""
+    process = subprocess.Popen(
+        command("run", fm.write(ASKING)),
+        cwd=fm.directory,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    assert any("asks: Pay?  Answer with: fm runs answer r_" in line for line in process.stderr)
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_stage_that_asks_can_be_answered_from_elsewhere(fm: Fm, asking: subprocess.Popen[str]) -> None:
+    wrong = fm("runs", "answer", "last", "askk", "--data", "1")
+    assert wrong.code == 2
+    assert "Did you mean 'ask'?" in wrong.err
+    assert "not JSON" in fm("runs", "answer", "last", "ask", "--data", "yes").err
+    unfit = fm("runs", "answer", "last", "ask", "--data", "{}")
+    assert unfit.code == 2
+    assert "'ok'" in unfit.err
+    done = fm("runs", "answer", "last", "ask", "--data", '{"ok": true}', "--by", "Ada")
+    assert (done.code, done.err.startswith("Answered ask of run r_")) == (0, True)
+    out, _ = asking.communicate(timeout=30)
+    assert json.loads(out) == {"answer": {"ok": True}, "by": "Ada"}
+    story = fm("runs", "story", "last").out
+    assert "asks a person: Pay?" in story
+    assert "is answered by Ada" in story
+    late = fm("runs", "answer", "last", "ask")
+    assert late.code == 2
+    assert "is not under way: it is succeeded" in late.err
+
+
+def test_a_run_can_be_cancelled_from_elsewhere(fm: Fm, asking: subprocess.Popen[str]) -> None:
+    done = fm("runs", "cancel", "last")
+    assert (done.code, done.err.strip().endswith("has ended: cancelled.")) == (0, True)
+    asking.communicate(timeout=30)
+    assert asking.returncode == 130
