@@ -13,14 +13,16 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from flowmason_ray.components.base import InvalidComponent
 from flowmason_ray.engine.events import RunCancelled, RunSucceeded
 from flowmason_ray.engine.run_log import RunLog, RunRecord, RunStore
 from flowmason_ray.engine.runner import Durability, Observer, Runner
 from flowmason_ray.engine.summary import StageSummary, Summary
 from flowmason_ray.engine.values import presentable
-from flowmason_ray.errors import Failure, InvalidCall, InvalidPipeline, Problem, RunFailed
+from flowmason_ray.errors import Failure, InvalidCall, InvalidInput, InvalidPipeline, Problem, RunFailed
 from flowmason_ray.spec.loader import LoadedPipeline
 from flowmason_ray.spec.loader import load_pipeline_file as _load_file
+from flowmason_ray.spec.plain_data import plain_object
 from flowmason_ray.wiring import ExecutorOptions, Workspace, choose_executor, load, make_executor, open_workspace
 
 if TYPE_CHECKING:
@@ -112,7 +114,7 @@ class PreparedRun:
         file = loaded.source.file
         self.workspace = workspace or open_workspace(Path(file) if file else Path.cwd(), components=components)
         self.plan: Plan = self.workspace.plan(loaded)
-        given = {} if input is None else dict(input)
+        given = _plain_input(input)
         value = given if self.plan.input_schema is None else self.plan.input_schema.apply(given)
         self._store = store
         self.info = replace(self.workspace.run_info(self.plan, value, seed=seed), blobs=getattr(store, "blobs", None))
@@ -121,6 +123,8 @@ class PreparedRun:
         self._durability: Durability = durability
         self._options = options
         self._runner: Runner | None = None
+        self._cancelled: str | None = None
+        """Why `cancel` was called, so that one that comes before `run` counts too."""
 
     @property
     def run_id(self) -> str:
@@ -129,6 +133,7 @@ class PreparedRun:
 
     def cancel(self, message: str = "The run was cancelled.") -> None:
         """Stop the run, from any thread; it ends with status `cancelled`."""
+        self._cancelled = message
         if self._runner is not None:
             self._runner.cancel(message)
 
@@ -142,6 +147,8 @@ class PreparedRun:
         self._runner = Runner(
             self.plan, executor, self._log(), self.info, observers=self._observers, durability=self._durability
         )
+        if self._cancelled is not None:
+            self._runner.cancel(self._cancelled)
         started = perf_counter()
         ended = await self._runner.run()
         event = ended.event
@@ -173,6 +180,23 @@ class PreparedRun:
                 file=self.plan.file,
             )
         )
+
+
+def _plain_input(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the input as plain JSON, which is what the log, templates and other processes can take.
+
+    Raises:
+        InvalidInput: it is no object, or holds what JSON cannot express.
+    """
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers need not be typed
+        message = f"The input is an object; found a value of type {type(given).__name__!r}."
+        raise InvalidInput([Problem(code="not_json", message=message, expected="an object")])
+    try:
+        return plain_object(given)
+    except InvalidPipeline as exc:
+        raise InvalidInput(exc.problems) from exc
 
 
 async def arun(
@@ -238,3 +262,5 @@ def validate(source: Source, *, components: Sequence[type] = ()) -> list[Problem
         return open_workspace(Path(file) if file else Path.cwd(), components=components).check(loaded)
     except InvalidPipeline as exc:
         return list(exc.problems)
+    except InvalidComponent as exc:  # a component of the project cannot be loaded
+        return [Problem(code=exc.code, message=exc.message)]

@@ -130,6 +130,7 @@ class _WithProblems(FlowMasonError):
         super().__init__("\n".join(str(p) for p in self.problems))
 
     def to_json(self) -> dict[str, Any]:
+        """Return the problems besides code and message."""
         return {**super().to_json(), "problems": [p.to_json() for p in self.problems]}
 
 
@@ -201,6 +202,7 @@ class RunFailed(FlowMasonError):
         super().__init__(f"{stage}{failure.message} [{failure.code}]")
 
     def to_json(self) -> dict[str, Any]:
+        """Return the run's id and its failure besides code and message."""
         return {**super().to_json(), "run_id": self.run_id, "failure": self.failure.to_json()}
 
 

@@ -6,7 +6,7 @@ A directory without `flowmason.json` is a project too, with every default: the p
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -90,12 +90,17 @@ def _read(file: Path) -> ProjectSettings:
         raise InvalidPipeline(
             [Problem(code="invalid_json", message=f"{exc.msg}.", file=str(file), line=exc.lineno, column=exc.colno)]
         ) from exc
+    except RecursionError as exc:
+        raise InvalidPipeline(
+            [Problem(code="too_deep", message="It nests too deeply to be read.", file=str(file))]
+        ) from exc
     except (OSError, UnicodeDecodeError) as exc:
         raise InvalidPipeline(
             [Problem(code="unreadable_file", message=f"Cannot read it: {exc}.", file=str(file))]
         ) from exc
     if isinstance(data, dict):
-        data = {k: v for k, v in data.items() if not k.startswith("x-") and k != "$schema"}
+        written = cast("dict[str, Any]", data)
+        data = {k: v for k, v in written.items() if not k.startswith("x-") and k != "$schema"}
     try:
         return ProjectSettings.model_validate(data)
     except ValidationError as exc:
@@ -103,7 +108,7 @@ def _read(file: Path) -> ProjectSettings:
 
 
 def _problem(file: Path, error: Any) -> Problem:
-    path = "/" + "/".join(str(p) for p in error["loc"])
+    path = "".join(f"/{part}" for part in error["loc"])
     key = str(error["loc"][-1]) if error["loc"] else ""
     if error["type"] == "extra_forbidden":
         return Problem(
@@ -113,4 +118,4 @@ def _problem(file: Path, error: Any) -> Problem:
             file=str(file),
             nearest=nearest(key, ProjectSettings.model_fields),
         )
-    return Problem(code="invalid_value", message=f"{path}: {error['msg']}.", path=path, file=str(file))
+    return Problem(code="invalid_value", message=f"{path or 'The file'}: {error['msg']}.", path=path, file=str(file))

@@ -21,6 +21,7 @@ from flowmason_ray.engine.planning import make_plan, try_plan
 from flowmason_ray.errors import InvalidCall, Problem
 from flowmason_ray.ids import RunId, new_run_id
 from flowmason_ray.settings import Project, find_project
+from flowmason_ray.spec.finding import find_pipeline
 from flowmason_ray.spec.loader import LoadedPipeline, load_pipeline_data, load_pipeline_file
 
 if TYPE_CHECKING:
@@ -44,13 +45,26 @@ class Workspace:
             InvalidPipeline: it cannot be run.
         """
         settings = self.project.settings
-        return make_plan(loaded, self.registry, env=settings.env_allow, secrets=settings.secrets)
+        return make_plan(
+            loaded, self.registry, env=settings.env_allow, secrets=settings.secrets, pipelines=self.find_pipeline
+        )
 
     def check(self, loaded: LoadedPipeline) -> list[Problem]:
         """Return every problem of a pipeline, warnings included."""
         settings = self.project.settings
-        _, problems = try_plan(loaded, self.registry, env=settings.env_allow, secrets=settings.secrets)
+        _, problems = try_plan(
+            loaded, self.registry, env=settings.env_allow, secrets=settings.secrets, pipelines=self.find_pipeline
+        )
         return [*loaded.warnings, *problems]
+
+    def find_pipeline(self, reference: str, from_file: str | None) -> LoadedPipeline:
+        """Return the pipeline that another one names (`engine.calling.PipelineFinder`).
+
+        Raises:
+            InvalidPipeline: there is none (code `pipeline_not_found`), or it cannot be loaded.
+        """
+        folders = [self.project.root / folder for folder in self.project.settings.pipeline_dirs]
+        return find_pipeline(reference, Path(from_file).parent if from_file else self.project.root, folders)
 
     def run_info(self, plan: Plan, input: Any, *, run_id: RunId | None = None, seed: int | None = None) -> RunInfo:
         """Return what executors and attempts know about a new run."""

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from flowmason_ray.components.base import operator
 from flowmason_ray.components.registry import Registry
-from flowmason_ray.engine.commands import CancelStage, GatherResults, Output, StartStage, StartTimer
+from flowmason_ray.engine.commands import CancelStage, GatherResults, Output, StartStage, StartTimer, resolve_part
 from flowmason_ray.engine.component import Context
 from flowmason_ray.engine.control_flow.foreach import ForeachOptions
 from flowmason_ray.engine.events import (
@@ -117,7 +117,7 @@ def _line(output: Output) -> str:
         case StartTimer(path=path, delay_s=delay):
             return f"timer {path} {delay:g}"
         case GatherResults(path=path, parts=parts, head=head):
-            return f"gather {path} {parts['results']} {[e['index'] for e in head['errors']]}"
+            return f"gather {path} {list(parts['results'].parts)} {[e['index'] for e in head['errors']]}"
         case StageSkipped(path=path, reason=reason):
             return f"skip {path} {reason}"
         case StageRetrying(path=path):
@@ -208,7 +208,8 @@ class Player:
     def gathered(self, path: str) -> list[str]:
         command = self.pending[path]
         assert isinstance(command, GatherResults)
-        return self.succeed(path, value={**command.head, **command.parts})
+        parts = {name: resolve_part(part, lambda handle: handle) for name, part in command.parts.items()}
+        return self.succeed(path, value={**command.head, **parts})
 
     def fail(self, path: str, code: str = "component_error", *, draw: float = 0.5, **facts: Any) -> list[str]:
         command = self._take(path)

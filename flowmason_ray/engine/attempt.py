@@ -35,15 +35,29 @@ class Work(Protocol):
     """The part of a stage that an attempt needs; a `PlanStage` is one, and so is what a worker rebuilds."""
 
     @property
-    def component(self) -> ComponentSpec | None: ...
+    def component(self) -> ComponentSpec | None:
+        """None: the value is the rendered template itself."""
+        ...
+
     @property
-    def template(self) -> Template: ...
+    def template(self) -> Template:
+        """What is rendered."""
+        ...
+
     @property
-    def fixed(self) -> Mapping[str, Any]: ...
+    def fixed(self) -> Mapping[str, Any]:
+        """What is handed over as it is written."""
+        ...
+
     @property
-    def when(self) -> Expression | None: ...
+    def when(self) -> Expression | None:
+        """Whether it runs at all."""
+        ...
+
     @property
-    def schema(self) -> InputSchema | None: ...
+    def schema(self) -> InputSchema | None:
+        """What the rendered template must satisfy."""
+        ...
 
 
 class Value(NamedTuple):
@@ -80,9 +94,8 @@ def prepare(work: Work, scope: Scope) -> Any:
     config = work.template.render(scope)
     component = work.component
     if component is None:
-        if work.schema is not None and (problems := work.schema.violations(config)):
-            message = "The pipeline's output misses its schema: " + "; ".join(p.message for p in problems)
-            raise InvalidOutput(message, details={"problems": [p.to_json() for p in problems]})
+        if work.schema is not None:
+            conform(config, work.schema)
         if (problem := not_recordable(config)) is not None:
             raise InvalidOutput(f"The value that a template made is not JSON: {problem}.")
         return Value(config)
@@ -94,14 +107,40 @@ def prepare(work: Work, scope: Scope) -> Any:
         raise InvalidConfig(_violations(f"The config of component {component.name!r}", exc)) from exc
 
 
-def finish(component: ComponentSpec, result: Any) -> Value:
+def _checked(decision: Decision, schema: InputSchema | None) -> Any:
+    """Return a decision's value, held against the stage's schema if it is to be.
+
+    Raises:
+        InvalidInput: it is the input of a called pipeline and does not fit.
+        InvalidOutput: it is to be the pipeline's output and does not fit.
+    """
+    if schema is None or decision.checked is None:
+        return decision.value
+    if decision.checked == "input":
+        return schema.apply(decision.value)
+    conform(decision.value, schema)
+    return decision.value
+
+
+def conform(value: Any, schema: InputSchema) -> None:
+    """Hold the pipeline's output against its schema.
+
+    Raises:
+        InvalidOutput: it does not fit; every violation is listed.
+    """
+    if problems := schema.violations(value, subject="output"):
+        message = "The pipeline's output misses its schema: " + "; ".join(p.message for p in problems)
+        raise InvalidOutput(message, details={"problems": [p.to_json() for p in problems]})
+
+
+def finish(component: ComponentSpec, result: Any, schema: InputSchema | None = None) -> Value:
     """Turn what `execute` returned into a value of JSON and frames.
 
     Raises:
         InvalidOutput: it is not an Output, nor an object that makes one.
     """
     if type(result) is Decision:
-        return Value(result.value, result.facts)
+        return Value(_checked(result, schema), result.facts)
     model = component.output_model
     if not isinstance(result, model):
         if not isinstance(result, Mapping):

@@ -72,7 +72,8 @@ class Bodies:
         """Return the stage itself or the owner around it that is a direct member of `region`."""
         node = self.home[stage]
         while node is not region:
-            assert node.owner is not None and node.parent is not None
+            assert node.owner is not None
+            assert node.parent is not None
             stage, node = node.owner, node.parent
         return stage
 

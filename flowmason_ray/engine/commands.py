@@ -6,6 +6,7 @@ list, so that what is narrated keeps its place between the commands.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,17 +29,42 @@ class StartStage:
     """When the first attempt of this instance was started; what `now()` says."""
 
 
+@dataclass(frozen=True, slots=True)
+class Each:
+    """A part of a gathered value: the list of what these parts give."""
+
+    parts: Sequence[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Several:
+    """A part of a gathered value: the object of what these parts give."""
+
+    parts: Mapping[str, Any]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatherResults:
     """Put together the value of a construct from the values of its bodies, and report it as the success of `path`.
 
-    The value is `head` with, for every name in `parts`, the list of those handles' values; None stands for null.
+    The value is the object `base` (a handle; None: nothing), then `head`, then every one of `parts`. A part is a handle, an
+    `Each` or a `Several`; None stands for null.
     """
 
     path: str
     attempt: int
     head: dict[str, Any]
-    parts: dict[str, list[Any]]
+    parts: dict[str, Any]
+    base: Any = None
+
+
+def resolve_part(part: Any, value_of: Callable[[Any], Any]) -> Any:
+    """Return what a part gives, when `value_of` gives the values of handles."""
+    if type(part) is Each:
+        return [resolve_part(each, value_of) for each in part.parts]
+    if type(part) is Several:
+        return {name: resolve_part(each, value_of) for name, each in part.parts.items()}
+    return None if part is None else value_of(part)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

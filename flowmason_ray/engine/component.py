@@ -102,7 +102,10 @@ class Context(Protocol):
     """
 
     @property
-    def run_id(self) -> str: ...
+    def run_id(self) -> str:
+        """The run's id."""
+        ...
+
     @property
     def pipeline(self) -> str:
         """The pipeline's name."""
@@ -134,7 +137,10 @@ class Context(Protocol):
         ...
 
     @property
-    def region(self) -> str | None: ...
+    def region(self) -> str | None:
+        """Where the attempt runs, if regions are used."""
+        ...
+
     @property
     def idempotency_key(self) -> str:
         """The same for every attempt of this stage instance in this run, and for no other."""

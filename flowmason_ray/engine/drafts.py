@@ -17,6 +17,7 @@ from flowmason_ray.spec.templates import Template, parse_template
 from flowmason_ray.spec.versions import in_range
 
 if TYPE_CHECKING:
+    from flowmason_ray.engine.plan import Plan
     from flowmason_ray.spec.pipeline import Stage
 
 T = TypeVar("T")
@@ -29,7 +30,9 @@ WHOLE = parse_template({})
 class Report(Protocol):
     """Takes a problem: where it is found, and the facts of `errors.Problem`."""
 
-    def __call__(self, code: str, message: str, pointer: str, **facts: Any) -> None: ...
+    def __call__(self, code: str, message: str, pointer: str, **facts: Any) -> None:
+        """Take one problem."""
+        ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -48,6 +51,8 @@ class Draft:
     fixed: dict[str, Any] = field(default_factory=dict[str, Any])
     when: Expression | None = None
     late: dict[str, Template] = field(default_factory=dict[str, Template])
+    callee: Plan | None = None
+    """The plan of the pipeline that a subpipeline stage calls."""
 
     @property
     def title(self) -> str:

@@ -234,13 +234,13 @@ class EdgeFinder:
 
     def _visible_setters(self, draft: Draft, name: str, pointer: str) -> list[str]:
         visible = [s for s in self._setters.get(name, ()) if s != draft.id and self._sees(draft.id, s)]
-        if not visible:
-            if not any(r.defaulted for _, r in draft.references() if r.root == "vars" and r.path and r.path[0] == name):
-                message = f"{draft.title} reads variable {name!r}, which no stage sets where it could be seen."
-                others = [s for s in self._setters.get(name, ()) if s != draft.id]
-                hint = f"Stage {others[0]!r} sets it inside a loop, for that iteration only." if others else None
-                close = nearest(name, [each for each in self._setters if each != name])
-                self._report("unknown_variable", message, pointer, found=name, nearest=close, hint=hint)
+        defaulted = any(r.defaulted for _, r in draft.references() if r.root == "vars" and r.path and r.path[0] == name)
+        if not visible and not defaulted:
+            message = f"{draft.title} reads variable {name!r}, which no stage sets where it could be seen."
+            others = [s for s in self._setters.get(name, ()) if s != draft.id]
+            hint = f"Stage {others[0]!r} sets it inside a loop, for that iteration only." if others else None
+            close = nearest(name, [each for each in self._setters if each != name])
+            self._report("unknown_variable", message, pointer, found=name, nearest=close, hint=hint)
         return visible
 
     def _sees(self, reader: str, setter: str) -> bool:

@@ -202,6 +202,29 @@ class VariableSet(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalRequested(Event):
+    """A stage waits for a person. `form` is the JSON Schema of the answer, if there is one."""
+
+    kind: ClassVar[str] = "approval_requested"
+
+    path: str
+    message: str
+    form: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalAnswered(Event):
+    """A person has answered."""
+
+    kind: ClassVar[str] = "approval_answered"
+    stimulus: ClassVar[bool] = True
+
+    path: str
+    data: Any = None
+    by: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TimerFired(Event):
     """A delay that the state machine asked for is over."""
 
@@ -291,6 +314,8 @@ EVENT_TYPES: dict[str, type[Event]] = {
         LoopExpanded,
         ItemEnded,
         VariableSet,
+        ApprovalRequested,
+        ApprovalAnswered,
         TimerFired,
         CancelRequested,
         RunSucceeded,

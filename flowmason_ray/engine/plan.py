@@ -59,7 +59,7 @@ class PlanStage:
     """What the skip rule looks at: every stage that is referred to or depended on, wherever it lies."""
     waits_for: tuple[int, ...] = ()
     """The stages of the same region that must have ended first."""
-    retry: RetryPolicy = RetryPolicy()
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
     timeout_s: float | None = None
     on_error: Literal["fail", "continue", "fallback"] = "fail"
     fallback_output: Any = None
@@ -87,6 +87,8 @@ class Region:
     name: str
     owner: int | None
     members: tuple[int, ...]
+    terminals: tuple[int, ...] = ()
+    """Those members that no other member waits for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

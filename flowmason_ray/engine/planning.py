@@ -8,14 +8,16 @@ everything its position and to add the hidden stages that make a scope's value.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 
 from flowmason_ray.engine.bodies import Bodies, RegionNode, find_bodies
+from flowmason_ray.engine.calling import PipelineFinder, embedded, identity, plan_calls
 from flowmason_ray.engine.component import Catalogue, Cost, Effect
 from flowmason_ray.engine.drafts import Draft, Report, draft_stages, parse_at, problem_sink
 from flowmason_ray.engine.edges import EdgeFinder, Edges, Names, find_cycle
@@ -28,7 +30,7 @@ from flowmason_ray.spec.templates import Template, parse_template
 
 if TYPE_CHECKING:
     from flowmason_ray.spec.loader import LoadedPipeline
-    from flowmason_ray.spec.pipeline import Pipeline, Stage
+    from flowmason_ray.spec.pipeline import Pipeline
     from flowmason_ray.spec.pipeline import Retry as RetrySpec
 
 OUTPUT = "$output"
@@ -36,12 +38,21 @@ OUTPUT = "$output"
 COLLECT = "$collect"
 """The hidden stage that makes an iteration's result."""
 
+LOOP_EXITS = frozenset({"break_loop", "continue_loop"})
+EXITS = LOOP_EXITS | {"return"}
+"""The components that leave a scope."""
+
 MOST_NAMES = 100
 """How many stages of a cycle are named: enough for any that somebody wrote by hand."""
 
 
 def make_plan(
-    loaded: LoadedPipeline, catalogue: Catalogue, *, env: Collection[str] = (), secrets: Collection[str] = ()
+    loaded: LoadedPipeline,
+    catalogue: Catalogue,
+    *,
+    env: Collection[str] = (),
+    secrets: Collection[str] = (),
+    pipelines: PipelineFinder | None = None,
 ) -> Plan:
     """Compile a pipeline.
 
@@ -50,25 +61,40 @@ def make_plan(
         catalogue: Where its components are looked up.
         env: The environment variables that templates may read.
         secrets: The secrets that templates may read.
+        pipelines: How pipelines that it calls are found.
 
     Raises:
         InvalidPipeline: it cannot be run; `problems` holds everything that was found.
     """
-    plan, problems = try_plan(loaded, catalogue, env=env, secrets=secrets)
+    plan, problems = try_plan(loaded, catalogue, env=env, secrets=secrets, pipelines=pipelines)
     if plan is None:
         raise InvalidPipeline([p for p in problems if p.severity == "error"])
     return plan
 
 
 def try_plan(
-    loaded: LoadedPipeline, catalogue: Catalogue, *, env: Collection[str] = (), secrets: Collection[str] = ()
+    loaded: LoadedPipeline,
+    catalogue: Catalogue,
+    *,
+    env: Collection[str] = (),
+    secrets: Collection[str] = (),
+    pipelines: PipelineFinder | None = None,
+    within: Sequence[str] = (),
 ) -> tuple[Plan | None, list[Problem]]:
-    """Compile a pipeline; return the plan, or None when there are errors, and every problem including warnings."""
+    """Compile a pipeline; return the plan, or None when there are errors, and every problem including warnings.
+
+    Args and more as for `make_plan`; `within` names the pipelines that this one is called from, itself included.
+    """
     problems: list[Problem] = []
     report = problem_sink(problems, loaded.problem)
     pipeline = loaded.pipeline
     _refuse_what_is_not_built(pipeline, report)
     drafts = draft_stages(pipeline.stages, catalogue, report)
+
+    def plan_callee(callee: LoadedPipeline, chain: Sequence[str]) -> tuple[Plan | None, list[Problem]]:
+        return try_plan(callee, catalogue, env=env, secrets=secrets, pipelines=pipelines, within=chain)
+
+    plan_calls(drafts, loaded, pipelines, plan_callee, within or [identity(loaded)], problems, report)
     bodies = find_bodies(drafts, report)
     plan: Plan | None = None
     if bodies is not None:
@@ -87,7 +113,7 @@ def _names(pipeline: Pipeline, env: Collection[str], secrets: Collection[str]) -
     schema = pipeline.input_schema
     properties: Any = schema.get("properties") if schema else None
     return Names(
-        input_properties=frozenset(properties) if isinstance(properties, Mapping) else None,
+        input_properties=frozenset(cast("Mapping[str, Any]", properties)) if isinstance(properties, Mapping) else None,
         input_closed=bool(schema) and schema.get("additionalProperties") is False,
         env=frozenset(env),
         secrets=frozenset(secrets),
@@ -144,6 +170,7 @@ class _Planner:
         self._finder = EdgeFinder(drafts, bodies, names, report)
         self._scopes: list[_ScopeDraft] = []
         self._body_scope: dict[str, int] = {}
+        self._callee_scope: dict[str, int] = {}
         self._place: dict[str, tuple[_ScopeDraft, int]] = {}
         self._position = {draft.id: i for i, draft in enumerate(drafts.values())}
 
@@ -163,15 +190,22 @@ class _Planner:
             self._finder.add(draft)
         self._finder.add_variables(hidden)
         self._check_cycles()
+        self._check_leaving()
         check_types(self._pipeline, self._drafts, self._bodies, hidden, self._report)
         input_schema = self._schema(self._pipeline.input_schema, "/input_schema")
-        scopes = tuple(self._scope_plan(scope) for scope in self._scopes)
+        self._place_callees()
+        scopes = [self._scope_plan(scope) for scope in self._scopes]
+        for name, offset in self._callee_scope.items():
+            callee = self._drafts[name].callee
+            assert callee is not None
+            around, owner = self._place[name]
+            scopes.extend(embedded(callee, offset, around.index, owner))
         pipeline = self._pipeline
         return Plan(
             name=pipeline.name,
             version=pipeline.version,
             digest=_digest(self._loaded.data, self._drafts),
-            scopes=scopes,
+            scopes=tuple(scopes),
             timeout_s=None if pipeline.timeout_ms is None else pipeline.timeout_ms / 1000,
             max_parallel=pipeline.max_parallel,
             input_schema=input_schema,
@@ -214,8 +248,18 @@ class _Planner:
         return hidden.id
 
     def _terminals(self, node: RegionNode) -> list[str]:
-        awaited = {above for stage in node.members for above in self._edges.waits.get(stage, ())}
-        return [stage for stage in node.members if stage not in awaited]
+        """Return the members of a region that have its result: no other waits for them. What only leaves has none."""
+        members = list(node.members)
+        while True:
+            awaited = {above for stage in members for above in self._edges.waits.get(stage, ())}
+            leaving = {stage for stage in members if stage not in awaited and self._leaves(stage)}
+            if not leaving:
+                return [stage for stage in members if stage not in awaited]
+            members = [stage for stage in members if stage not in leaving]
+
+    def _leaves(self, stage: str) -> bool:
+        component = self._drafts[stage].component
+        return component is not None and component.name in EXITS
 
     def _result_of_run(self, scope: _ScopeDraft) -> None:
         pipeline = self._pipeline
@@ -277,6 +321,14 @@ class _Planner:
                 template=template,
             )
 
+    def _place_callees(self) -> None:
+        """Give the called pipelines' scopes their positions, behind the scopes of this one."""
+        position = len(self._scopes)
+        for draft in self._drafts.values():
+            if draft.callee is not None:
+                self._callee_scope[draft.id] = position
+                position += len(draft.callee.scopes)
+
     # -- checks -------------------------------------------------------------------------------------------------------
 
     def _check_cycles(self) -> None:
@@ -289,6 +341,23 @@ class _Planner:
                 words = " → ".join(ring if len(ring) <= MOST_NAMES else [*ring[:MOST_NAMES], "…", ring[-1]])
                 message = f"These stages wait for each other: {words} (each for the next)."
                 self._report("cycle", message, pointer, found=words)
+
+    def _check_leaving(self) -> None:
+        """What waits for a stage that always leaves its scope never runs; what leaves a loop must stand in one."""
+        for draft in self._drafts.values():
+            name = draft.component.name if draft.component else ""
+            if name in LOOP_EXITS and not any(
+                n.body is not None and n.body.loop for n in self._bodies.home[draft.id].up()
+            ):
+                message = f"{draft.title} is a {name!r} outside any loop: there is nothing to leave."
+                self._report("not_in_loop", message, draft.pointer)
+        leaving = {draft.id for draft in self._drafts.values() if draft.shape.always_leaves}
+        for reader, waits in self._edges.waits.items():
+            for above in leaving.intersection(waits):
+                if reader in self._drafts:
+                    message = f"Stage {reader!r} can never run: it waits for {above!r}, which always leaves."
+                    hint = "Give the leaving stage a 'condition', or take the stage out."
+                    self._report("unreachable_stage", message, waits[above], hint=hint)
 
     def _schema(self, schema: Mapping[str, Any] | None, pointer: str) -> InputSchema | None:
         if schema is None:
@@ -318,6 +387,7 @@ class _Planner:
                 name=node.body.name if node.body and node is not scope.node else "",
                 owner=None if node is scope.node else self._place[node.owner or ""][1],
                 members=tuple(sorted(self._place[m][1] for m in node.members)),
+                terminals=tuple(sorted(self._place[m][1] for m in self._terminals(node))),
             )
             for node in scope.regions
         )
@@ -362,7 +432,7 @@ class _Planner:
                 template=hidden.template,
                 targets=self._targets(hidden, scope),
                 roots=frozenset(self._edges.roots[name]),
-                schema=self._schema(self._pipeline.output_schema, "/output_schema") if root else None,
+                schema=self._output_schema if root else None,
                 pointer=hidden.pointer,
             )
         draft = self._drafts[name]
@@ -380,11 +450,23 @@ class _Planner:
             waits_for=tuple(sorted(self._place[above][1] for above in waits)),
             construct=draft.construct,
             bodies=bodies.get(name, {}),
-            body_scope=self._body_scope.get(name),
+            body_scope=self._body_scope.get(name, self._callee_scope.get(name)),
+            schema=self._checked_by(draft),
             options=draft.shape.options,
             pointer=draft.pointer,
             **_execution(draft, self._pipeline),
         )
+
+    def _checked_by(self, draft: Draft) -> InputSchema | None:
+        """Return what the stage's own value must satisfy: a call's input, a `return`'s output."""
+        if draft.callee is not None:
+            return draft.callee.input_schema
+        returns = draft.component is not None and draft.component.name == "return"
+        return self._output_schema if returns else None
+
+    @cached_property
+    def _output_schema(self) -> InputSchema | None:
+        return self._schema(self._pipeline.output_schema, "/output_schema")
 
     def _targets(self, draft: Draft, scope: _ScopeDraft) -> dict[str, Target]:
         names = {str(r.path[0]) for _, r in draft.references() if r.root == "stages" and r.path}
@@ -455,9 +537,10 @@ def _digest(data: Mapping[str, Any], drafts: Mapping[str, Draft]) -> str:
     def written(item: Mapping[str, Any], without: tuple[str, ...]) -> dict[str, Any]:
         return {k: v for k, v in item.items() if k not in without and not k.startswith("x-")}
 
-    stages: list[Stage | Any] = list(data.get("stages", ()))
+    stages: list[dict[str, Any]] = list(data.get("stages", ()))
     meaning = written(data, (*_NO_MEANING, "stages"))
     meaning["stages"] = sorted((written(s, _NO_MEANING_IN_STAGE) for s in stages), key=lambda s: str(s.get("id")))
+    meaning["calls"] = sorted({d.callee.digest for d in drafts.values() if d.callee})
     meaning["components"] = sorted({(d.component.name, d.component.version) for d in drafts.values() if d.component})
     options = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
     return sha256(orjson.dumps(meaning, option=options, default=str)).hexdigest()

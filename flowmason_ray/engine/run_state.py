@@ -21,6 +21,7 @@ from typing import Any
 
 from flowmason_ray.engine.commands import CancelStage, GatherResults, Output, StartStage, StartTimer
 from flowmason_ray.engine.events import (
+    ApprovalAnswered,
     CancelRequested,
     Event,
     RunCancelled,
@@ -46,7 +47,8 @@ from flowmason_ray.errors import Failure
 WAITING, READY, RUNNING, RETRYING, OPEN = 0, 1, 2, 3, 4
 SUCCEEDED, FALLBACK, FAILED, SKIPPED, CANCELLED = 5, 6, 7, 8, 9
 # Plain numbers: this is the hottest code of the engine, and comparing IntEnum members costs ten times as much.
-assert tuple(Status) == tuple(range(10)) and Status.CANCELLED == CANCELLED
+assert tuple(Status) == (*range(CANCELLED), Status.CANCELLED)
+assert Status.CANCELLED == CANCELLED
 
 
 class _Abort:
@@ -85,8 +87,12 @@ class RunState:
         self.in_flight = 0
         """Attempts handed to the executor and not yet reported; never more than the plan's `max_parallel`."""
         self.active: dict[str, _Active] = {}
+        self.asked: dict[str, tuple[Scope, int]] = {}
+        """The stages that wait for a person's answer, by path."""
         self._open: dict[str, tuple[Scope, int]] = {}
         """The constructs whose bodies are running, in the order in which they opened."""
+        self.timed: dict[str, tuple[Scope, int, int]] = {}
+        """The open constructs that have set a timer, each with the attempt that the timer carries."""
         self._ready: deque[tuple[Scope, int]] = deque()
         self._todo: deque[tuple[Scope, int]] = deque()
         self._out: list[Output] = []
@@ -95,7 +101,8 @@ class RunState:
 
     def handle(self, event: Event) -> list[Output]:
         """Take one stimulus; return what is to be done and told because of it, in order."""
-        self._out = out = []
+        out: list[Output] = []
+        self._out = out
         self.now = event.at
         kind = type(event)
         if kind is StageSucceeded:
@@ -110,6 +117,8 @@ class RunState:
             self._timer_fired(event)
         elif isinstance(event, CancelRequested):
             self._cancel(event)
+        elif isinstance(event, ApprovalAnswered):
+            self._answered(event)
         elif isinstance(event, RunCreated):
             self._created(event)
         self._work()
@@ -165,7 +174,23 @@ class RunState:
             message = "The attempt was stopped by its executor."
             self.fail(active.scope, active.index, Failure(code="stopped", message=message, stage=event.path))
 
+    def _answered(self, event: ApprovalAnswered) -> None:
+        asked = self.asked.pop(event.path, None)
+        if asked is not None:
+            scope, index = asked
+            construct = scope.plan.stages[index].construct
+            if construct is not None and scope.status[index] == OPEN:
+                construct.answered(self, scope, index, event)
+
     def _timer_fired(self, event: TimerFired) -> None:
+        timed = self.timed.get(event.path)
+        if timed is not None and timed[2] == event.attempt:  # not the late timer of an earlier attempt's retry
+            del self.timed[event.path]
+            scope, index, _ = timed
+            construct = scope.plan.stages[index].construct
+            if construct is not None and scope.status[index] == OPEN and event.path not in self.active:
+                construct.timer_fired(self, scope, index)
+            return
         active = self.active.get(event.path)
         if active is not None and active.attempt == event.attempt:
             scope, index = active.scope, active.index
@@ -365,13 +390,42 @@ class RunState:
         self.open_region(inner, 0)
         return inner
 
-    def gather(self, scope: Scope, index: int, head: dict[str, Any], parts: dict[str, list[Any]]) -> None:
-        """Have the construct's value put together by the executor."""
+    def make_scope(self, scope: Scope, index: int, *, prefix: str, input: Any) -> Scope:
+        """Make an instance of the scope that belongs to a construct."""
+        body = scope.plan.stages[index].body_scope
+        assert body is not None
+        return Scope(self.plan.scopes[body], parent=scope, owner=index, prefix=prefix, input=input)
+
+    def leave(self, scope: Scope, index: int, target: Scope, value: Any) -> None:
+        """End `target`, a scope around a stage that has succeeded, with `value`."""
         path = scope.path(index)
-        attempt = scope.tries.get(index, 0) + 1
+        scope.values[index] = value
+        scope.status[index] = SUCCEEDED
+        self._forget(scope, index, path)
+        self.emit(StageEnded(at=self.now, path=path, status="succeeded"))
+        self.abort([(target, 0)], lambda: self._scope_ended(target, value, None), early=True)
+
+    def set_timer(self, scope: Scope, index: int, delay_s: float) -> None:
+        """Have the construct's `timer_fired` called after a while."""
+        path, attempt = scope.path(index), scope.tries.get(index, 0) + 1
+        self.timed[path] = (scope, index, attempt)
+        self._out.append(StartTimer(path=path, attempt=attempt, delay_s=delay_s))
+
+    def await_answer(self, scope: Scope, index: int) -> None:
+        """Have the construct's `answered` called when somebody answers."""
+        self.asked[scope.path(index)] = (scope, index)
+
+    def gather(
+        self, scope: Scope, index: int, head: dict[str, Any], parts: dict[str, Any], *, base: Any = None
+    ) -> None:
+        """Have the construct's value put together by the executor.
+
+        That is no attempt, and has the number 0: a doubled report of the construct's own attempt cannot be taken for it.
+        """
+        path = scope.path(index)
         # Not counted in `in_flight`: no component runs, and a loop must not wait for a place to end.
-        self.active[path] = _Active(scope, index, attempt, gathering=True)
-        self._out.append(GatherResults(path=path, attempt=attempt, head=head, parts=parts))
+        self.active[path] = _Active(scope, index, 0, gathering=True)
+        self._out.append(GatherResults(path=path, attempt=0, head=head, parts=parts, base=base))
 
     def end(self, scope: Scope, index: int, value: Any) -> None:
         """End a stage with success."""
@@ -411,12 +465,14 @@ class RunState:
             self._close(scope, index, status)
 
     def _forget(self, scope: Scope, index: int, path: str) -> None:
-        """A construct has ended: drop what it remembered while it was open."""
+        """A construct has ended: drop what was remembered while it was open."""
         self._open.pop(path, None)
+        self.asked.pop(path, None)
+        self.timed.pop(path, None)
         if scope.constructs is not None:
             scope.constructs.pop(index, None)
 
-    def abort(self, targets: Sequence[tuple[Scope, int]], then: Callable[[], None]) -> None:
+    def abort(self, targets: Sequence[tuple[Scope, int]], then: Callable[[], None], *, early: bool = False) -> None:
         """Stop everything inside `targets`; go on with `then` when nothing of it runs any more."""
         abort = _Abort(then)
         inside = {(id(scope), region) for scope, region in targets}
@@ -429,7 +485,8 @@ class RunState:
                 continue
             if active.abort is None:
                 self._out.append(CancelStage(path=path, attempt=active.attempt))
-                self._open.pop(path, None)  # a gathering's construct
+                if active.gathering:
+                    self._forget(active.scope, active.index, path)
                 self._cancelled(active.scope, active.index)
             active.abort = abort
             abort.missing += 1
@@ -438,10 +495,10 @@ class RunState:
                 self._cancelled(scope, index)
         for path, (scope, index) in reversed(list(self._open.items())):
             if _is_inside(scope, index, inside):
-                del self._open[path]
+                self._forget(scope, index, path)
                 self._cancelled(scope, index)
         for scope, region in targets:
-            self._cancel_region(scope, region)
+            self._cancel_region(scope, region, early)
         if not abort.missing:
             then()
 
@@ -463,14 +520,18 @@ class RunState:
         scope.status[index] = CANCELLED
         self.emit(StageEnded(at=self.now, path=scope.path(index), status="cancelled"))
 
-    def _cancel_region(self, scope: Scope, region: int) -> None:
+    def _cancel_region(self, scope: Scope, region: int, early: bool) -> None:
         """Mark what has not ended in a region, so that nothing of it is considered or started any more."""
         status = scope.status
         for index in scope.plan.regions[region].members:
-            if status[index] < SUCCEEDED or status[index] == CANCELLED:
-                status[index] = CANCELLED
-                for inner in scope.plan.nested[index]:
-                    self._cancel_region(scope, inner)
+            if status[index] < SUCCEEDED:
+                skipped = early and status[index] <= READY
+                status[index] = SKIPPED if skipped else CANCELLED
+                if skipped:
+                    reason = SkipReason.ENDED_EARLY
+                    self.emit(StageSkipped(at=self.now, path=scope.path(index), reason=reason))
+            for inner in scope.plan.nested[index]:
+                self._cancel_region(scope, inner, early)
         if region == 0 and scope.plan.result_hidden and scope.plan.result is not None:
             status[scope.plan.result] = CANCELLED
 

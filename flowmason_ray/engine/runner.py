@@ -14,7 +14,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, replace
 from time import perf_counter, time
 from typing import Any, Literal
@@ -80,46 +80,72 @@ class Runner:
         self._inbox: deque[Event] = deque()
         self._arrived = asyncio.Event()
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._deadlines: dict[str, asyncio.TimerHandle] = {}
+        self._deadlines: dict[tuple[str, int], asyncio.TimerHandle] = {}
         self._overdue: dict[tuple[str, int], float] = {}
         self._held: dict[str, StartStage] = {}
         self._flushing: asyncio.Task[None] | None = None
         self._last: Event | None = None
         self._random = random.Random(run.seed)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._cancel_first: str | None = None
+        """Why the run was cancelled before it began."""
 
     def cancel(self, message: str = "The run was cancelled.") -> None:
         """Ask the run to stop. May be called from any thread, any number of times."""
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._deliver, CancelRequested(at=time(), message=message))
+        loop = self._loop
+        if loop is None:
+            self._cancel_first = message
+        if (loop := self._loop) is not None:  # asked again: the run may have begun in between
+            with suppress(RuntimeError):  # the loop is closed: the run is over
+                loop.call_soon_threadsafe(self._deliver, CancelRequested(at=time(), message=message))
 
     async def run(self) -> Ended:
         """Drive the run to its end.
 
         Raises:
             StoreError: the log cannot be written; what was acknowledged is safe, and the run can be taken up again.
+            CancelledError: the task was cancelled. The run was cancelled first, in order, and its log says so.
         """
         self._loop = asyncio.get_running_loop()
+        try:
+            ended, interrupted = await self._drive()
+        finally:
+            await self._log.close()
+        for observer in self._observers:
+            observer(ended.event)
+        if interrupted is not None:
+            raise interrupted
+        return ended
+
+    async def _drive(self) -> tuple[Ended, asyncio.CancelledError | None]:
+        """Turn until the run has ended; return how, and the cancellation of our task if that is why."""
+        assert self._loop is not None
         executor: AbstractAsyncContextManager[Any] = self._executor  # pyright: ignore[reportAssignmentType]  # its Self is narrower
         limit: asyncio.TimerHandle | None = None
+        interrupted: asyncio.CancelledError | None = None
         async with executor:
             try:
                 self._executor.open(self._run, self._deliver)
                 if self._plan.timeout_s is not None:
                     limit = self._loop.call_later(self._plan.timeout_s, self._run_overdue)
                 self._inbox.append(self._created())
+                if self._cancel_first is not None:
+                    self._inbox.append(CancelRequested(at=time(), message=self._cancel_first))
                 while self._last is None:
-                    await self._turn()
-                ended = await self._finish(self._last)
+                    try:
+                        await self._turn()
+                    except asyncio.CancelledError as exc:
+                        if interrupted is not None:
+                            raise  # asked twice: let go of everything at once
+                        interrupted = exc
+                        message = "The task that ran it was cancelled."
+                        self._deliver(CancelRequested(at=time(), message=message))
+                return await self._finish(self._last), interrupted
             finally:
                 for handle in (*self._timers.values(), *self._deadlines.values(), *([limit] if limit else ())):
                     handle.cancel()
                 if self._flushing is not None:
                     self._flushing.cancel()
-        await self._log.close()
-        for observer in self._observers:
-            observer(ended.event)
-        return ended
 
     def _created(self) -> RunCreated:
         run = self._run
@@ -170,8 +196,10 @@ class Runner:
         kind = type(event)
         if kind is not StageSucceeded and isinstance(event, (StageFailed, StageStopped)):
             event = self._complete(event)
-        if self._deadlines and (handle := self._deadlines.pop(getattr(event, "path", ""), None)) is not None:
-            handle.cancel()
+        if self._deadlines:
+            key = (getattr(event, "path", ""), getattr(event, "attempt", 0))
+            if (handle := self._deadlines.pop(key, None)) is not None:
+                handle.cancel()
         self._record(event)
         for output in self._state.handle(event):
             kind = type(output)
@@ -227,7 +255,9 @@ class Runner:
         timeout_s = command.stage.timeout_s
         if timeout_s is not None:
             assert self._loop is not None
-            self._deadlines[command.path] = self._loop.call_later(timeout_s, self._attempt_overdue, command)
+            self._deadlines[command.path, command.attempt] = self._loop.call_later(
+                timeout_s, self._attempt_overdue, command
+            )
         report = self._executor.start(command)
         if report is not None:
             self._inbox.append(report)
@@ -252,7 +282,7 @@ class Runner:
     # -- time limits --------------------------------------------------------------------------------------------------
 
     def _attempt_overdue(self, command: StartStage) -> None:
-        self._deadlines.pop(command.path, None)
+        self._deadlines.pop((command.path, command.attempt), None)
         assert command.stage.timeout_s is not None
         self._overdue[command.path, command.attempt] = command.stage.timeout_s
         self._executor.cancel(CancelStage(path=command.path, attempt=command.attempt))
@@ -264,16 +294,12 @@ class Runner:
     def _complete(self, event: StageFailed | StageStopped) -> StageFailed | StageStopped:
         """Add what only the runner knows: that an attempt was stopped because its time was over; the draw for a retry."""
         timeout_s = self._overdue.pop((event.path, event.attempt), None)
-        if isinstance(event, StageFailed):
-            return replace(event, draw=self._random.random())
         if timeout_s is None:
-            return event
-        failure = Failure(
-            code="timeout",
-            message=f"The attempt did not end within {_seconds(timeout_s)} and was stopped.",
-            stage=event.path,
-            attempts=event.attempt,
-        )
+            return replace(event, draw=self._random.random()) if isinstance(event, StageFailed) else event
+        message = f"The attempt did not end within {_seconds(timeout_s)} and was stopped."
+        if isinstance(event, StageFailed):  # it answered the stop in its own way
+            message += f" While it was being stopped: {event.failure.message}"
+        failure = Failure(code="timeout", message=message, stage=event.path, attempts=event.attempt)
         return StageFailed(
             at=event.at,
             path=event.path,

@@ -53,21 +53,20 @@ class Summary:
 
     def __call__(self, event: Event) -> None:
         """Take one event; those about hidden stages (`$output`, `$collect`) and about the run itself are passed over."""
-        kind = type(event)
-        if kind is StageStarted:
-            summary = self._of(event.path)  # pyright: ignore[reportAttributeAccessIssue]  # type() is compared, not isinstance
+        if isinstance(event, StageStarted):
+            summary = self._of(event.path)
             if summary is not None:
                 summary.attempts += 1
                 summary.status = "running"
-        elif kind is StageSucceeded:
-            summary = self._of(event.path)  # pyright: ignore[reportAttributeAccessIssue]
+        elif isinstance(event, StageSucceeded):
+            summary = self._of(event.path)
             if summary is not None:
-                summary.duration_s += event.duration_s  # pyright: ignore[reportAttributeAccessIssue]
+                summary.duration_s += event.duration_s
                 if summary.status == "running":
                     summary.status = "succeeded"
                     summary.failure = None  # that of an attempt before, which was repeated
-            if event.usage is not None:  # pyright: ignore[reportAttributeAccessIssue]
-                for name, amount in event.usage.items():  # pyright: ignore[reportAttributeAccessIssue]
+            if event.usage is not None:
+                for name, amount in event.usage.items():
                     self.usage[name] = self.usage.get(name, 0) + amount
         elif isinstance(event, (StageFailed, StageSkipped, StageEnded, StageDeclined, StageStopped)):
             self._less_frequent(event)

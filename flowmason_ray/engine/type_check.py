@@ -255,7 +255,7 @@ def schema_types(schema: Any, root: Mapping[str, Any], path: list[str]) -> Types
         choices: Any = schema.get(key)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
         if isinstance(choices, list):
             found = [schema_types(choice, root, path) for choice in choices]  # pyright: ignore[reportUnknownVariableType]
-            return None if None in found else frozenset().union(*(types for types in found if types))
+            return None if None in found else frozenset[str]().union(*(types for types in found if types))
     if path:
         return _below(schema, root, path)  # pyright: ignore[reportUnknownArgumentType]
     if schema.get("x-frame"):  # pyright: ignore[reportUnknownMemberType]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, cast
 
 import orjson
 
@@ -18,7 +18,7 @@ INLINE_LIMIT_BYTES = 64 * 1024
 
 def is_frame(value: Any) -> bool:
     """Tell whether `value` is a polars DataFrame, without importing polars."""
-    cls = type(value)
+    cls = cast("type[object]", type(value))
     return cls.__name__ == "DataFrame" and cls.__module__.startswith("polars")
 
 
@@ -32,6 +32,9 @@ class Decision:
 
     facts: Mapping[str, Any]
     value: Any = None
+    checked: Literal["input", "output"] | None = None
+    """Whether the value must satisfy the stage's schema: as the input of a called pipeline (defaults are applied), or as
+    the pipeline's output."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,10 @@
 
 A value is recorded under `value` when it is plain JSON of at most `INLINE_LIMIT_BYTES`. Otherwise it is recorded under
 `packed`, where an object with the single key `$blob` stands for what lies in the blob store: JSON text, or a frame as an
-Arrow IPC file. Keeping the two apart means that data that happens to look like such an object is never mistaken for one.
+Arrow IPC file. Keeping the two apart means that data that happens to look like such an object is never mistaken for one;
+where both meet under `packed`, what only looks so is wrapped: `{"$literal": {"$blob": …}}`.
+
+Numbers that JSON does not have, NaN and the infinities, are recorded as null.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from io import BytesIO
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
@@ -20,6 +23,7 @@ from flowmason_ray.errors import Failure, RunNotFound, StoreError
 from flowmason_ray.stores.blobs import BlobStore
 
 BLOB = "$blob"
+LITERAL = "$literal"
 JSON_TYPE = "application/json"
 FRAME_TYPE = "application/vnd.apache.arrow.file"
 """The registered media type of an Arrow IPC file (IANA, 2021)."""
@@ -57,6 +61,8 @@ class Encoder:
             return "packed", value.packed or orjson.dumps(marker)
         self._packed = False
         text = orjson.dumps(value, default=self._default, option=_OPTIONS)
+        if self._packed and (escaped := _escaped(value)) is not value:
+            text = orjson.dumps(escaped, default=self._default, option=_OPTIONS)
         if len(text) > INLINE_LIMIT_BYTES and self._blobs is not None:
             digest = self._blobs.put(text)
             key = "packed_json" if self._packed else "value_json"
@@ -102,10 +108,14 @@ class Decoder:
 
     def _unpack(self, data: Any) -> Any:
         if isinstance(data, dict):
-            marker: Any = data.get(BLOB) if len(data) == 1 else None  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
-            if isinstance(marker, dict) and "media_type" in marker:
-                return self._blob(marker)  # pyright: ignore[reportUnknownArgumentType]
-            return {key: self._unpack(value) for key, value in data.items()}  # pyright: ignore[reportUnknownVariableType]
+            found = cast("dict[str, Any]", data)
+            if len(found) == 1:
+                marker = found.get(BLOB)
+                if isinstance(marker, dict) and "media_type" in marker:
+                    return self._blob(cast("dict[str, Any]", marker))
+                if isinstance(literal := found.get(LITERAL), dict):
+                    found = cast("dict[str, Any]", literal)
+            return {key: self._unpack(value) for key, value in found.items()}
         if isinstance(data, list):
             return [self._unpack(value) for value in data]  # pyright: ignore[reportUnknownVariableType]
         return data
@@ -120,6 +130,23 @@ class Decoder:
             return polars.read_ipc(BytesIO(content))
         data = orjson.loads(content)
         return self._unpack(data) if marker.get("form") == "packed_json" else data
+
+
+def _escaped(value: Any) -> Any:
+    """Return `value` with every object that looks like one of our markers wrapped; the same object when there is none."""
+    if isinstance(value, dict):
+        written = cast("dict[Any, Any]", value)
+        made = {key: _escaped(each) for key, each in written.items()}
+        if len(made) == 1 and (BLOB in made or LITERAL in made):
+            return {LITERAL: made}
+        return made if any(made[key] is not written[key] for key in made) else written
+    if isinstance(value, list):
+        items = cast("list[Any]", value)
+        listed = [_escaped(each) for each in items]
+        return listed if any(new is not old for new, old in zip(listed, items, strict=True)) else items
+    if isinstance(value, Items):
+        return {"source": _escaped(value.source), "indices": value.indices}
+    return value
 
 
 _FIELDS: dict[type[Event], tuple[str, ...]] = {}

@@ -17,11 +17,9 @@ class MemoryRunLog:
 
     durable = False
 
-    def __init__(self, store: MemoryRunStore, record: RunRecord) -> None:
-        self._store = store
+    def __init__(self, record: RunRecord) -> None:
         self.record = record
         self.events: list[Event] = []
-        self.append_event = self.events.append
 
     def append(self, event: Event) -> None:
         """Keep an event."""
@@ -38,7 +36,8 @@ class MemoryRunLog:
 
 def ended_record(record: RunRecord, event: Event) -> RunRecord:
     """Return the record of a run with how it ended."""
-    status = {RunSucceeded: "succeeded", RunFailed: "failed", RunCancelled: "cancelled"}[type(event)]
+    words: dict[type[Event], str] = {RunSucceeded: "succeeded", RunFailed: "failed", RunCancelled: "cancelled"}
+    status = words[type(event)]
     failure: Any = getattr(event, "failure", None)
     return replace(record, status=status, ended_at=event.at, failure=failure.to_json() if failure else None)
 
@@ -51,19 +50,20 @@ class MemoryRunStore:
 
     def create(self, record: RunRecord) -> MemoryRunLog:
         """Begin the log of a new run."""
-        log = self.logs[record.run_id] = MemoryRunLog(self, record)
+        log = self.logs[record.run_id] = MemoryRunLog(record)
         return log
 
     async def list_runs(
         self, *, limit: int = 50, pipeline: str | None = None, status: str | None = None
     ) -> list[RunRecord]:
         """Return the newest runs first."""
-        records = (log.record for log in reversed(self.logs.values()))
+        records = sorted((log.record for log in reversed(self.logs.values())), key=lambda r: r.created_at, reverse=True)
         return [r for r in records if pipeline in (None, r.pipeline) and status in (None, r.status)][:limit]
 
     async def find(self, run_id: str) -> RunRecord:
         """Return a run by its id, or by the beginning of its id."""
-        return self.logs[find_run(run_id, list(self.logs))].record
+        ids = [record.run_id for record in await self.list_runs(limit=len(self.logs))]
+        return self.logs[find_run(run_id, ids[::-1])].record
 
     async def read(self, run_id: str, *, after: int = 0) -> AsyncIterator[Recorded]:
         """Yield the events of a run."""

@@ -15,7 +15,7 @@ import socket
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -70,7 +70,7 @@ _EMPTY = b"{}"
 
 
 @contextmanager
-def _clear_errors(file: Path, doing: str) -> Iterator[None]:
+def _clear_errors(file: Path, doing: str) -> Generator[None]:
     try:
         yield
     except sqlite3.DatabaseError as exc:
@@ -117,7 +117,11 @@ class SqliteRunLog:
         self._record = record
         with _clear_errors(file, "open"):
             self._connection = _connect(file, create=True)
-            self._run = self._insert_run(record)
+            try:
+                self._run = self._insert_run(record)
+            except BaseException:
+                self._connection.close()
+                raise
         self._encoder = Encoder(blobs)
         self._queue: deque[Event] = deque()
         self._position = 0
@@ -155,6 +159,8 @@ class SqliteRunLog:
         """Queue an event."""
         if self._error is not None:
             raise self._error
+        if self._closing:
+            raise StoreError("The log of this run is closed.")
         self._queue.append(event)
         self._appended += 1
 
@@ -167,6 +173,8 @@ class SqliteRunLog:
         loop = asyncio.get_running_loop()
         done = loop.create_future()
         with self._wake:
+            if self._error is not None:  # the writer gave up just now; it answers nobody any more
+                raise self._error
             self._wanted = self._appended
             self._waiting.append((self._appended, loop, done))
             self._wake.notify()
@@ -278,7 +286,7 @@ class SqliteRunStore:
         return SqliteRunLog(self._file, self.blobs, record)
 
     @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection | None]:
+    def _reading(self) -> Generator[sqlite3.Connection | None]:
         if not self._file.exists():
             yield None
             return
@@ -345,12 +353,14 @@ class SqliteRunStore:
     def _page(self, run_id: str, after: int) -> list[Recorded]:
         with self._reading() as connection:
             if connection is None:
-                return []
+                raise RunNotFound(f"There is no run {run_id!r}.")
             rows = connection.execute(
                 "SELECT position, at, kind, path, body FROM events WHERE run = (SELECT id FROM runs WHERE run_id = ?)"
                 " AND position > ? ORDER BY position LIMIT ?",
                 (run_id, after, READ_PAGE),
             ).fetchall()
+            if not rows and connection.execute("SELECT 1 FROM runs WHERE run_id = ?", (run_id,)).fetchone() is None:
+                raise RunNotFound(f"There is no run {run_id!r}.")
         return [_recorded(*row) for row in rows]
 
 

@@ -8,8 +8,17 @@ from __future__ import annotations
 _HERE = "flowmason_ray.components.builtin"
 
 BUILTIN: dict[str, str] = {
-    "conditional": f"{_HERE}.control_flow:Conditional",
-    "foreach": f"{_HERE}.control_flow:Foreach",
+    "conditional": f"{_HERE}.branches:Conditional",
+    "router": f"{_HERE}.branches:Router",
+    "parallel": f"{_HERE}.branches:Parallel",
+    "trycatch": f"{_HERE}.branches:TryCatch",
+    "foreach": f"{_HERE}.loops:Foreach",
+    "break_loop": f"{_HERE}.loops:BreakLoop",
+    "continue_loop": f"{_HERE}.loops:ContinueLoop",
+    "loop": f"{_HERE}.loops:Loop",
+    "subpipeline": f"{_HERE}.calls:Subpipeline",
+    "return": f"{_HERE}.calls:Return",
+    "wait_for_approval": f"{_HERE}.calls:WaitForApproval",
     "variable_set": f"{_HERE}.variables:VariableSet",
     "json_transform": f"{_HERE}.json_transform:JsonTransform",
     "filter": f"{_HERE}.filter:Filter",
@@ -27,5 +36,5 @@ BUILTIN: dict[str, str] = {
 }
 """Canonical name → `module:Class`."""
 
-ALIASES: dict[str, str] = {}
+ALIASES: dict[str, str] = {"switch_router": "router"}
 """Older or second names → canonical names."""

@@ -9,11 +9,12 @@ In the state rules, `scope` and `index` address the construct's own stage instan
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from flowmason_ray.engine.events import Event, SkipReason, StageSucceeded
+from flowmason_ray.engine.commands import Several
+from flowmason_ray.engine.events import ApprovalAnswered, Event, SkipReason, StageSucceeded
 from flowmason_ray.errors import Failure
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class Shape:
     options: Any = None
     late: Mapping[str, Any] | None = None
     """Templates that are rendered inside the loop body's scope when an iteration ends: {"collect": template}."""
+    always_leaves: bool = False
+    """Whether the scope always ends with this stage, so that what waits for it never runs."""
 
 
 class ConfigProblem(Exception):
@@ -77,12 +80,33 @@ class Run(Protocol):
         """Start one iteration of the loop at `index`: its `key` names it in paths, its `position` finds it in `items`."""
         ...
 
-    def abort(self, targets: Sequence[tuple[Scope, int]], then: Callable[[], None]) -> None:
-        """Stop everything inside these (scope, region) pairs; go on with `then` when nothing of it runs any more."""
+    def make_scope(self, scope: Scope, index: int, *, prefix: str, input: Any) -> Scope:
+        """Make an instance of the scope that belongs to the construct; nothing in it runs before its region 0 is opened."""
         ...
 
-    def gather(self, scope: Scope, index: int, head: dict[str, Any], parts: dict[str, list[Any]]) -> None:
-        """Have the construct's value put together; `Construct.gathered` is called with it."""
+    def leave(self, scope: Scope, index: int, target: Scope, value: Any) -> None:
+        """End `target`, a scope around the stage, with `value`; the stage itself has succeeded."""
+        ...
+
+    def abort(self, targets: Sequence[tuple[Scope, int]], then: Callable[[], None], *, early: bool = False) -> None:
+        """Stop everything inside these (scope, region) pairs; go on with `then` when nothing of it runs any more.
+
+        With `early`, what has not started is skipped (`SkipReason.ENDED_EARLY`) instead of cancelled.
+        """
+        ...
+
+    def set_timer(self, scope: Scope, index: int, delay_s: float) -> None:
+        """Have `Construct.timer_fired` called after a while, if the construct is still open then."""
+        ...
+
+    def await_answer(self, scope: Scope, index: int) -> None:
+        """Have `Construct.answered` called when somebody answers."""
+        ...
+
+    def gather(
+        self, scope: Scope, index: int, head: dict[str, Any], parts: dict[str, Any], *, base: Any = None
+    ) -> None:
+        """Have the construct's value put together (`commands.GatherResults`); `Construct.gathered` is called with it."""
         ...
 
     def end(self, scope: Scope, index: int, value: Any) -> None:
@@ -126,6 +150,18 @@ class Construct:
         """An iteration has ended with a value or a failure."""
         raise AssertionError(f"{type(self).__name__} has no iterations")
 
+    def broken(self, run: Run, scope: Scope, index: int, iteration: Scope) -> None:
+        """One of the iterations is ending the loop."""
+        raise AssertionError(f"{type(self).__name__} has no iterations")
+
+    def timer_fired(self, run: Run, scope: Scope, index: int) -> None:
+        """The time asked for by `Run.set_timer` is over."""
+        raise AssertionError(f"{type(self).__name__} sets no timer")
+
+    def answered(self, run: Run, scope: Scope, index: int, event: ApprovalAnswered) -> None:
+        """Somebody has answered what the construct asked."""
+        raise AssertionError(f"{type(self).__name__} asks nothing")
+
     def gathered(self, run: Run, scope: Scope, index: int, value: Any) -> None:
         """The value asked for by `Run.gather` is there."""
         run.end(scope, index, value)
@@ -143,3 +179,27 @@ def stage_list(config: Mapping[str, Any], key: str) -> tuple[tuple[str, str], ..
     if not isinstance(value, list) or not all(isinstance(v, str) and "{{" not in v for v in value):  # pyright: ignore[reportUnknownVariableType]
         raise ConfigProblem(f"{key!r} is a list of stage ids, written out; found {value!r}.", f"/{key}")
     return tuple((f"/{key}/{i}", v) for i, v in enumerate(value))  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+
+
+def named_lists(value: Any, pointer: str) -> Iterator[tuple[str, tuple[tuple[str, str], ...]]]:
+    """Yield (name, members) for {name: [stage ids]} or for a list of lists, whose names are their positions.
+
+    Raises:
+        ConfigProblem: it is neither.
+    """
+    if isinstance(value, Mapping):
+        lists: dict[str, Any] = {str(name): members for name, members in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    elif isinstance(value, list):
+        lists = {str(i): members for i, members in enumerate(value)}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    else:
+        raise ConfigProblem(f"Lists of stage ids are expected, written out; found {value!r}.", pointer)
+    for name, _ in lists.items():
+        yield name, tuple((pointer + below, stage) for below, stage in stage_list(lists, name))
+
+
+def region_result(scope: Scope, region: int) -> Any:
+    """Return what a body has come to: the handle of its only terminal stage, or an object of all of them."""
+    terminals = scope.plan.regions[region].terminals
+    if len(terminals) == 1:
+        return scope.values[terminals[0]]
+    return Several({scope.plan.stages[index].id: scope.values[index] for index in terminals})

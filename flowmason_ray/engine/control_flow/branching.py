@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from flowmason_ray.engine.control_flow.base import Body, ConfigProblem, Construct, Run, Shape, stage_list
+from flowmason_ray.engine.control_flow.base import Body, Construct, Run, Shape, named_lists, stage_list
 from flowmason_ray.engine.events import BranchTaken, SkipReason, StageSucceeded
 from flowmason_ray.errors import Failure, nearest
 
@@ -31,12 +31,8 @@ class Branching(Construct):
             if key.endswith(_SUFFIX)
         ]
         branches = config.get("branches")
-        if isinstance(branches, Mapping):
-            for name in branches:  # pyright: ignore[reportUnknownVariableType]
-                members = stage_list(branches, str(name))  # pyright: ignore[reportUnknownArgumentType]
-                bodies.append(Body(name=str(name), members=tuple((f"/branches{p}", s) for p, s in members)))  # pyright: ignore[reportUnknownArgumentType]
-        elif branches is not None:
-            raise ConfigProblem(f"'branches' maps names to lists of stage ids; found {branches!r}.", "/branches")
+        if branches is not None:
+            bodies += [Body(name=name, members=members) for name, members in named_lists(branches, "/branches")]
         return Shape(bodies=tuple(bodies))
 
     def decided(self, run: Run, scope: Scope, index: int, event: StageSucceeded) -> None:
@@ -79,5 +75,19 @@ class Conditional(Branching):
             bodies=(
                 Body(name="true", members=stage_list(config, "true_branch_stages")),
                 Body(name="false", members=stage_list(config, "false_branch_stages")),
+            )
+        )
+
+
+class Router(Branching):
+    """`router`: a body per route, `route:<name>`, and `default`."""
+
+    def shape(self, config: Mapping[str, Any]) -> Shape:
+        """Read `routes` and `default_route`."""
+        routes = named_lists(config.get("routes", {}), "/routes")
+        return Shape(
+            bodies=(
+                *(Body(name=f"route:{name}", members=members) for name, members in routes),
+                Body(name="default", members=stage_list(config, "default_route")),
             )
         )

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from flowmason_ray.engine.commands import Each
 from flowmason_ray.engine.control_flow.base import Body, ConfigProblem, Construct, Run, Shape, stage_list
 from flowmason_ray.engine.events import ItemEnded, LoopExpanded, StageSucceeded
 from flowmason_ray.errors import Failure
@@ -44,6 +45,10 @@ class _Loop:
     results: list[Any]
     errors: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     stopping: bool = False
+    """Whether no iteration starts any more."""
+    succeeded: int = 0
+    broken_at: int | None = None
+    """The position of the item that ended the loop by `break_loop`."""
 
 
 def _option(config: Mapping[str, Any], key: str, kind: type | tuple[type, ...], default: Any) -> Any:
@@ -94,7 +99,7 @@ class Foreach(Construct):
             key = position if loop.indices is None else loop.indices[position]
             loop.open[position] = run.open_iteration(scope, index, position=position, key=key, items=loop.items)
         if not loop.open and loop.next >= loop.count:
-            self._finish(run, scope, index, loop, options)
+            self._finish(run, scope, index, loop)
 
     def iteration_ended(
         self, run: Run, scope: Scope, index: int, iteration: Scope, value: Any, failure: Failure | None
@@ -104,12 +109,13 @@ class Foreach(Construct):
         loop: _Loop = scope.constructs[index]
         position = iteration.position
         loop.open.pop(position, None)
-        if loop.stopping:
-            return
+        if loop.stopping and loop.broken_at is None:
+            return  # the loop is failing
         key = position if loop.indices is None else loop.indices[position]
         run.emit(ItemEnded(at=run.now, path=scope.path(index), index=key, failure=failure))
         if failure is None:
             loop.results[position] = value
+            loop.succeeded += 1
         elif scope.plan.stages[index].options.break_on_error:
             loop.stopping = True
             run.abort([(s, 0) for s in loop.open.values()], lambda: run.fail(scope, index, failure))
@@ -124,15 +130,30 @@ class Foreach(Construct):
                     "attempts": failure.attempts,
                 }
             )
-        self._advance(run, scope, index, loop)
+        if loop.broken_at is None:
+            self._advance(run, scope, index, loop)
+        elif position == loop.broken_at:
+            del loop.results[loop.next :]
+            others = [(s, 0) for s in loop.open.values()]
+            run.abort(others, lambda: self._finish(run, scope, index, loop), early=True)
 
-    def _finish(self, run: Run, scope: Scope, index: int, loop: _Loop, options: ForeachOptions) -> None:
+    def broken(self, run: Run, scope: Scope, index: int, iteration: Scope) -> None:
+        """The first iteration to say so ends the loop: no other starts, and those in flight are stopped when it has ended."""
+        assert scope.constructs is not None
+        loop: _Loop = scope.constructs[index]
+        if not loop.stopping:
+            loop.stopping = True
+            loop.broken_at = iteration.position
+
+    def _finish(self, run: Run, scope: Scope, index: int, loop: _Loop) -> None:
+        options: ForeachOptions = scope.plan.stages[index].options
         failed = len(loop.errors)
         loop.errors.sort(key=lambda e: e["index"])
-        if loop.count and (loop.count - failed) / loop.count < options.min_success_ratio:
+        ended = loop.succeeded + failed
+        if ended and loop.succeeded / ended < options.min_success_ratio:
             first = loop.errors[0]
             message = (
-                f"{failed} of {loop.count} items failed; 'min_success_ratio' asks for {options.min_success_ratio:.0%} to succeed. "
+                f"{failed} of {ended} items failed; 'min_success_ratio' asks for {options.min_success_ratio:.0%} to succeed. "
                 f"The first: item {first['index']}: {first['message']}"
             )
             details = {"errors": loop.errors[:100]}
@@ -140,5 +161,5 @@ class Foreach(Construct):
                 scope, index, Failure(code="too_many_errors", message=message, stage=scope.path(index), details=details)
             )
             return
-        head = {"total_items": loop.count, "succeeded_items": loop.count - failed, "errors": loop.errors}
-        run.gather(scope, index, head, {"results": loop.results})
+        head = {"total_items": loop.count, "succeeded_items": loop.succeeded, "errors": loop.errors}
+        run.gather(scope, index, head, {"results": Each(loop.results)})

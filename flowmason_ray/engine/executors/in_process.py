@@ -14,7 +14,7 @@ from time import perf_counter, time
 from typing import Any, Self
 
 from flowmason_ray.engine.attempt import DECLINED, Value, fail, finish, prepare
-from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage
+from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage, resolve_part
 from flowmason_ray.engine.component import Cost
 from flowmason_ray.engine.context import AttemptContext, LocalScope
 from flowmason_ray.engine.events import Event, StageDeclined, StageFailed, StageLogged, StageStopped, StageSucceeded
@@ -111,7 +111,7 @@ class InProcessExecutor:
                 try:
                     coroutine.send(None)
                 except StopIteration as end:
-                    value = finish(component, end.value)
+                    value = finish(component, end.value, stage.schema)
                 else:
                     coroutine.close()
                     message = (
@@ -174,7 +174,7 @@ class InProcessExecutor:
             event = self._failed(command, error, duration_s)
         else:
             try:
-                event = self._succeeded(command, finish(component, result), duration_s)
+                event = self._succeeded(command, finish(component, result, command.stage.schema), duration_s)
             except KeyboardInterrupt:
                 raise
             except BaseException as exc:  # a serializer of the component's Output: foreign code too
@@ -215,7 +215,8 @@ class InProcessExecutor:
 
     def gather(self, command: GatherResults) -> Event:
         """Put a construct's value together: the handles are the values."""
-        value = {**command.head, **command.parts}
+        parts = {name: resolve_part(part, _itself) for name, part in command.parts.items()}
+        value = {**(command.base or {}), **command.head, **parts}
         return StageSucceeded(at=time(), path=command.path, attempt=command.attempt, value=value)
 
     # -- the pieces ---------------------------------------------------------------------------------------------------
@@ -291,3 +292,7 @@ class InProcessExecutor:
 
     def _warn(self, path: str, message: str) -> None:
         self._deliver(StageLogged(at=time(), path=path, level="warning", message=message))
+
+
+def _itself(handle: Any) -> Any:
+    return handle

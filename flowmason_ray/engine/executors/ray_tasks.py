@@ -23,7 +23,7 @@ import orjson
 import ray
 from ray.exceptions import RayError, RayTaskError, TaskCancelledError, WorkerCrashedError
 
-from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage
+from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage, resolve_part
 from flowmason_ray.engine.component import ComponentSpec, Cost, Effect
 from flowmason_ray.engine.context import visible_variables
 from flowmason_ray.engine.events import Event, StageDeclined, StageFailed, StageStopped, StageSucceeded
@@ -44,7 +44,7 @@ from flowmason_ray.engine.executors.ray_worker import (
 )
 from flowmason_ray.engine.plan import PlanStage
 from flowmason_ray.engine.scope import WORDS, Scope
-from flowmason_ray.engine.values import Packed
+from flowmason_ray.engine.values import INLINE_LIMIT_BYTES, Packed
 from flowmason_ray.errors import Failure, FlowMasonError
 
 IO_CORES = 0.25
@@ -278,14 +278,14 @@ class RayTasksExecutor:
 
     def gather(self, command: GatherResults) -> Event | None:
         """Put a construct's value together: here when all is here, else on a worker."""
-        remote = any(isinstance(handle, RemoteValue) for handles in command.parts.values() for handle in handles)
-        if not remote:
-            return self._local.gather(command)
         arguments: list[Any] = []
-        parts = {name: [_binding(h, arguments) for h in handles] for name, handles in command.parts.items()}
+        parts = {name: resolve_part(part, lambda h: _binding(h, arguments)) for name, part in command.parts.items()}
+        base = _binding(command.base, arguments)
+        if not arguments:
+            return self._local.gather(command)
         options = {"num_returns": 2, "num_cpus": 0, "name": command.path, "max_retries": PURE_RETRIES}
         report, value = _remote_gather.options(**options).remote(
-            command.head, parts, self._packed_run, *arguments
+            command.head, parts, base, self._packed_run, *arguments
         )
         self._watch(_Task(command.path, command.attempt, report, value))
         return None
@@ -398,6 +398,8 @@ def _reads_remote(scope: Scope, stage: PlanStage) -> bool:
         at, index = scope.at(target) if target.levels else (scope, target.index)
         if isinstance(at.values[index], RemoteValue):
             return True
+    if "input" in stage.roots and isinstance(scope.input, RemoteValue):
+        return True
     if "vars" in stage.roots and any(isinstance(v, RemoteValue) for v in visible_variables(scope).values()):
         return True
     around: Scope | None = scope

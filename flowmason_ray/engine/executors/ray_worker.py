@@ -289,7 +289,7 @@ def run_attempt(classes: Mapping[str, Any], data: AttemptData, *arguments: Any) 
             result = work.instance.execute(given, context)
             if work.component.is_async:
                 result = asyncio.run(result)
-            value = finish(work.component, result)
+            value = finish(work.component, result, work.schema)
         return _report(value, run, perf_counter() - started, tuple(told))
     except Exception as exc:  # foreign code runs here: any exception is a failed attempt
         failure = fail(exc, data.path, data.attempt)
@@ -297,13 +297,20 @@ def run_attempt(classes: Mapping[str, Any], data: AttemptData, *arguments: Any) 
 
 
 def gather_results(
-    head: dict[str, Any], parts: dict[str, list[Binding]], packed_run: bytes, *arguments: Any
+    head: dict[str, Any], parts: dict[str, Any], base: Binding, packed_run: bytes, *arguments: Any
 ) -> tuple[Report, Any]:
     """Put a construct's value together from values of which some are large. Returns as `run_attempt`."""
     run = _unpack_run(packed_run)
-    value = dict(head)
-    for name, bindings in parts.items():
-        value[name] = [b.value if b.argument is None else restore(arguments[b.argument]) for b in bindings]
+
+    def bound(part: Any) -> Any:
+        """Put the values into a part whose handles the coordinator has replaced by bindings, or by null."""
+        if isinstance(part, Binding):
+            return part.value if part.argument is None else restore(arguments[part.argument])
+        if isinstance(part, dict):
+            return {name: bound(each) for name, each in part.items()}  # pyright: ignore[reportUnknownVariableType]
+        return [bound(each) for each in part] if isinstance(part, list) else None  # pyright: ignore[reportUnknownVariableType]
+
+    value = {**(bound(base) or {}), **head, **{name: bound(part) for name, part in parts.items()}}
     return _report(Value(value), run, 0.0, ())
 
 

@@ -56,7 +56,8 @@ class Slots:
                     "Run it on a cluster that has it: --on ray."
                 )
         waits = stage.cost is Cost.IO
-        cores = float(asked.get("num_cpus") if asked.get("num_cpus") is not None else (0 if waits else 1))
+        cpus = asked.get("num_cpus")
+        cores = float((0 if waits else 1) if cpus is None else cpus)
         return Demand(min(cores, self._cores), min(float(asked.get("memory_mib") or 0), self._memory), int(waits))
 
     def take(self, owner: object, demand: Demand, begin: Callable[[], None]) -> None:

@@ -14,7 +14,7 @@ import ctypes
 import threading
 from collections.abc import Callable, Coroutine
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Literal
 
 
 class AttemptStopped(BaseException):
@@ -29,7 +29,7 @@ class ThreadJob:
         self._done = done
         self._lock = threading.Lock()
         self._thread_id: int | None = None
-        self._state = "waiting"
+        self._state: Literal["waiting", "running", "stopping", "ended"] = "waiting"
 
     def run(self) -> bool:
         """Do the work; return whether the thread can be used again (no stop was sent to it)."""
@@ -46,7 +46,7 @@ class ThreadJob:
             except BaseException as exc:  # foreign code runs here: whatever it raises is its outcome
                 error = exc
             with self._lock:
-                stopped = self._state == "stopping"
+                stopped = self._state == "stopping"  # pyright: ignore[reportUnnecessaryComparison]  # `stop` writes it in another thread
                 self._state = "ended"
         except AttemptStopped as exc:  # the stop arrived after the call had returned
             error, stopped = exc, True

@@ -17,7 +17,6 @@ import re as _names
 from functools import lru_cache
 from typing import Any
 
-from flowmason_ray.errors import MissingExtra
 from flowmason_ray.spec.language.budget import Budget, Fault
 from flowmason_ray.spec.language.values import kind
 
@@ -44,10 +43,8 @@ def compiled(pattern: str) -> Any:
     Raises:
         Fault: RE2 cannot compile it; the message says why.
     """
-    try:
-        import re2  # pyright: ignore[reportMissingTypeStubs]  # the package has none
-    except ImportError:
-        raise MissingExtra(feature="Regular expressions in templates", extra="regex", module="re2") from None
+    import re2  # pyright: ignore[reportMissingTypeStubs]  # the package has none; imported when the first pattern is met
+
     library: Any = re2  # it has no types
     options = library.Options()
     options.max_mem = _MAX_MEMORY

@@ -18,7 +18,7 @@ from tests.engine_kit import catalogue, conditional, foreach, pipeline, plan_of,
 Stages = list[dict[str, Any]]
 
 OBJECT = {"type": "object", "properties": {"name": {"type": "string"}}}
-FALLBACK = {"on_error": "fallback", "fallback_output": {"extra": 1}}
+FALLBACK: dict[str, Any] = {"on_error": "fallback", "fallback_output": {"extra": 1}}
 
 
 def reads(text: str, id: str = "r", **keys: Any) -> dict[str, Any]:

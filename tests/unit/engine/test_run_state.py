@@ -458,6 +458,7 @@ def test_cancelling_inside_nested_constructs() -> None:
         "end each[1]/choose cancelled",
         "cancel each[0]/yes",
         "end each[0]/yes cancelled",
+        "end each[0]/choose cancelled",
         "end each cancelled",
     ]
     run.stop("each[0]/yes")

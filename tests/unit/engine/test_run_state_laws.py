@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowmason_ray.engine.commands import StartStage
-from flowmason_ray.engine.events import Event, StageSucceeded, TimerFired
+from flowmason_ray.engine.events import StageSucceeded, TimerFired
 from tests.engine_kit import Player, comparable, plan_of, replay
 
 MOST_EVENTS = 5_000
@@ -57,7 +57,8 @@ class Pipelines:
             }
         elif depth < 3 and kind < 0.5:
             made["component_type"] = "foreach"
-            config = made["config"] = {"items": [], "loop_stages": self.region(depth + 1, before)}
+            config: dict[str, Any] = {"items": [], "loop_stages": self.region(depth + 1, before)}
+            made["config"] = config
             config |= {"break_on_error": rng.random() < 0.5, "max_parallel": rng.randint(1, 3)}
             if rng.random() < 0.3:
                 config["collect"] = "{{index}}"
@@ -68,15 +69,15 @@ class Pipelines:
 
 def happen(run: Player, rng: Random) -> None:
     """Let one thing happen that can happen now; sometimes something that should not."""
-    old = [e for e in run.stimuli if getattr(e, "path", None)]
+    old: list[Any] = [e for e in run.stimuli if getattr(e, "path", None)]
     if old and rng.random() < 0.1:
         before = len(run.outputs)
-        event: Event = rng.choice(old)
-        if getattr(event, "path", "") not in run.pending and getattr(event, "path", "") not in run.timers:
+        event = rng.choice(old)
+        if event.path not in run.pending and event.path not in run.timers:
             run.send(event)  # a report that comes twice
             assert len(run.outputs) == before
         run.send(TimerFired(path="nowhere", attempt=1))
-        run.send(StageSucceeded(path=f"{event.path}x", attempt=1, value=0))  # pyright: ignore[reportAttributeAccessIssue]  # chosen for having one
+        run.send(StageSucceeded(path=f"{event.path}x", attempt=1, value=0))
     path = rng.choice([*run.pending, *run.timers])
     command = run.pending.get(path)
     if command is None:

@@ -1,0 +1,66 @@
+"""Puts the commands together into `fm`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import typer
+
+from flowmason_ray.cli import (
+    components_commands,
+    fmt_command,
+    init_command,
+    plan_command,
+    run_command,
+    runs_commands,
+    validate_command,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from flowmason_ray import __version__
+
+        print(f"fm {__version__}")
+        raise typer.Exit
+
+
+def make_app() -> typer.Typer:
+    """Return the whole command line."""
+    app = typer.Typer(
+        name="fm",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,  # plain help: half the start-up time, and readable everywhere
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    )
+
+    @app.callback()
+    def root(  # pyright: ignore[reportUnusedFunction]  # the decorator keeps it
+        version: Annotated[
+            bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+        ] = False,
+    ) -> None:
+        """FlowMason: pipelines as plain JSON files that run in-process and on Ray."""
+
+    app.command("run")(run_command.run)
+    app.command("validate")(validate_command.validate)
+    app.command("plan")(plan_command.plan)
+    app.command("fmt")(fmt_command.fmt)
+    app.command("init")(init_command.init)
+    app.add_typer(components_commands.group, name="components")
+    app.add_typer(runs_commands.group, name="runs")
+    return app
+
+
+def start(arguments: Sequence[str]) -> NoReturn:
+    """Run the command line and exit with its code."""
+    for stream in (sys.stdout, sys.stderr):
+        # A file name or a message may hold what the terminal's encoding has not: show it escaped, never fail over it.
+        if (reconfigure := getattr(stream, "reconfigure", None)) is not None:
+            reconfigure(errors="backslashreplace")
+    make_app()(args=list(arguments), prog_name="fm")
+    raise SystemExit(0)

@@ -1,0 +1,4 @@
+import typer
+group = typer.Typer()
+@group.command("list")
+def _l() -> None: ...

@@ -1,0 +1,87 @@
+"""The end of a run that did not succeed, in one block: which stage, why, where it is written, and what to do next."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from flowmason_ray.cli.problem_report import ProblemReport
+from flowmason_ray.cli.terminal import note, painter
+
+if TYPE_CHECKING:
+    from flowmason_ray.api import RunResult
+    from flowmason_ray.engine.plan import Plan
+    from flowmason_ray.errors import Failure
+    from flowmason_ray.spec.loader import LoadedPipeline
+
+_POSITION = re.compile(r"\[\d+\]")
+MOST_TRACEBACK_LINES = 20
+
+
+def print_failure(result: RunResult, plan: Plan, loaded: LoadedPipeline, *, stored: bool) -> None:
+    """Write the block to stderr."""
+    failure = result.failure
+    assert failure is not None
+    if result.status == "cancelled":
+        note(failure.message)
+        return
+    note()
+    note(_headed(failure, plan, loaded))
+    paint = painter(sys.stderr)
+    if failure.traceback:
+        note(paint("   In the component:", "dim"))
+        lines = failure.traceback.rstrip().splitlines()
+        if len(lines) > MOST_TRACEBACK_LINES:
+            lines = [f"  … {len(lines) - MOST_TRACEBACK_LINES} lines", *lines[-MOST_TRACEBACK_LINES:]]
+        note("\n".join(f"   {line}" for line in lines))
+    others = [path for path, stage in result.stages.items() if stage.status == "failed" and path != failure.stage]
+    if others:
+        note(f"   Also failed: {_listed(others)}.")
+    if stored:
+        words = ["fm", "runs", "story", result.run_id, *([failure.stage] if _is_written(failure.stage) else [])]
+        note(f"   {paint('=', 'blue')} What happened, step by step: {paint(shlex.join(words), 'bold')}")
+    note()
+
+
+def _headed(failure: Failure, plan: Plan, loaded: LoadedPipeline) -> str:
+    from flowmason_ray.errors import Problem
+
+    stage = failure.stage
+    pointer = pointer_of(plan, stage)
+    place = loaded.locate(pointer) if pointer is not None else None
+    if _is_written(stage):
+        after = f" after {failure.attempts} attempts" if failure.attempts > 1 else ""
+        what = f"Stage {stage!r} failed{after}: {failure.message}"
+    elif stage:
+        what = f"The result cannot be made: {failure.message}"
+    else:
+        what = failure.message
+    message, _, more = what.partition("\n")
+    problem = Problem(
+        code=failure.code,
+        message=message,
+        file=place.file if place else loaded.source.file,
+        line=place.line if place else None,
+        column=place.column if place else None,
+    )
+    text = ProblemReport(painter(sys.stderr)).text(problem)
+    return f"{text}\n{more.rstrip()}" if more.strip() else text
+
+
+def _is_written(stage: str) -> bool:
+    """Whether a path names a stage that somebody wrote, not one that only makes a result."""
+    return bool(stage) and not stage.rpartition("/")[2].startswith("$")
+
+
+def pointer_of(plan: Plan, path: str) -> str | None:
+    """Return the JSON pointer of the stage that a path is an instance of."""
+    name = _POSITION.sub("", path).rpartition("/")[2]
+    return next((s.pointer for scope in plan.scopes for s in scope.stages if s.id == name), None) if name else None
+
+
+def _listed(paths: Sequence[str], most: int = 5) -> str:
+    shown = ", ".join(paths[:most])
+    return f"{shown} and {len(paths) - most:,} more" if len(paths) > most else shown

@@ -1,0 +1,122 @@
+"""Problems the way a good compiler shows them: what, where (clickable), the line itself, and what to do.
+
+    error[unknown_key]: Unknown key 'confg'. Did you mean 'config'?
+      --> sales.pipeline.json:7:9
+       |
+     7 |         "confg": {},
+       |         ^^^^^^^
+       = help: …
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from flowmason_ray.cli.terminal import Paint, note, painter
+from flowmason_ray.errors import Problem
+
+EXCERPT_WIDTH = 110
+"""Columns of an excerpt; minified files have lines of megabytes."""
+
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[-+.\w]+')
+
+
+def print_problems(problems: Iterable[Problem], *, texts: Mapping[str, str] | None = None) -> None:
+    """Write problems to stderr.
+
+    Args:
+        problems: What is wrong.
+        texts: The text of files that are not on disk (`-i`), by the name that problems call them.
+    """
+    report = ProblemReport(painter(sys.stderr), texts)
+    for problem in problems:
+        note(report.text(problem) + "\n")
+
+
+def shown_path(file: str) -> str:
+    """Return a file's name as it is shown: relative to the working directory when it lies below it."""
+    if os.path.isabs(file):
+        relative = os.path.relpath(file)
+        return file if relative.startswith("..") else relative
+    return file
+
+
+class ProblemReport:
+    """Turns problems into text; reads each file once."""
+
+    def __init__(self, paint: Paint, texts: Mapping[str, str] | None = None) -> None:
+        self._paint = paint
+        self._lines: dict[str, list[str]] = {name: text.split("\n") for name, text in (texts or {}).items()}
+
+    def text(self, problem: Problem) -> str:
+        """Return one problem, in several lines."""
+        paint = self._paint
+        colour = "red" if problem.severity == "error" else "yellow"
+        message = problem.message
+        if problem.nearest:
+            message += f" Did you mean {problem.nearest!r}?"
+        lines = [paint(f"{problem.severity}[{problem.code}]", colour, "bold") + paint(f": {message}", "bold")]
+        margin = " " * (len(str(problem.line or "")) + 1)
+        where = self._where(problem)
+        if where:
+            lines.append(f"{margin}{paint('-->', 'blue')} {where}")
+        excerpt = self._excerpt(problem)
+        if excerpt is not None:
+            line, caret = excerpt
+            bar = paint("|", "blue")
+            lines.append(f"{margin} {bar}")
+            lines.append(f"{paint(str(problem.line).rjust(len(margin)), 'blue')} {bar} {line}")
+            lines.append(f"{margin} {bar} {paint(caret, colour, 'bold')}")
+        if problem.expected and problem.expected not in problem.message:
+            lines.append(f"{margin} {paint('=', 'blue')} expected: {problem.expected}")
+        if problem.hint:
+            lines.append(f"{margin} {paint('=', 'blue')} help: {problem.hint}")
+        return "\n".join(lines)
+
+    def _where(self, problem: Problem) -> str:
+        if problem.file is None:
+            return f"at {problem.path}" if problem.path else ""
+        parts = [shown_path(problem.file)]
+        if problem.line is not None:
+            parts.append(str(problem.line))
+            if problem.column is not None:
+                parts.append(str(problem.column))
+        where = ":".join(parts)
+        return f"{where} {self._paint(f'at {problem.path}', 'dim')}" if problem.path else where
+
+    def _excerpt(self, problem: Problem) -> tuple[str, str] | None:
+        """Return the line that is meant, shortened around the place, and a line with carets under it."""
+        if problem.file is None or problem.line is None or problem.column is None:
+            return None
+        lines = self._read(problem.file)
+        if problem.line > len(lines):
+            return None
+        line = lines[problem.line - 1].rstrip("\r")
+        at = problem.column - 1
+        token = _TOKEN.match(line, at)
+        length = max(1, token.end() - at) if token else 1
+        first = max(0, at - EXCERPT_WIDTH // 2) if len(line) > EXCERPT_WIDTH else 0
+        shown = line[first : first + EXCERPT_WIDTH]
+        before = "…" if first else ""
+        after = "…" if first + EXCERPT_WIDTH < len(line) else ""
+        # A tab or a control character would put the carets into the wrong column.
+        shown = "".join(c if c.isprintable() else " " for c in shown)
+        length = min(length, max(1, len(shown) - (at - first)))
+        return f"{before}{shown}{after}", " " * (len(before) + at - first) + "^" * length
+
+    def _read(self, file: str) -> list[str]:
+        lines = self._lines.get(file)
+        if lines is None:
+            try:
+                # Lines end with \n only, as they are counted for problems; no newline translation.
+                text = Path(file).read_bytes().decode("utf-8", "replace")
+            except OSError:
+                text = ""
+            lines = self._lines[file] = text.split("\n") if text else []
+        return lines
+
+

@@ -1,0 +1,137 @@
+"""`fm run`: runs a pipeline, shows how it goes on stderr, and puts the result on stdout."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flowmason_ray.cli.errors import CANCELLED, FAILED, command
+
+if TYPE_CHECKING:
+    from flowmason_ray.api import PreparedRun, RunResult
+    from flowmason_ray.cli.watching import Watcher
+    from flowmason_ray.spec.loader import LoadedPipeline
+
+EXIT_CODES = {"succeeded": 0, "failed": FAILED, "cancelled": CANCELLED}
+
+
+@command
+def run(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="The pipeline file.")],
+    input_text: Annotated[
+        str | None, typer.Option("--input", "-i", metavar="JSON", help="The input, a JSON object.")
+    ] = None,
+    input_file: Annotated[
+        str | None, typer.Option("--input-file", "-f", metavar="FILE", help="A file that holds the input; - for stdin.")
+    ] = None,
+    sample: Annotated[bool, typer.Option("--sample", help="Use the pipeline's sample_input.")] = False,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Set one value of the input: a.b=3, names.0=x. JSON, else text. May be repeated.",
+        ),
+    ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option("--on", metavar="local|ray", help="Where to run. Default: ray when RAY_ADDRESS is set, else local."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document: how the run went, its output, its stages.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but the result and errors.")] = False,
+    store: Annotated[
+        bool, typer.Option("--store/--no-store", help="Record the run in the project's run log, for 'fm runs'.")
+    ] = True,
+) -> int:
+    """Run a pipeline.
+
+    The result goes to stdout, everything else to stderr. Ctrl-C cancels the run properly; a second one leaves at once.
+    """
+    from flowmason_ray.errors import FlowMasonError
+
+    try:
+        from flowmason_ray.api import PreparedRun
+        from flowmason_ray.cli.pipeline_input import read_input
+        from flowmason_ray.cli.watching import make_watcher
+        from flowmason_ray.wiring import load, open_workspace
+
+        loaded = load(file)
+        value = read_input(
+            text=input_text, file=input_file, sample=_sample(loaded, file) if sample else None, sets=sets or ()
+        )
+        workspace = open_workspace(_path(file))
+        watcher = make_watcher(quiet=quiet)
+        prepared = PreparedRun(
+            loaded,
+            value,
+            on=on,
+            store=workspace.store() if store else None,
+            observers=[watcher] if watcher is not None else (),
+            workspace=workspace,
+        )
+        if watcher is not None:
+            watcher.begin(prepared)
+        result = _drive(prepared, watcher)
+    except FlowMasonError as exc:
+        if not as_json:
+            raise
+        from flowmason_ray.cli.errors import error_document
+        from flowmason_ray.cli.terminal import write_json
+
+        write_json(error_document(exc))
+        return exc.exit_code
+    _tell(result, prepared, loaded, as_json=as_json, stored=store)
+    return EXIT_CODES[result.status]
+
+
+def _path(file: str) -> Any:
+    from pathlib import Path
+
+    return Path(file)
+
+
+def _sample(loaded: LoadedPipeline, file: str) -> Any:
+    from flowmason_ray.errors import InvalidCall
+
+    if loaded.pipeline.sample_input is None:
+        raise InvalidCall(f"--sample: {file} has no 'sample_input'; give the input with -i or -f.")
+    return loaded.pipeline.sample_input
+
+
+def _drive(prepared: PreparedRun, watcher: Watcher | None) -> RunResult:
+    """Run it: with what components print kept off stdout, and with signals that cancel it."""
+    import asyncio
+
+    from flowmason_ray.cli.cancelling import cancel_on_signals
+    from flowmason_ray.cli.stdout_guard import keep_stdout
+    from flowmason_ray.cli.terminal import note
+
+    with keep_stdout():
+        if watcher is None:
+            with cancel_on_signals(prepared, say=note):
+                return asyncio.run(prepared.run())
+        with watcher.shown(), cancel_on_signals(prepared, say=watcher.say, before_exit=watcher.abandon):
+            result = asyncio.run(prepared.run())
+        watcher.end(result)
+    return result
+
+
+def _tell(result: RunResult, prepared: PreparedRun, loaded: LoadedPipeline, *, as_json: bool, stored: bool) -> None:
+    if result.failure is not None:
+        from flowmason_ray.cli.failure_report import print_failure
+
+        print_failure(result, prepared.plan, loaded, stored=stored)
+    from flowmason_ray.cli.terminal import write_json
+
+    if as_json:
+        write_json(result.to_json())
+    elif result.status == "succeeded":
+        from flowmason_ray.engine.values import presentable
+
+        write_json(presentable(result.output))
+
+
+

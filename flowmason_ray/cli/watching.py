@@ -1,0 +1,155 @@
+"""Shows a run while it goes on: on a terminal as a view that changes, elsewhere as lines.
+
+The run's own thread only counts (`tally`); a thread beside it draws, so that neither a slow terminal nor a stage that
+keeps the processor busy gets in the way of the other.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import time
+from typing import TYPE_CHECKING
+
+from flowmason_ray.cli.terminal import is_terminal
+from flowmason_ray.cli.words import counted, duration, signs
+
+if TYPE_CHECKING:
+    from flowmason_ray.api import PreparedRun, RunResult
+    from flowmason_ray.cli.tally import Tally
+    from flowmason_ray.engine.events import Event
+
+MESSAGES_A_TICK = 20
+"""Log messages shown at a time; a loop that logs for every item is told by numbers, not by a flood."""
+
+
+class Watcher(ABC):
+    """Follows one run. An observer: it is called with every event."""
+
+    interval_s = 0.1
+    """Between two drawings."""
+
+    tally: Tally
+
+    def __init__(self) -> None:
+        self.signs = signs(sys.stderr)
+        self.started = time()
+        self.title = ""
+        self.sayings: deque[str] = deque()
+        """Lines to be shown as soon as possible; safe to append to from a signal handler."""
+        self._over = threading.Event()
+
+    def begin(self, prepared: PreparedRun) -> None:
+        """Get to know the run, before it starts."""
+        from flowmason_ray.cli.tally import Tally
+
+        self.tally = Tally(prepared.plan)
+        self.title = f"{prepared.plan.name} {prepared.plan.version} on {prepared.on}, run {prepared.run_id}"
+        self.started = time()
+        self.prepare()
+
+    def __call__(self, event: Event) -> None:
+        """Take an event."""
+        self.tally(event)
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show the run while the body runs."""
+        self.open()
+        thread = threading.Thread(target=self._tick, name="flowmason-view", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            thread.join(timeout=2)
+            self._safely(self.close)
+
+    def _tick(self) -> None:
+        while not self._over.wait(self.interval_s):
+            self._safely(self.draw)
+
+    @staticmethod
+    def _safely(act: object) -> None:
+        """Draw, whatever happens: nobody watching any more, or rows that change meanwhile, must not disturb the run."""
+        try:
+            act()  # pyright: ignore[reportCallIssue]  # one of the methods below
+        except (OSError, ValueError, RuntimeError):
+            pass
+
+    def say(self, text: str) -> None:
+        """Show a line soon. May be called from a signal handler."""
+        self.sayings.append(text)
+
+    def messages(self) -> list[str]:
+        """Return what is to be said now: our own lines, and what components logged since the last time."""
+        lines = [self.sayings.popleft() for _ in range(len(self.sayings))]
+        waiting = self.tally.messages
+        shown = [waiting.popleft() for _ in range(min(len(waiting), MESSAGES_A_TICK))]
+        lines += [f"[{each.path}] {each.level}: {each.message}{_fields(each.fields)}" for each in shown]
+        if len(waiting) > 10 * MESSAGES_A_TICK or self.tally.messages_lost:
+            lost = len(waiting) + self.tally.messages_lost
+            waiting.clear()
+            self.tally.messages_lost = 0
+            lines.append(f"… {counted(lost, 'more message')} not shown")
+        return lines
+
+    def summary(self, result: RunResult) -> str:
+        """Return the closing line."""
+        tally = self.tally
+        text = f"{result.status} in {duration(result.duration_s)}, {tally.done:,} of {counted(tally.total, 'stage')}"
+        items = sum(row.items_done for row in tally.rows.values() if row.is_loop)
+        if items:
+            text += f", {counted(items, 'item')}"
+        if result.usage:
+            text += "".join(f", {name} {amount:,}" for name, amount in result.usage.items())
+        return text
+
+    # -- what a view does ---------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Get ready; `tally` is there."""
+
+    @abstractmethod
+    def open(self) -> None:
+        """Begin to show."""
+
+    @abstractmethod
+    def draw(self) -> None:
+        """Show how things are now."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Show how things are for the last time."""
+
+    @abstractmethod
+    def end(self, result: RunResult) -> None:
+        """Say how the run ended."""
+
+    def abandon(self) -> None:
+        """Put the terminal right, because the process is about to leave at once."""
+
+
+def _fields(fields: object) -> str:
+    items = fields.items() if isinstance(fields, dict) else ()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    return "".join(f" {name}={value!r}" for name, value in items)  # pyright: ignore[reportUnknownVariableType]
+
+
+def make_watcher(*, quiet: bool) -> Watcher | None:
+    """Return the view that suits stderr; None when nothing is to be shown."""
+    import os
+
+    if quiet:
+        return None
+    if is_terminal(sys.stderr) and os.environ.get("TERM", "dumb") != "dumb":
+        from flowmason_ray.cli.live_view import LiveView
+
+        return LiveView()
+    from flowmason_ray.cli.plain_view import PlainView
+
+    return PlainView()

@@ -1,0 +1,127 @@
+"""Pipelines that call pipelines: the called one is planned by itself and becomes scopes of the caller's plan.
+
+Each call has scopes of its own, so that a plan stays a tree; a chain of calls that comes back to itself is refused with the
+chain named. What is wrong in a called pipeline is reported with its own file and line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from flowmason_ray.engine.control_flow.subpipeline import CallOptions
+from flowmason_ray.engine.plan import Plan, ScopePlan
+from flowmason_ray.errors import InvalidPipeline, Problem
+
+if TYPE_CHECKING:
+    from flowmason_ray.engine.drafts import Draft, Report
+    from flowmason_ray.spec.loader import LoadedPipeline
+
+MAX_DEPTH = 32
+"""How deep calls may nest: each level is a copy of the called pipeline's plan."""
+
+
+class PipelineFinder(Protocol):
+    """Finds the pipeline that another one names."""
+
+    def __call__(self, reference: str, from_file: str | None) -> LoadedPipeline:
+        """Return the pipeline called `reference`: a name, `name@range`, or a path relative to `from_file`.
+
+        Raises:
+            InvalidPipeline: there is none, or it cannot be loaded.
+        """
+        ...
+
+
+def plan_calls(
+    drafts: Mapping[str, Draft],
+    caller: LoadedPipeline,
+    find: PipelineFinder | None,
+    plan: Callable[[LoadedPipeline, Sequence[str]], tuple[Plan | None, list[Problem]]],
+    within: Sequence[str],
+    problems: list[Problem],
+    report: Report,
+) -> None:
+    """Plan what every `subpipeline` stage calls, and put it into `draft.callee`.
+
+    Args:
+        drafts: The caller's stages.
+        caller: The caller.
+        find: How pipelines are found; None: they cannot be.
+        plan: Plans a pipeline, given the names of those around it.
+        within: The names of the pipelines around the caller, itself included, from the outside in.
+        problems: Takes what is wrong in the called pipelines.
+        report: Takes what is wrong with the calls.
+    """
+    planned: dict[str, Plan | None] = {}
+    for draft in drafts.values():
+        if draft.component is None or draft.component.name != "subpipeline":
+            continue
+        options: CallOptions | None = draft.shape.options
+        if options is None:
+            continue
+        pointer = f"{draft.pointer}/config/pipeline"
+        if find is None:
+            report(
+                "not_found", f"{draft.title} calls {options.pipeline!r}; here no pipeline can be looked up.", pointer
+            )
+            continue
+        try:
+            callee = find(options.pipeline, caller.source.file)
+        except InvalidPipeline as exc:
+            for problem in exc.problems:
+                if problem.code == "pipeline_not_found":
+                    report(
+                        problem.code,
+                        f"{draft.title}: {problem.message}",
+                        pointer,
+                        nearest=problem.nearest,
+                        hint=problem.hint,
+                    )
+                else:
+                    problems.append(problem)
+            continue
+        name = identity(callee)
+        if name in within:
+            ring = " → ".join(map(_title, [*within[list(within).index(name) :], name]))
+            report("recursive_pipeline", f"{draft.title} makes the pipeline call itself: {ring}.", pointer, found=ring)
+            continue
+        if len(within) >= MAX_DEPTH:
+            report("nested_too_deeply", f"{draft.title} nests calls deeper than {MAX_DEPTH} levels.", pointer)
+            continue
+        if name not in planned:
+            planned[name], found = plan(callee, [*within, name])
+            problems.extend(found)
+        draft.callee = planned[name]
+        if draft.callee is not None:
+            called = f"{draft.callee.name}@{draft.callee.version}"
+            draft.shape = replace(draft.shape, options=replace(options, called=called))
+
+
+def identity(loaded: LoadedPipeline) -> str:
+    """Return what tells one pipeline from another in a chain of calls: where it comes from, and what it is called."""
+    file = str(Path(loaded.source.file).resolve()) if loaded.source.file else ""
+    return f"{file}\n{loaded.pipeline.name}@{loaded.pipeline.version}"
+
+
+def _title(name: str) -> str:
+    return name.partition("\n")[2]
+
+
+def embedded(callee: Plan, offset: int, parent: int, owner: int) -> tuple[ScopePlan, ...]:
+    """Return a called plan's scopes as scopes of the caller: moved to `offset`, below stage `owner` of scope `parent`."""
+    return tuple(
+        replace(
+            scope,
+            index=scope.index + offset,
+            parent=parent if scope.parent is None else scope.parent + offset,
+            owner=owner if scope.parent is None else scope.owner,
+            stages=tuple(
+                stage if stage.body_scope is None else replace(stage, body_scope=stage.body_scope + offset)
+                for stage in scope.stages
+            ),
+        )
+        for scope in callee.scopes
+    )
