@@ -450,7 +450,7 @@ class _Planner:
             upstreams=tuple(self._target(u, scope) for u in self._edges.upstreams.get(name, ())),
             waits_for=tuple(sorted(self._place[above][1] for above in waits)),
             construct=draft.construct,
-            bodies=bodies.get(name, {}),
+            bodies={b.name: bodies[name][b.name] for b in draft.shape.bodies if not b.loop},  # in the order written
             body_scope=self._body_scope.get(name, self._callee_scope.get(name)),
             schema=self._checked_by(draft),
             options=draft.shape.options,

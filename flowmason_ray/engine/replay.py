@@ -113,7 +113,7 @@ def _outstanding(
             in_doubt.append(command)
         else:
             repeat.append(command)
-    timers = [entry for path, entry in delays.items() if path in active]
+    timers = [entry for path, entry in delays.items() if path in active or path in state.timed]
     return Outstanding(
         repeat=repeat,
         in_doubt=in_doubt,

@@ -89,9 +89,10 @@ class RunState:
         self.active: dict[str, _Active] = {}
         self.asked: dict[str, tuple[Scope, int]] = {}
         """The stages that wait for a person's answer, by path."""
-        self._timed: dict[str, tuple[Scope, int]] = {}
         self._open: dict[str, tuple[Scope, int]] = {}
         """The constructs whose bodies are running, in the order in which they opened."""
+        self.timed: dict[str, tuple[Scope, int, int]] = {}
+        """The open constructs that have set a timer, each with the attempt that the timer carries."""
         self._ready: deque[tuple[Scope, int]] = deque()
         self._todo: deque[tuple[Scope, int]] = deque()
         self._out: list[Output] = []
@@ -182,9 +183,10 @@ class RunState:
                 construct.answered(self, scope, index, event)
 
     def _timer_fired(self, event: TimerFired) -> None:
-        timed = self._timed.pop(event.path, None)
-        if timed is not None:
-            scope, index = timed
+        timed = self.timed.get(event.path)
+        if timed is not None and timed[2] == event.attempt:  # not the late timer of an earlier attempt's retry
+            del self.timed[event.path]
+            scope, index, _ = timed
             construct = scope.plan.stages[index].construct
             if construct is not None and scope.status[index] == OPEN and event.path not in self.active:
                 construct.timer_fired(self, scope, index)
@@ -397,16 +399,16 @@ class RunState:
     def leave(self, scope: Scope, index: int, target: Scope, value: Any) -> None:
         """End `target`, a scope around a stage that has succeeded, with `value`."""
         path = scope.path(index)
-        self._forget(scope, index, path)
         scope.values[index] = value
         scope.status[index] = SUCCEEDED
+        self._forget(scope, index, path)
         self.emit(StageEnded(at=self.now, path=path, status="succeeded"))
         self.abort([(target, 0)], lambda: self._scope_ended(target, value, None), early=True)
 
     def set_timer(self, scope: Scope, index: int, delay_s: float) -> None:
         """Have the construct's `timer_fired` called after a while."""
         path, attempt = scope.path(index), scope.tries.get(index, 0) + 1
-        self._timed[path] = (scope, index)
+        self.timed[path] = (scope, index, attempt)
         self._out.append(StartTimer(path=path, attempt=attempt, delay_s=delay_s))
 
     def await_answer(self, scope: Scope, index: int) -> None:
@@ -416,12 +418,14 @@ class RunState:
     def gather(
         self, scope: Scope, index: int, head: dict[str, Any], parts: dict[str, Any], *, base: Any = None
     ) -> None:
-        """Have the construct's value put together by the executor."""
+        """Have the construct's value put together by the executor.
+
+        That is no attempt, and has the number 0: a doubled report of the construct's own attempt cannot be taken for it.
+        """
         path = scope.path(index)
-        attempt = scope.tries.get(index, 0) + 1
         # Not counted in `in_flight`: no component runs, and a loop must not wait for a place to end.
-        self.active[path] = _Active(scope, index, attempt, gathering=True)
-        self._out.append(GatherResults(path=path, attempt=attempt, head=head, parts=parts, base=base))
+        self.active[path] = _Active(scope, index, 0, gathering=True)
+        self._out.append(GatherResults(path=path, attempt=0, head=head, parts=parts, base=base))
 
     def end(self, scope: Scope, index: int, value: Any) -> None:
         """End a stage with success."""
@@ -461,8 +465,10 @@ class RunState:
             self._close(scope, index, status)
 
     def _forget(self, scope: Scope, index: int, path: str) -> None:
-        """A construct has ended: drop what it remembered while it was open."""
+        """A construct has ended: drop what was remembered while it was open."""
         self._open.pop(path, None)
+        self.asked.pop(path, None)
+        self.timed.pop(path, None)
         if scope.constructs is not None:
             scope.constructs.pop(index, None)
 
@@ -479,7 +485,8 @@ class RunState:
                 continue
             if active.abort is None:
                 self._out.append(CancelStage(path=path, attempt=active.attempt))
-                self._open.pop(path, None)  # a gathering's construct
+                if active.gathering:
+                    self._forget(active.scope, active.index, path)
                 self._cancelled(active.scope, active.index)
             active.abort = abort
             abort.missing += 1
@@ -488,7 +495,7 @@ class RunState:
                 self._cancelled(scope, index)
         for path, (scope, index) in reversed(list(self._open.items())):
             if _is_inside(scope, index, inside):
-                del self._open[path]
+                self._forget(scope, index, path)
                 self._cancelled(scope, index)
         for scope, region in targets:
             self._cancel_region(scope, region, early)
@@ -517,15 +524,14 @@ class RunState:
         """Mark what has not ended in a region, so that nothing of it is considered or started any more."""
         status = scope.status
         for index in scope.plan.regions[region].members:
-            if status[index] < SUCCEEDED or status[index] == CANCELLED:
-                if early and status[index] <= READY:
-                    status[index] = SKIPPED
+            if status[index] < SUCCEEDED:
+                skipped = early and status[index] <= READY
+                status[index] = SKIPPED if skipped else CANCELLED
+                if skipped:
                     reason = SkipReason.ENDED_EARLY
                     self.emit(StageSkipped(at=self.now, path=scope.path(index), reason=reason))
-                else:
-                    status[index] = CANCELLED
-                for inner in scope.plan.nested[index]:
-                    self._cancel_region(scope, inner, early)
+            for inner in scope.plan.nested[index]:
+                self._cancel_region(scope, inner, early)
         if region == 0 and scope.plan.result_hidden and scope.plan.result is not None:
             status[scope.plan.result] = CANCELLED
 

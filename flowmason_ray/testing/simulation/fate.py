@@ -17,6 +17,7 @@ from flowmason_ray.testing.simulation.pipelines import CODES
 
 BRANCHES: dict[str, tuple[str | None, ...]] = {
     "conditional": ("true", "false"),
+    "router": ("route:a", "route:b", "default", "route:a", "route:b", "default", None, "route:nowhere"),
     "sim_switch": ("left", "middle", "right", "left", "middle", "right", "left", "middle", "right", None, "nowhere"),
 }
 """What constructs that take a branch may decide, each as often as it is listed."""
@@ -56,12 +57,12 @@ def mood_of(seed: int) -> Mood:
     """Return the mood of a seed."""
     random = Random(f"mood {seed}")
     return Mood(
-        failures=random.choice((0.0, 0.03, 0.1, 0.1, 0.25, 0.5)),
+        failures=random.choice((0.0, 0.01, 0.03, 0.1, 0.1, 0.3)),
         declines=random.choice((0.0, 0.2, 0.5)),
         duplicates=random.choice((0.0, 0.1, 0.5)),
         spread=random.choice((0.0, 1.0, 5.0)),
-        cancel_after=random.choice((None, None, None, random.randrange(0, 60), random.randrange(0, 15))),
-        crash_after=random.choice((None, None, random.randrange(1, 80), random.randrange(1, 20))),
+        cancel_after=random.choice((None, None, None, random.randrange(0, 100), random.randrange(0, 20))),
+        crash_after=random.choice((None, None, random.randrange(1, 150), random.randrange(1, 30))),
     )
 
 
@@ -81,7 +82,7 @@ class Fate:
 
     def declines(self, path: str) -> bool:
         """Tell whether the instance's `when` is false."""
-        return self.number("when", path) < self.mood.declines
+        return self.number("when", path) < self.mood.declines and (path, 1) not in self.in_doubt
 
     def failure(self, path: str, attempt: int) -> Failure | None:
         """Return how an attempt fails, or None when it succeeds."""
@@ -103,6 +104,10 @@ class Fate:
         """Return the branch that a construct takes."""
         choices = BRANCHES[component]
         return choices[int(self.number("branch", path) * len(choices))]
+
+    def leaves(self, path: str) -> bool:
+        """Tell whether a `return`, `break_loop` or `continue_loop` takes effect."""
+        return self.number("leaves", path) < 0.4
 
     def indices(self, path: str) -> tuple[int, list[int] | None]:
         """Return how many items a loop has, and the indices of those that its filter lets through (None: no filter)."""

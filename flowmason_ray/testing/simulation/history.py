@@ -8,6 +8,7 @@ from typing import Any
 from flowmason_ray.engine.commands import CancelStage, GatherResults, Output, StartStage, StartTimer
 from flowmason_ray.engine.events import (
     RUN_ENDED,
+    ApprovalAnswered,
     Event,
     ItemEnded,
     StageDeclined,
@@ -17,6 +18,7 @@ from flowmason_ray.engine.events import (
     StageSkipped,
     StageStopped,
     StageSucceeded,
+    TimerFired,
 )
 from flowmason_ray.errors import Failure
 
@@ -33,14 +35,20 @@ class Instance:
     started: int = -1
     """Position of the first start."""
     ended: int = -1
-    decision: Any = None
     value: Any = None
     failure: Failure | None = None
     reason: str | None = None
     scope: Any = None
     """The scope of its first start command, and its place there: what the engine itself remembers, to be compared."""
     index: int = -1
+    opened: bool = False
+    """Whether its own attempt has succeeded, for a construct."""
+    given: Any = None
+    """The value of that attempt."""
     gathered: bool = False
+    answered: bool = False
+    timed_out: bool = False
+    """Whether its own timer fired while it was open."""
 
 
 @dataclass(slots=True)
@@ -57,6 +65,8 @@ class History:
     position: int = 0
     constructs: frozenset[str] = frozenset()
     """Ids of the stages that stay open after their own attempt."""
+    questions: frozenset[str] = frozenset()
+    """Ids of those that ask a person."""
 
     def status(self, path: str) -> str:
         """Return how an instance stands."""
@@ -79,14 +89,27 @@ class History:
             self._output(output)
 
     def _report(self, event: Event) -> None:
+        if isinstance(event, ApprovalAnswered):
+            instance = self.of(event.path)
+            if instance.status == "open":
+                instance.answered = True
+                instance.value = {"answered": True, "data": event.data, "answered_by": event.by}
+            return
+        if isinstance(event, TimerFired):
+            instance = self.of(event.path)
+            instance.timed_out |= instance.status == "open" and not instance.gathered
+            return
         if not isinstance(event, (StageSucceeded, StageDeclined, StageFailed, StageStopped)):
             return
         instance = self.of(event.path)
         if instance.status == "cancelled" or not isinstance(event, StageSucceeded):
             return  # how failures and stops count is narrated
         instance.value = event.value
-        if event.path.rpartition("/")[2] in self.constructs and not instance.gathered:
-            instance.status, instance.decision = "open", event.decision
+        name = event.path.rpartition("/")[2]
+        if name in self.constructs and not instance.gathered:
+            instance.status, instance.opened, instance.given = "open", True, event.value
+            if name in self.questions:
+                instance.value = {"answered": False, "data": None, "answered_by": None}
         elif instance.status == "running":
             self._end(instance, "succeeded")
 

@@ -14,6 +14,7 @@ from flowmason_ray.engine.commands import CancelStage, GatherResults, Output, St
 from flowmason_ray.engine.component import Effect
 from flowmason_ray.engine.events import (
     RUN_ENDED,
+    ApprovalAnswered,
     CancelRequested,
     Event,
     ItemEnded,
@@ -255,6 +256,8 @@ def _answered(books: Books, event: Event, path: str) -> None:
     if isinstance(event, TimerFired):
         if books.retrying.get(path) == event.attempt:
             books.fired.add(path)
+        return
+    if isinstance(event, ApprovalAnswered):
         return
     if books.running.pop(path, None) is not None:
         if isinstance(event, StageSucceeded) and path not in books.stopping:

@@ -16,9 +16,10 @@ from zlib import crc32
 
 import orjson
 
-from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage, StartTimer
+from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage, StartTimer, resolve_part
 from flowmason_ray.engine.context import LocalScope
 from flowmason_ray.engine.events import (
+    ApprovalAnswered,
     CancelRequested,
     Event,
     StageDeclined,
@@ -151,6 +152,13 @@ class World:
             answer = StageStopped(path=command.path, attempt=command.attempt)
         flight.number = self.send(answer, self._delay() / 5)
 
+    def ask(self, path: str) -> None:
+        """Let a person be asked: who answers after a while, and perhaps twice."""
+        answer = ApprovalAnswered(path=path, data=f"yes to {path}", by="somebody")
+        self.send(answer, self.random.random() * 4)
+        if self.random.random() < self.fate.mood.duplicates:
+            self.send(replace(answer, data=POISON), 4 + self._delay(), genuine=False)
+
     def decide_doubt(self, command: StartStage) -> None:
         """Settle an effectful attempt whose outcome a crash has hidden: it counts as failed."""
         self.fate.in_doubt.add((command.path, command.attempt))
@@ -192,7 +200,8 @@ class World:
         facts: dict[str, Any] = {"path": command.path, "attempt": command.attempt}
         if failure is not None:
             return StageFailed(**facts, failure=failure)
-        return StageSucceeded(**facts, value={**command.head, **command.parts})
+        parts = {name: resolve_part(part, lambda handle: handle) for name, part in command.parts.items()}
+        return StageSucceeded(**facts, value={**(command.base or {}), **command.head, **parts})
 
 
 def decide(fate: Fate, component: str | None, path: str, config: Any) -> tuple[Any, dict[str, Any] | None]:
@@ -203,6 +212,16 @@ def decide(fate: Fate, component: str | None, path: str, config: Any) -> tuple[A
         return digest(path, config), None
     if component == "variable_set":
         return {config["name"]: config["value"]}, None
+    if component in ("return", "break_loop", "continue_loop"):
+        fact, field = ("returns", "return_value") if component == "return" else ("taken", "result")
+        leaves = fate.leaves(path)
+        return config[field] if leaves else {"stays": path}, {fact: leaves}
+    if component in ("parallel", "wait_for_approval"):
+        return None, {"message": ""}
+    if component == "trycatch":
+        return {"data": path}, {}
+    if component == "subpipeline":
+        return config["input_data"], {"default_result": config.get("default_result")}
     if component == "foreach":
         count, indices = fate.indices(path)
         items = Items([f"{path}#{i}" for i in range(count)], indices)
