@@ -95,9 +95,7 @@ class _Complaint:
     found: Any
 
 
-def problems_from(
-    error: ValidationError, data: Mapping[str, Any], words: Vocabulary = PIPELINE
-) -> Iterator[Problem]:
+def problems_from(error: ValidationError, data: Mapping[str, Any], words: Vocabulary = PIPELINE) -> Iterator[Problem]:
     """Yield one problem for each thing that is wrong, with canonical pointers and without lines.
 
     Args:
@@ -187,9 +185,7 @@ def _complaint(error: Any, data: Mapping[str, Any]) -> _Complaint:
     )
 
 
-def _problem(
-    complaint: _Complaint, data: Mapping[str, Any], words: Vocabulary, expected: str | None = None
-) -> Problem:
+def _problem(complaint: _Complaint, data: Mapping[str, Any], words: Vocabulary, expected: str | None = None) -> Problem:
     path = join_pointer(*complaint.tokens)
     key = str(complaint.tokens[-1]) if complaint.tokens else ""
     owner = owner_name(complaint.tokens[:-1], data, words)
