@@ -58,7 +58,8 @@ def _differences(expected: Any, found: Any, path: str) -> Iterator[str]:
             else:
                 yield from _differences(one[index], other[index], at)
     elif not same(expected, found):
-        yield f"~ {_at(path)}: expected {shown(expected)}; found {shown(found)}"
+        values = shown(cast("object", expected)), shown(cast("object", found))
+        yield f"~ {_at(path)}: expected {values[0]}; found {values[1]}"
 
 
 def _at(path: str) -> str:

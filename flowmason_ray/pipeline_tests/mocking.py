@@ -114,8 +114,10 @@ class MockingExecutor:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        for _, task in list(self._fetching.values()):
+        tasks = [task for _, task in self._fetching.values()]
+        for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._inner.__aexit__(*exc)
 
     def open(self, run: RunInfo, deliver: Deliver) -> None:
