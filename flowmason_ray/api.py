@@ -7,7 +7,7 @@ result.output
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -26,6 +26,7 @@ from flowmason_ray.spec.plain_data import plain_object
 from flowmason_ray.wiring import ExecutorOptions, Workspace, choose_executor, load, make_executor, open_workspace
 
 if TYPE_CHECKING:
+    from flowmason_ray.engine.executor import Executor
     from flowmason_ray.engine.plan import Plan
 
 Source = str | Path | Mapping[str, Any] | LoadedPipeline
@@ -89,6 +90,7 @@ class PreparedRun:
         workspace: Workspace | None = None,
         options: ExecutorOptions | None = None,
         seed: int | None = None,
+        wrap: Callable[[Executor], Executor] | None = None,
     ) -> None:
         """Check everything that can be checked before the run.
 
@@ -103,6 +105,7 @@ class PreparedRun:
             workspace: The project; None: the one that the file lies in.
             options: More about the executor.
             seed: Where the run's draws come from; None: a random one.
+            wrap: Puts something in front of the executor; None: nothing.
 
         Raises:
             InvalidPipeline: the pipeline cannot be run.
@@ -122,6 +125,7 @@ class PreparedRun:
         self._observers = (self._summary, *observers)
         self._durability: Durability = durability
         self._options = options
+        self._wrap = wrap
         self._runner: Runner | None = None
         self._cancelled: str | None = None
         """Why `cancel` was called, so that one that comes before `run` counts too."""
@@ -137,6 +141,11 @@ class PreparedRun:
         if self._runner is not None:
             self._runner.cancel(message)
 
+    def answer(self, path: str, data: Any, *, by: str | None = None) -> None:
+        """Answer what the stage at `path` asks (`wait_for_approval`), from any thread."""
+        if self._runner is not None:
+            self._runner.answer(path, data, by)
+
     async def run(self) -> RunResult:
         """Run it.
 
@@ -144,9 +153,13 @@ class PreparedRun:
             StoreError: the run cannot be recorded.
         """
         executor = make_executor(self.on, self._options)
+        if self._wrap is not None:
+            executor = self._wrap(executor)
         self._runner = Runner(
             self.plan, executor, self._log(), self.info, observers=self._observers, durability=self._durability
         )
+        if self._cancelled is not None:
+            self._runner.cancel(self._cancelled)
         if self._cancelled is not None:
             self._runner.cancel(self._cancelled)
         started = perf_counter()
@@ -178,7 +191,8 @@ class PreparedRun:
                 status="running",
                 created_at=self.info.started_at,
                 file=self.plan.file,
-            )
+            ),
+            secrets=self.info.secrets.values(),
         )
 
 

@@ -37,6 +37,26 @@ class StoreSettings(BaseModel):
     )
 
 
+class TestingSettings(BaseModel):
+    """Settings of `fm test`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    __test__ = False  # pytest collects what begins with "Test"
+
+    timeout_ms: int = Field(default=60_000, ge=1, description="How long a case may take that says nothing itself.")
+    jobs: int = Field(
+        default=1,
+        ge=1,
+        description="How many cases run at a time. One, because cases run real stages, which may write the same files.",
+    )
+    min_coverage: float = Field(
+        default=0,
+        ge=0,
+        le=100,
+        description="The percentage of stages that the tests must run; below it `fm test` fails.",
+    )
+
+
 class ProjectSettings(BaseModel):
     """`flowmason.json`. Unknown keys are refused, except those starting with `x-`."""
 
@@ -51,7 +71,7 @@ class ProjectSettings(BaseModel):
         default=[], description="Environment variables that templates may read as `secrets.NAME`; never logged."
     )
     providers: dict[str, Any] = Field(default={}, description="Model providers.")
-    testing: dict[str, Any] = Field(default={}, description="Settings of `fm test`.")
+    testing: TestingSettings = Field(default=TestingSettings(), description="Settings of `fm test`.")
     stores: StoreSettings = Field(default=StoreSettings(), description="Where runs are recorded.")
     regions: dict[str, Any] = Field(default={}, description="Other clusters that stages can run in.")
     http: HttpSettings = Field(default=HttpSettings(), description="What `http_request` may reach.")

@@ -36,7 +36,9 @@ def read_input(
     """
     given = [name for name, value in (("-i", text), ("-f", file), ("--sample", sample)) if value is not None]
     if len(given) > 1:
-        raise InvalidCall(f"{' and '.join(given)} each give the whole input; use one of them (--set changes parts of it).")
+        raise InvalidCall(
+            f"{' and '.join(given)} each give the whole input; use one of them (--set changes parts of it)."
+        )
     data: dict[str, Any] = {}
     if text is not None:
         data = _parsed(source_of(text, file="-i"))
@@ -62,10 +64,10 @@ def _parsed(source: Source) -> dict[str, Any]:
     try:
         return parse_object(source)
     except InvalidPipeline as exc:
-        _refuse(exc, excerpts=source.file in ("-i", "stdin"))
+        _refuse(exc)
 
 
-def _refuse(error: InvalidPipeline, *, excerpts: bool = False) -> NoReturn:
+def _refuse(error: InvalidPipeline) -> NoReturn:
     """Say the reader's problems in words about an input instead of a pipeline file."""
     raise InvalidInput([_reworded(problem) for problem in error.problems]) from None
 

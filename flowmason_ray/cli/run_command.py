@@ -36,7 +36,9 @@ def run(
     ] = None,
     on: Annotated[
         str | None,
-        typer.Option("--on", metavar="local|ray", help="Where to run. Default: ray when RAY_ADDRESS is set, else local."),
+        typer.Option(
+            "--on", metavar="local|ray", help="Where to run. Default: ray when RAY_ADDRESS is set, else local."
+        ),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document: how the run went, its output, its stages.")
@@ -113,7 +115,7 @@ def _drive(prepared: PreparedRun, watcher: Watcher | None) -> RunResult:
         if watcher is None:
             with cancel_on_signals(prepared, say=note):
                 return asyncio.run(prepared.run())
-        with watcher.shown(), cancel_on_signals(prepared, say=watcher.say, before_exit=watcher.abandon):
+        with cancel_on_signals(prepared, say=watcher.say, before_exit=watcher.abandon), watcher.shown():
             result = asyncio.run(prepared.run())
         watcher.end(result)
     return result
@@ -132,6 +134,3 @@ def _tell(result: RunResult, prepared: PreparedRun, loaded: LoadedPipeline, *, a
         from flowmason_ray.engine.values import presentable
 
         write_json(presentable(result.output))
-
-
-

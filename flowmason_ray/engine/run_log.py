@@ -6,7 +6,7 @@ price of durability is paid per flush, not per event.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -37,6 +37,19 @@ class Recorded:
     event: Mapping[str, Any]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What somebody, perhaps in another process, asks of a run that is under way.
+
+    `kind` is `answer` (`body`: `path`, `data`, `by`) or `cancel` (`body`: `message`).
+    """
+
+    number: int
+    """Counts the requests of a run, from 1."""
+    kind: str
+    body: Mapping[str, Any]
+
+
 class RunLog(Protocol):
     """The log of one run, for its writer."""
 
@@ -59,6 +72,10 @@ class RunLog(Protocol):
         """
         ...
 
+    async def requests(self, *, after: int) -> Sequence[Request]:
+        """Return what was asked of the run behind request number `after`."""
+        ...
+
     async def close(self) -> None:
         """Flush, and end writing."""
         ...
@@ -67,8 +84,8 @@ class RunLog(Protocol):
 class RunStore(Protocol):
     """Where the logs of all runs are."""
 
-    def create(self, record: RunRecord) -> RunLog:
-        """Begin the log of a new run."""
+    def create(self, record: RunRecord, *, secrets: Iterable[str] = ()) -> RunLog:
+        """Begin the log of a new run. Wherever one of `secrets` stands in a text, `***` is recorded."""
         ...
 
     async def list_runs(
@@ -83,6 +100,10 @@ class RunStore(Protocol):
         Raises:
             RunNotFound: there is none, or there are several.
         """
+        ...
+
+    async def request(self, run_id: str, kind: str, body: Mapping[str, Any]) -> None:
+        """Ask something of a run (`Request`); its coordinator takes it up within a second."""
         ...
 
     def read(self, run_id: str, *, after: int = 0) -> AsyncIterator[Recorded]:

@@ -1,4 +1,4 @@
-"""The JSON Schema (draft 2020-12) of pipeline files, for editors: generated from the models.
+"""The JSON Schema (draft 2020-12) of our files, for editors: generated from the models.
 
 The canonical spelling only: an editor should suggest what `fm fmt` would write. The generated file lies beside this
 module and is shipped; `scripts/generate.py` writes it and CI checks that it is current.
@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any, cast
 
-from flowmason_ray.spec.pipeline import EXTENSION_PREFIX, Pipeline
+from flowmason_ray.spec.pipeline import EXTENSION_PREFIX, Model, Pipeline
 
 SCHEMA_FILE = Path(__file__).with_name("pipeline.schema.json")
 
@@ -19,15 +19,21 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 def pipeline_schema() -> dict[str, Any]:
     """Return the JSON Schema of a pipeline file."""
-    generated = Pipeline.model_json_schema(by_alias=True, mode="validation")
+    schema = document_schema(Pipeline, title=Pipeline.TITLE)
+    _admit_names(schema)
+    return schema
+
+
+def document_schema(model: type[Model], *, title: str) -> dict[str, Any]:
+    """Return the JSON Schema of a file whose content `model` describes."""
+    generated = model.model_json_schema(by_alias=True, mode="validation")
     definitions = cast("dict[str, Any]", generated.pop("$defs"))
     for definition in (generated, *definitions.values()):
         if "properties" in definition:
             _admit_extensions(definition)
-    _admit_names(generated)
     return {
         "$schema": DIALECT,
-        "title": Pipeline.TITLE,
+        "title": title,
         **{key: value for key, value in generated.items() if key != "title"},
         "$defs": {name: _tidied(definition) for name, definition in sorted(definitions.items())},
     }
@@ -35,7 +41,12 @@ def pipeline_schema() -> dict[str, Any]:
 
 def schema_bytes() -> bytes:
     """Return the content of the generated file."""
-    return f"{json.dumps(_tidied(pipeline_schema(), top=True), indent=2, ensure_ascii=False)}\n".encode()
+    return written_schema(pipeline_schema())
+
+
+def written_schema(schema: dict[str, Any]) -> bytes:
+    """Return a schema as the content of a file."""
+    return f"{json.dumps(_tidied(schema, top=True), indent=2, ensure_ascii=False)}\n".encode()
 
 
 def _admit_extensions(definition: dict[str, Any]) -> None:

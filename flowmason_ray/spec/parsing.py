@@ -42,12 +42,13 @@ class _NoNumber:
     text: str
 
 
-def parse_object(source: Source, *, exact_numbers: bool = False) -> dict[str, Any]:
+def parse_object(source: Source, *, exact_numbers: bool = False, what: str = "A pipeline file") -> dict[str, Any]:
     """Parse a document that must be one JSON object.
 
     Args:
         source: The text.
         exact_numbers: Return numbers as `WrittenNumber`, of any size, instead of converting them.
+        what: What messages call the document.
 
     Raises:
         InvalidPipeline: with every problem, if it is JSON at all; else with the place where it stops being JSON.
@@ -67,7 +68,7 @@ def parse_object(source: Source, *, exact_numbers: bool = False) -> dict[str, An
         raise InvalidPipeline([_depth_problem(source)]) from None
     if not isinstance(value, dict):
         place = source.locate("")
-        message = f"A pipeline file holds one JSON object; this one holds {kind_of(value)}."
+        message = f"{what} holds one JSON object; this one holds {kind_of(value)}."
         _refuse(Problem(code="not_an_object", message=message, file=place.file, line=place.line, column=place.column))
     made = cast("dict[str, Any]", value)
     if parsed.repeated or not _is_clean(made):

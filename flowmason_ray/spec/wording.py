@@ -1,7 +1,8 @@
-"""Turns what pydantic says about a pipeline into our words, codes and JSON pointers.
+"""Turns what pydantic says about a document into our words, codes and JSON pointers.
 
 pydantic reports a path through models and union members; a person needs the key as it is written, the stage it belongs
-to, what was expected there and what was found. That translation is here and nowhere else.
+to, what was expected there and what was found. That translation is here and nowhere else. What a kind of document calls
+its parts is a `Vocabulary`; that of pipelines is the default.
 """
 
 from __future__ import annotations
@@ -40,20 +41,46 @@ _BOUNDS = {
 }
 _EXAMPLES = {"retry": 'an object such as {"max_attempts": 3}'}
 
-_PARTS: Mapping[str, type[pipeline.Model]] = {
-    "stages": pipeline.Stage,
-    "compositions": pipeline.Composition,
-    "retry": pipeline.Retry,
-    "cache": pipeline.Cache,
-    "llm_settings": pipeline.LlmSettings,
-    "resources": pipeline.Resources,
-    "placement": pipeline.Placement,
-    "federation": pipeline.Federation,
-    "defaults": pipeline.Defaults,
-    "triggers": pipeline.Triggers,
-}
-
 _LONGEST_SHOWN = 60
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Vocabulary:
+    """What a kind of document calls its parts."""
+
+    document: str
+    """The whole: `the pipeline`."""
+    model: type[pipeline.Model]
+    """The model of the whole."""
+    parts: Mapping[str, type[pipeline.Model]]
+    """The model of what stands under a key, for suggestions of keys."""
+    items: Mapping[str, str]
+    """Lists at the top whose items have a word of their own."""
+    named_by: str
+    """The key that holds an item's name."""
+    hints: Mapping[type[pipeline.Model], str]
+    """What to say about an unknown key that resembles none; default: all that are known."""
+
+
+PIPELINE = Vocabulary(
+    document="the pipeline",
+    model=pipeline.Pipeline,
+    parts={
+        "stages": pipeline.Stage,
+        "compositions": pipeline.Composition,
+        "retry": pipeline.Retry,
+        "cache": pipeline.Cache,
+        "llm_settings": pipeline.LlmSettings,
+        "resources": pipeline.Resources,
+        "placement": pipeline.Placement,
+        "federation": pipeline.Federation,
+        "defaults": pipeline.Defaults,
+        "triggers": pipeline.Triggers,
+    },
+    items={"stages": "stage", "compositions": "composition"},
+    named_by="id",
+    hints={pipeline.Stage: "What the component itself takes belongs under 'config'; remarks under 'metadata'."},
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,18 +95,19 @@ class _Complaint:
     found: Any
 
 
-def problems_from(error: ValidationError, data: Mapping[str, Any]) -> Iterator[Problem]:
+def problems_from(error: ValidationError, data: Mapping[str, Any], words: Vocabulary = PIPELINE) -> Iterator[Problem]:
     """Yield one problem for each thing that is wrong, with canonical pointers and without lines.
 
     Args:
         error: What pydantic found.
         data: What it was given.
+        words: What the document calls its parts.
     """
     complaints = [_complaint(e, data) for e in error.errors(include_url=False)]
     by_union: dict[tuple[str | int, ...], list[_Complaint]] = {}
     for complaint in complaints:
         if complaint.union_at is None:
-            yield _problem(complaint, data)
+            yield _problem(complaint, data, words)
         else:
             by_union.setdefault(complaint.tokens[: complaint.union_at], []).append(complaint)
     for place, members in by_union.items():
@@ -87,27 +115,27 @@ def problems_from(error: ValidationError, data: Mapping[str, Any]) -> Iterator[P
         inside = [c for c in members if len(c.tokens) > len(place)]
         if inside:
             for complaint in inside:
-                yield _problem(complaint, data)
+                yield _problem(complaint, data, words)
         else:
-            yield _problem(members[0], data, expected=" or ".join(dict.fromkeys(_expected(c) for c in members)))
+            yield _problem(members[0], data, words, expected=" or ".join(dict.fromkeys(_expected(c) for c in members)))
 
 
-def owner_name(tokens: Sequence[str | int], data: Mapping[str, Any]) -> str:
+def owner_name(tokens: Sequence[str | int], data: Mapping[str, Any], words: Vocabulary = PIPELINE) -> str:
     """Return what the object at a path is called in messages: `stage 'a'`, `'retry' of stage 'a'`, `the pipeline`."""
     match tokens:
         case []:
-            return "the pipeline"
-        case [("stages" | "compositions") as part, int() as index]:
-            word = "stage" if part == "stages" else "composition"
+            return words.document
+        case [str() as part, int() as index] if part in words.items:
+            word = words.items[part]
             item = data[part][index]
-            identifier = cast("dict[str, Any]", item).get("id") if isinstance(item, dict) else None
+            identifier = cast("dict[str, Any]", item).get(words.named_by) if isinstance(item, dict) else None
             return f"{word} {identifier!r}" if isinstance(identifier, str) else f"{word} number {index + 1}"
         case [*before, int() as index]:
-            return f"item {index + 1} of {owner_name(before, data)}"
+            return f"item {index + 1} of {owner_name(before, data, words)}"
         case [*before, last]:
-            return f"{last!r}" if not before else f"{last!r} of {owner_name(before, data)}"
+            return f"{last!r}" if not before else f"{last!r} of {owner_name(before, data, words)}"
         case _:
-            return "the pipeline"
+            return words.document
 
 
 def shown(value: object) -> str:
@@ -157,19 +185,19 @@ def _complaint(error: Any, data: Mapping[str, Any]) -> _Complaint:
     )
 
 
-def _problem(complaint: _Complaint, data: Mapping[str, Any], expected: str | None = None) -> Problem:
+def _problem(complaint: _Complaint, data: Mapping[str, Any], words: Vocabulary, expected: str | None = None) -> Problem:
     path = join_pointer(*complaint.tokens)
     key = str(complaint.tokens[-1]) if complaint.tokens else ""
-    owner = owner_name(complaint.tokens[:-1], data)
+    owner = owner_name(complaint.tokens[:-1], data, words)
     if complaint.type == "extra_forbidden":
-        return _unknown_key(key, owner, path, complaint.tokens[:-1])
+        return _unknown_key(key, owner, path, complaint.tokens[:-1], words)
     if complaint.type == "missing":
         owner = owner[0].upper() + owner[1:]
         return Problem(code="missing_field", message=f"{owner} has no {key!r}.", path=path, expected=key)
     code, wanted = _code_and_expected(complaint, key)
     wanted = expected or wanted
     found = shown(complaint.found)
-    subject = owner_name(complaint.tokens, data) if complaint.tokens else "the document"
+    subject = owner_name(complaint.tokens, data, words) if complaint.tokens else "the document"
     choices = _choices(complaint)
     close = nearest(complaint.found, choices) if choices and isinstance(complaint.found, str) else None
     return Problem(
@@ -182,15 +210,14 @@ def _problem(complaint: _Complaint, data: Mapping[str, Any], expected: str | Non
     )
 
 
-def _unknown_key(key: str, owner: str, path: str, tokens: Sequence[str | int]) -> Problem:
-    names = [token for token in tokens if isinstance(token, str)]
-    model = _PARTS.get(names[-1], pipeline.Pipeline) if names else pipeline.Pipeline
+def _unknown_key(key: str, owner: str, path: str, tokens: Sequence[str | int], words: Vocabulary) -> Problem:
+    # The nearest part with a model of its own: under `mocks` there are names of stages before the mock itself.
+    parts = (words.parts[token] for token in reversed(tokens) if isinstance(token, str) and token in words.parts)
+    model = next(parts, words.model)
     close = nearest(key, pipeline.field_order(model))
     hint = None
     if close is None:
-        hint = f"Known keys: {', '.join(pipeline.field_order(model))}."
-        if model is pipeline.Stage:
-            hint = "What the component itself takes belongs under 'config'; remarks under 'metadata'."
+        hint = words.hints.get(model, f"Known keys: {', '.join(pipeline.field_order(model))}.")
     return Problem(
         code="unknown_key", message=f"Unknown key {key!r} in {owner}.", path=path, found=key, nearest=close, hint=hint
     )

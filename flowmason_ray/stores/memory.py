@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from flowmason_ray.engine.events import RUN_ENDED, Event, RunCancelled, RunFailed, RunSucceeded
-from flowmason_ray.engine.run_log import Recorded, RunRecord
+from flowmason_ray.engine.run_log import Recorded, Request, RunRecord
 from flowmason_ray.errors import RunNotFound
 from flowmason_ray.stores.encoding import event_to_json, find_run
 
@@ -20,6 +20,7 @@ class MemoryRunLog:
     def __init__(self, record: RunRecord) -> None:
         self.record = record
         self.events: list[Event] = []
+        self.asked: list[Request] = []
 
     def append(self, event: Event) -> None:
         """Keep an event."""
@@ -29,6 +30,10 @@ class MemoryRunLog:
 
     async def flush(self) -> None:
         """Nothing to do: memory is as durable as it gets."""
+
+    async def requests(self, *, after: int) -> Sequence[Request]:
+        """Return what was asked of the run behind request number `after`."""
+        return self.asked[after:]
 
     async def close(self) -> None:
         """Nothing to do."""
@@ -48,8 +53,8 @@ class MemoryRunStore:
     def __init__(self) -> None:
         self.logs: dict[str, MemoryRunLog] = {}
 
-    def create(self, record: RunRecord) -> MemoryRunLog:
-        """Begin the log of a new run."""
+    def create(self, record: RunRecord, *, secrets: Iterable[str] = ()) -> MemoryRunLog:
+        """Begin the log of a new run. `secrets` need no masking: nothing leaves this process."""
         log = self.logs[record.run_id] = MemoryRunLog(record)
         return log
 
@@ -64,6 +69,13 @@ class MemoryRunStore:
         """Return a run by its id, or by the beginning of its id."""
         ids = [record.run_id for record in await self.list_runs(limit=len(self.logs))]
         return self.logs[find_run(run_id, ids[::-1])].record
+
+    async def request(self, run_id: str, kind: str, body: Mapping[str, Any]) -> None:
+        """Ask something of a run of this process."""
+        log = self.logs.get(run_id)
+        if log is None:
+            raise RunNotFound(f"There is no run {run_id!r}.")
+        log.asked.append(Request(number=len(log.asked) + 1, kind=kind, body=dict(body)))
 
     async def read(self, run_id: str, *, after: int = 0) -> AsyncIterator[Recorded]:
         """Yield the events of a run."""

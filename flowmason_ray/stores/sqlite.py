@@ -15,7 +15,7 @@ import socket
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from typing import Any
 import orjson
 
 from flowmason_ray.engine.events import FORMAT_VERSION, RUN_ENDED, Event
-from flowmason_ray.engine.run_log import Recorded, RunRecord
+from flowmason_ray.engine.run_log import Recorded, Request, RunRecord
 from flowmason_ray.errors import RunNotFound, StoreError, StoreUnavailable
 from flowmason_ray.stores.blobs import BlobStore
 from flowmason_ray.stores.encoding import Encoder
@@ -61,6 +61,13 @@ CREATE TABLE IF NOT EXISTS events (
     path TEXT,
     body TEXT,
     PRIMARY KEY (run, position)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS requests (
+    run INTEGER NOT NULL REFERENCES runs (id),
+    number INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    body TEXT NOT NULL,
+    PRIMARY KEY (run, number)
 ) STRICT, WITHOUT ROWID;
 """
 
@@ -112,7 +119,7 @@ class SqliteRunLog:
 
     durable = True
 
-    def __init__(self, file: Path, blobs: BlobStore | None, record: RunRecord) -> None:
+    def __init__(self, file: Path, blobs: BlobStore | None, record: RunRecord, secrets: Iterable[str] = ()) -> None:
         self._file = file
         self._record = record
         with _clear_errors(file, "open"):
@@ -122,7 +129,7 @@ class SqliteRunLog:
             except BaseException:
                 self._connection.close()
                 raise
-        self._encoder = Encoder(blobs)
+        self._encoder = Encoder(blobs, secrets=secrets)
         self._queue: deque[Event] = deque()
         self._position = 0
         self._wanted = 0
@@ -179,6 +186,22 @@ class SqliteRunLog:
             self._waiting.append((self._appended, loop, done))
             self._wake.notify()
         await done
+
+    async def requests(self, *, after: int) -> Sequence[Request]:
+        """Return what was asked of the run behind request number `after`."""
+        return await asyncio.to_thread(self._requests, after)
+
+    def _requests(self, after: int) -> list[Request]:
+        with _clear_errors(self._file, "read"):
+            connection = _connect(self._file)
+            try:
+                rows = connection.execute(
+                    "SELECT number, kind, body FROM requests WHERE run = ? AND number > ? ORDER BY number",
+                    (self._run, after),
+                ).fetchall()
+            finally:
+                connection.close()
+        return [Request(number=number, kind=kind, body=orjson.loads(body)) for number, kind, body in rows]
 
     async def close(self) -> None:
         """Flush, and end the writer thread."""
@@ -277,13 +300,13 @@ class SqliteRunStore:
         self._file = file
         self.blobs = blobs
 
-    def create(self, record: RunRecord) -> SqliteRunLog:
-        """Begin the log of a new run.
+    def create(self, record: RunRecord, *, secrets: Iterable[str] = ()) -> SqliteRunLog:
+        """Begin the log of a new run, in which `secrets` are masked.
 
         Raises:
             StoreUnavailable: the file cannot be opened or written.
         """
-        return SqliteRunLog(self._file, self.blobs, record)
+        return SqliteRunLog(self._file, self.blobs, record, secrets)
 
     @contextmanager
     def _reading(self) -> Generator[sqlite3.Connection | None]:
@@ -342,6 +365,21 @@ class SqliteRunStore:
             raise RunNotFound(f"There is no run {wanted!r}. 'fm runs list' shows the runs of this project.")
         shown = ", ".join(record.run_id for record in found[:5])
         raise RunNotFound(f"Run id {wanted!r} is ambiguous: several runs begin so ({shown}). Write more of it.")
+
+    async def request(self, run_id: str, kind: str, body: Mapping[str, Any]) -> None:
+        """Ask something of a run, from any process."""
+        await asyncio.to_thread(self._request, run_id, kind, orjson.dumps(dict(body)).decode())
+
+    def _request(self, run_id: str, kind: str, body: str) -> None:
+        with self._reading() as connection:
+            found = connection and connection.execute("SELECT id FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+            if connection is None or not found:
+                raise RunNotFound(f"There is no run {run_id!r}.")
+            connection.execute(
+                "INSERT INTO requests (run, number, kind, body)"
+                " SELECT ?1, coalesce(max(number), 0) + 1, ?2, ?3 FROM requests WHERE run = ?1",
+                (found[0], kind, body),
+            )
 
     async def read(self, run_id: str, *, after: int = 0) -> AsyncIterator[Recorded]:
         """Yield the events of a run, from the one behind position `after`."""

@@ -43,7 +43,9 @@ class LeakedLoopVariable(RunState):
             variables = around.plan.variables
             if name in variables:
                 shared = cls.latest[id(around.parent), around.owner]
-                return shared.items.item(shared.position) if name == variables[0] else shared.items.index(shared.position)
+                return (
+                    shared.items.item(shared.position) if name == variables[0] else shared.items.index(shared.position)
+                )
             around = around.parent
         raise KeyError(name)
 

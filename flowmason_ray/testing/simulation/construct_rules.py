@@ -152,7 +152,9 @@ class ConstructRules:
         if instance.failure is not None and (lost is None or instance.failure != lost):
             too_few = len(stage.bodies) - len(failed) < needed and len(done) < needed
             if not too_few or instance.failure not in failed.values():
-                raise Violation("races_end_as_they_must", f"{path}: {instance.failure}, with {done} done, {failed} failed")
+                raise Violation(
+                    "races_end_as_they_must", f"{path}: {instance.failure}, with {done} done, {failed} failed"
+                )
             self._judge_branches(stage, chain, done, failed, Mode.CUT)
             return None, instance.failure
         if len(done) < needed:
@@ -243,7 +245,9 @@ class ConstructRules:
                 continue
             said = ended[key]
             agree = outcome.failure is None if said is None else outcome.failure is not None
-            if not agree or (outcome.failure and said and (said.code, said.stage) != (outcome.failure.code, outcome.failure.stage)):
+            if not agree or (
+                outcome.failure and said and (said.code, said.stage) != (outcome.failure.code, outcome.failure.stage)
+            ):
                 raise Violation("items_end_as_they_must", f"item {key} of {path}: {said}; it was {outcome}")
             if outcome.failure is None:
                 results[key] = outcome.value
@@ -262,7 +266,12 @@ class ConstructRules:
         outcome = self._oracle.scope(inside, Mode.CUT if timed_out else Mode.FIRM)
         failure = Failure(code="timeout", message="", stage=path) if timed_out else outcome.failure
         how = config.get("on_error", "fail")
-        value = {"pipeline": f"{config['pipeline']}@1.0.0", "status": "completed", "error": None, "result": outcome.value}
+        value = {
+            "pipeline": f"{config['pipeline']}@1.0.0",
+            "status": "completed",
+            "error": None,
+            "result": outcome.value,
+        }
         if failure is not None:
             if how == "fail":
                 return None, failure

@@ -198,7 +198,9 @@ class Oracle:
         instance = self.sight.of(stage, chain)
         if instance.status == "skipped":
             return not (mode is Mode.EARLY and _skipped_early(instance))
-        return instance.status in ("succeeded", "fallback") or (instance.status == "failed" and stage.on_error != "fail")
+        return instance.status in ("succeeded", "fallback") or (
+            instance.status == "failed" and stage.on_error != "fail"
+        )
 
     def _in_order(self, stage: Stage, chain: Chain, path: str, instance: Instance) -> None:
         moved = instance.ended if instance.started < 0 else instance.started
@@ -282,7 +284,9 @@ class Oracle:
             failure = self.fate.failure(path, attempt)
             if failure is None:
                 return attempt, None
-            repeated = failure.code in named or failure.error_type in named if named else failure.code not in NOT_REPEATED
+            repeated = (
+                failure.code in named or failure.error_type in named if named else failure.code not in NOT_REPEATED
+            )
             if attempt >= retry.get("max_attempts", 1) or not repeated:
                 return attempt, failure
             attempt += 1

@@ -151,7 +151,9 @@ class _Maker:
         if place.variables and self.chance(0.6):
             seen[f"r{len(seen)}"] = "{{ vars." + self.random.choice(place.variables) + " | default('unset') }}"
         if self.chance(0.2):
-            seen[f"r{len(seen)}"] = self.random.choice(("{{ input.base }}", "{{ context.path }}", "{{ context.attempt }}"))
+            seen[f"r{len(seen)}"] = self.random.choice(
+                ("{{ input.base }}", "{{ context.path }}", "{{ context.attempt }}")
+            )
         return seen
 
     def _one(self, place: _Place, otherwise: Any) -> Any:

@@ -88,7 +88,12 @@ class _Simulation:
         self.plan = plan
         self.fate = Fate(run.seed, run.mood)
         self.info = RunInfo(
-            run_id=f"sim-{run.seed}", pipeline=plan.name, version=plan.version, started_at=STARTED_AT, seed=run.seed, input=INPUT
+            run_id=f"sim-{run.seed}",
+            pipeline=plan.name,
+            version=plan.version,
+            started_at=STARTED_AT,
+            seed=run.seed,
+            input=INPUT,
         )
         self.genuine: list[bool] = []
         self.told: list[list[Any]] = []
@@ -177,7 +182,9 @@ class _Simulation:
         def observe(event: Event, outputs: list[Output]) -> None:
             nonlocal position
             if comparable(outputs) != told[position]:
-                raise Violation("replay_tells_the_same", f"stimulus {position}, {event}: {outputs}, not {told[position]}")
+                raise Violation(
+                    "replay_tells_the_same", f"stimulus {position}, {event}: {outputs}, not {told[position]}"
+                )
             if isinstance(event, CancelRequested) and self.cancel is None and not self.history.ends:
                 self.cancel = event.code
             self.history.take(event, genuine[position], outputs)
@@ -212,7 +219,9 @@ class _Simulation:
     def finish(self) -> None:
         """Judge the run as a whole."""
         if not self.history.ends:
-            waiting = sorted(p for p, i in self.history.instances.items() if i.status in ("running", "open", "retrying"))
+            waiting = sorted(
+                p for p, i in self.history.instances.items() if i.status in ("running", "open", "retrying")
+            )
             raise Violation("every_run_ends", f"nothing is under way and it has not ended; open: {waiting}")
         if self.state.in_flight or self.state.active:
             raise Violation("nothing_runs_when_the_run_has_ended", f"the state still counts {list(self.state.active)}")
@@ -297,6 +306,8 @@ def describe(output: Output) -> str:
     if isinstance(output, Event):
         facts = {name: getattr(output, name) for name in output.__dataclass_fields__ if name != "at"}
         failure = facts.pop("failure", None)
-        text = " ".join(f"{name}={value!r}" for name, value in facts.items() if value not in (None, 0.0) and name != "draw")
+        text = " ".join(
+            f"{name}={value!r}" for name, value in facts.items() if value not in (None, 0.0) and name != "draw"
+        )
         return f"{output.kind} {text}" + (f" failure={failure.code}@{failure.stage}" if failure else "")
     return f"{type(output).__name__} {output.path} attempt={output.attempt}"

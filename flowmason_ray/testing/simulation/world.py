@@ -169,7 +169,9 @@ class World:
 
     def answer_stop(self, command: CancelStage) -> None:
         """Report an attempt as stopped that was told to before a crash."""
-        self._fly(command.path, command.attempt, StageStopped(path=command.path, attempt=command.attempt), gathering=False)
+        self._fly(
+            command.path, command.attempt, StageStopped(path=command.path, attempt=command.attempt), gathering=False
+        )
 
     def cancel_run(self) -> None:
         """Have the run cancelled, by somebody or because its time is over; twice sometimes."""
