@@ -18,10 +18,11 @@ from flowmason_ray.components.base import InvalidComponent
 from flowmason_ray.engine.context import Secret
 from flowmason_ray.engine.executor import Executor
 from flowmason_ray.engine.plan import Plan
-from flowmason_ray.errors import InvalidInput, InvalidPipeline, Problem
+from flowmason_ray.errors import FlowMasonError, InvalidInput, InvalidPipeline, Problem
 from flowmason_ray.pipeline_tests.cases import Case
 from flowmason_ray.pipeline_tests.checking import check_against_plan
 from flowmason_ray.pipeline_tests.coverage import CoverageObserver, PipelineCoverage, empty_coverage
+from flowmason_ray.pipeline_tests.discovery import PIPELINE_SUFFIX
 from flowmason_ray.pipeline_tests.judging import judge
 from flowmason_ray.pipeline_tests.mocking import MockingExecutor, Mocks
 from flowmason_ray.pipeline_tests.reading import SUFFIX, WrittenCases, read_cases
@@ -29,8 +30,6 @@ from flowmason_ray.pipeline_tests.recording import RecordingExecutor, document_o
 from flowmason_ray.pipeline_tests.results import CaseResult, FileResult, TestReport, Unmet
 from flowmason_ray.spec.loader import LoadedPipeline
 from flowmason_ray.wiring import Workspace, open_workspace
-
-PIPELINE_SUFFIX = ".pipeline.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +152,7 @@ async def run_files(files: Sequence[Path], selection: Selection, listener: Liste
         report.files.append(result)
         listener.file_begins(result)
         if isinstance(opened, OpenedFile):
+            report.min_coverage = max(report.min_coverage, opened.workspace.project.settings.testing.min_coverage)
             stopped = await _FileRun(opened, selection, listener, stopped=stopped).run()
         listener.file_ended(result)
     report.coverage = list(coverage.values())
@@ -203,10 +203,18 @@ class _FileRun:
         ended: asyncio.Queue[tuple[int, CaseResult]],
     ) -> None:
         async with room:
-            result = self._skipped(index, case, only) or await CaseRun(self._opened, index, self._selection.on).run()
+            result = self._skipped(index, case, only) or await self._run(index, case)
             if result.verdict == "failed" and self._selection.fail_fast:
                 self._stopped = True
             ended.put_nowait((place, result))
+
+    async def _run(self, index: int, case: Case) -> CaseResult:
+        try:
+            return await CaseRun(self._opened, index, self._selection.on).run()
+        except FlowMasonError as exc:  # no run came about: a missing extra, a cluster that cannot be reached
+            line = self._opened.written.line(f"/cases/{index}")
+            unmet = Unmet(message=f"It could not be run: {exc.message} [{exc.code}]", line=line)
+            return CaseResult(name=case.name, verdict="failed", line=line, unmet=[unmet])
 
     def _skipped(self, index: int, case: Case, only: bool) -> CaseResult | None:
         reason = None
