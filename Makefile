@@ -1,14 +1,13 @@
 # Every target does its own set-up, in .venv, from nothing but Python 3.11 (or newer) with venv. `make` lists the targets.
 
 PYTHON ?= python3
-DEMO   := examples/demo/demo.pipeline.json
+DEMO   := examples/demo/flights.pipeline.json
 REPORT := examples/demo/out/report.html
 JOBS   ?= 2
 BIN    := .venv/bin
 
-# An embedded Ray, for us alone: no usage reports, and no token that happens to lie in the home directory.
+# An embedded Ray, for us alone.
 export RAY_USAGE_STATS_ENABLED = 0
-export RAY_AUTH_MODE ?= disabled
 # pyright comes from the lock: that a newer one exists is no news, and node comes with it.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS = 1
 
@@ -26,7 +25,7 @@ demo: .venv/.demo ## Run the demo pipeline on an embedded Ray and say where its 
 	@test -f $(REPORT) && echo "The report: $(REPORT)"
 
 test: .venv/.dev ## Run all tests (unit tests beside the Ray tests; JOBS processes)
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
+	RAY_AUTH_MODE=disabled $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
 
 check: check-style check-files check-layers check-types check-wheel ## Style, types, layers, lock and generated files, wheel: all that CI checks
 
@@ -48,7 +47,7 @@ check-wheel: .venv/.dev
 	$(BIN)/python scripts/check_wheel.py
 
 bench: .venv/.demo ## Measure the engine beside its references (BENCH_ARGS="--executor ray --json")
-	$(BIN)/python benchmarks/engine.py $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks.engine $(BENCH_ARGS)
 
 fmt: .venv/.dev ## Format, fix what ruff can fix, and regenerate generated files
 	$(BIN)/ruff check --fix .

@@ -160,6 +160,8 @@ class PreparedRun:
         )
         if self._cancelled is not None:
             self._runner.cancel(self._cancelled)
+        if self._cancelled is not None:
+            self._runner.cancel(self._cancelled)
         started = perf_counter()
         ended = await self._runner.run()
         event = ended.event
@@ -189,7 +191,8 @@ class PreparedRun:
                 status="running",
                 created_at=self.info.started_at,
                 file=self.plan.file,
-            )
+            ),
+            secrets=self.info.secrets.values(),
         )
 
 

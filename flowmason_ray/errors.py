@@ -27,6 +27,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 
@@ -254,5 +255,32 @@ class ExpressionError(StageError):
 def nearest(name: str, candidates: Iterable[str]) -> str | None:
     """Return the candidate that `name` is most likely a misspelling of, or None when nothing is close."""
     by_lower = {c.lower(): c for c in candidates}
-    found = get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
-    return by_lower[found[0]] if found else None
+    found = _closest(name.lower(), tuple(by_lower))
+    return None if found is None else by_lower[found]
+
+
+@lru_cache(maxsize=64)  # the same slip is often made all over a file
+def _closest(name: str, candidates: tuple[str, ...]) -> str | None:
+    found = get_close_matches(name, candidates, n=1, cutoff=0.6)
+    return found[0] if found else None
+
+
+class Suggestions:
+    """Nearest names among very many: the first ones asked for get a suggestion, a whole file of mistakes does not.
+
+    Comparing takes about 10 µs per candidate, so ten thousand wrong names among ten thousand right ones would take a quarter of
+    an hour.
+    """
+
+    MOST_COMPARISONS = 200_000
+
+    def __init__(self, candidates: Iterable[str]) -> None:
+        self._candidates = list(candidates)
+        self._left = self.MOST_COMPARISONS
+
+    def nearest(self, name: str, *, but: str | None = None) -> str | None:
+        """Return the nearest name; None when nothing is close, or too much has been compared already."""
+        if self._left <= 0:
+            return None
+        self._left -= len(self._candidates)
+        return nearest(name, (c for c in self._candidates if c != but))

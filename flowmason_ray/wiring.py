@@ -14,11 +14,12 @@ from time import time
 from typing import TYPE_CHECKING, Any
 
 from flowmason_ray.components.registry import Registry
-from flowmason_ray.engine.context import Secret, read_environment
+from flowmason_ray.engine.context import read_environment
 from flowmason_ray.engine.executor import Executor, RunInfo
 from flowmason_ray.engine.plan import Plan
 from flowmason_ray.engine.planning import make_plan, try_plan
-from flowmason_ray.errors import InvalidCall, Problem
+from flowmason_ray.engine.secrecy import Secret
+from flowmason_ray.errors import InvalidCall, MissingExtra, Problem
 from flowmason_ray.ids import RunId, new_run_id
 from flowmason_ray.settings import Project, find_project
 from flowmason_ray.spec.finding import find_pipeline
@@ -79,7 +80,7 @@ class Workspace:
             project_dir=self.project.root,
             settings=settings,
             env=read_environment(settings.env_allow),
-            secrets={name: Secret(value) for name, value in read_environment(settings.secrets).items()},  # pyright: ignore[reportArgumentType]  # a Secret where a template expects text prints as ***
+            secrets={name: Secret(value) for name, value in read_environment(settings.secrets).items()},
         )
 
     def store(self) -> RunStore:
@@ -127,10 +128,18 @@ def choose_executor(on: str | None) -> str:
 
 
 def make_executor(on: str, options: ExecutorOptions | None = None) -> Executor:
-    """Make the executor called `on` (`choose_executor`)."""
-    if on == "ray":
-        from flowmason_ray.engine.executors.ray_tasks import RayTasksExecutor
+    """Make the executor called `on` (`choose_executor`).
 
+    Raises:
+        MissingExtra: what it needs is not installed.
+    """
+    if on == "ray":
+        try:
+            from flowmason_ray.engine.executors.ray_tasks import RayTasksExecutor
+        except ModuleNotFoundError as exc:
+            if (exc.name or "").partition(".")[0] != "ray":
+                raise
+            raise MissingExtra(feature="Running on Ray", extra="ray", module="ray") from exc
         return RayTasksExecutor(address=options.ray_address if options else None)
     from flowmason_ray.engine.executors.in_process import InProcessExecutor
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, NoReturn
@@ -60,6 +61,9 @@ def make_app() -> typer.Typer:
 
 def start(arguments: Sequence[str]) -> NoReturn:
     """Run the command line and exit with its code."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us (`2>&-`)
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # for as long as the process lives
     for stream in (sys.stdout, sys.stderr):
         # A file name or a message may hold what the terminal's encoding has not: show it escaped, never fail over it.
         if (reconfigure := getattr(stream, "reconfigure", None)) is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 @contextmanager
 def cancel_on_signals(
     prepared: PreparedRun, *, say: Callable[[str], None], before_exit: Callable[[], None] | None = None
-) -> Iterator[None]:
+) -> Generator[None]:
     """Cancel the run on a signal.
 
     A plain handler, not one of the event loop: it also answers while the loop is busy or not there yet.

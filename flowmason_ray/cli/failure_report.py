@@ -37,7 +37,12 @@ def print_failure(result: RunResult, plan: Plan, loaded: LoadedPipeline, *, stor
         if len(lines) > MOST_TRACEBACK_LINES:
             lines = [f"  … {len(lines) - MOST_TRACEBACK_LINES} lines", *lines[-MOST_TRACEBACK_LINES:]]
         note("\n".join(f"   {line}" for line in lines))
-    others = [path for path, stage in result.stages.items() if stage.status == "failed" and path != failure.stage]
+    others = [
+        path
+        for path, stage in result.stages.items()
+        # What failed only because this stage lies in it is no other failure.
+        if stage.failure is not None and stage.status == "failed" and stage.failure.stage != failure.stage
+    ]
     if others:
         note(f"   Also failed: {_listed(others)}.")
     if stored:
@@ -77,9 +82,21 @@ def _is_written(stage: str) -> bool:
 
 
 def pointer_of(plan: Plan, path: str) -> str | None:
-    """Return the JSON pointer of the stage that a path is an instance of."""
-    name = _POSITION.sub("", path).rpartition("/")[2]
-    return next((s.pointer for scope in plan.scopes for s in scope.stages if s.id == name), None) if name else None
+    """Return the JSON pointer of the stage that a path is an instance of; None when it cannot be told.
+
+    For a stage of another pipeline, which lies in a file of its own, that of the stage that calls the pipeline.
+    """
+    scope, found = plan.root, None
+    for name in _POSITION.sub("", path).split("/"):
+        stage = next((stage for stage in scope.stages if stage.id == name), None)
+        if stage is None:
+            return found
+        found = stage.pointer
+        if stage.body_scope is not None:
+            scope = plan.scopes[stage.body_scope]
+            if scope.isolated:
+                return found
+    return found
 
 
 def _listed(paths: Sequence[str], most: int = 5) -> str:

@@ -165,6 +165,8 @@ class LiveView(Watcher):
         if status == "skipped":
             return Text(REASONS.get(row.skip_reason or "", ""), style="dim")
         text = Text(took, style="dim" if status != "running" else "")
+        if row.asks is not None:
+            text.append(f"  waits for an answer: {shortened(row.asks, 120)}", style="yellow")
         if status in ("failed", "fallback") and row.failure is not None:
             text.append(f"  {shortened(row.failure.message, 160)}", style="red")
         if row.attempts > 1:
@@ -235,6 +237,6 @@ class _Printed(TextIOBase):
         return True
 
     @property
-    def encoding(self) -> str:
+    def encoding(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]  # in C it is read-only too
         """The real stream's encoding."""
         return self._stream.encoding

@@ -64,10 +64,10 @@ def _parsed(source: Source) -> dict[str, Any]:
     try:
         return parse_object(source)
     except InvalidPipeline as exc:
-        _refuse(exc, excerpts=source.file in ("-i", "stdin"))
+        _refuse(exc)
 
 
-def _refuse(error: InvalidPipeline, *, excerpts: bool = False) -> NoReturn:
+def _refuse(error: InvalidPipeline) -> NoReturn:
     """Say the reader's problems in words about an input instead of a pipeline file."""
     raise InvalidInput([_reworded(problem) for problem in error.problems]) from None
 

@@ -108,6 +108,10 @@ class PlainView(Watcher):
         """Write the rest."""
         self.draw()
 
+    def abandon(self) -> None:
+        """Write what has been queued."""
+        self.safely(self.draw)
+
     def end(self, result: RunResult) -> None:
         """Say how the run ended; a failure is told in full by whoever started it."""
         sign = self.signs[result.status]

@@ -1,1 +1,82 @@
-def plan() -> None: ...
+"""`fm plan`: what would run, in which order, as text, JSON, Mermaid or a drawing."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from flowmason_ray.cli.errors import command
+
+FORMATS = ("text", "json", "mermaid", "svg")
+
+_BY_SUFFIX = {".json": "json", ".mmd": "mermaid", ".mermaid": "mermaid", ".svg": "svg", ".txt": "text"}
+
+
+@command
+def plan(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="The pipeline file.")],
+    format: Annotated[
+        str | None,
+        typer.Option(
+            "--format", metavar="|".join(FORMATS), help="How to show it. Default: by the name of -o, else text."
+        ),
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", metavar="FILE", help="Write there instead of to stdout.")
+    ] = None,
+) -> None:
+    """Show how a pipeline would run: the stages in order, what waits for what, what each is and costs.
+
+    Nothing is run.
+    """
+    from pathlib import Path
+
+    from flowmason_ray.cli import plan_views
+    from flowmason_ray.cli.terminal import json_bytes, note, painter, plain, write_bytes
+    from flowmason_ray.wiring import load, open_workspace
+
+    chosen = _format(format, output)
+    loaded = load(file)
+    made = open_workspace(Path(file)).plan(loaded)
+    if chosen == "json":
+        content = json_bytes(plan_views.as_json(made, loaded), indent=True) + b"\n"
+    elif chosen == "mermaid":
+        content = plan_views.as_mermaid(made).encode()
+    elif chosen == "svg":
+        content = plan_views.as_svg(made).encode()
+    else:
+        paint = painter(sys.stdout) if output is None else plain
+        content = plan_views.as_text(made, paint).encode("utf-8", "backslashreplace")
+    if output is None:
+        write_bytes(content)
+    else:
+        _write(Path(output), content)
+        note(f"Wrote {output}.")
+
+
+def _format(format: str | None, output: str | None) -> str:
+    from pathlib import Path
+
+    from flowmason_ray.errors import InvalidCall, nearest
+
+    if format is None:
+        return _BY_SUFFIX.get(Path(output).suffix.lower(), "text") if output else "text"
+    if format not in FORMATS:
+        close = nearest(format, FORMATS)
+        hint = f" Did you mean {close!r}?" if close else ""
+        raise InvalidCall(f"There is no format {format!r}; there is: {', '.join(FORMATS)}.{hint}")
+    return format
+
+
+def _write(file: object, content: bytes) -> None:
+    from pathlib import Path
+
+    from flowmason_ray.errors import InvalidCall
+
+    assert isinstance(file, Path)
+    try:
+        file.write_bytes(content)
+    except OSError as exc:
+        raise InvalidCall(f"Cannot write {str(file)!r}: {exc.strerror or exc}.") from None

@@ -20,6 +20,8 @@ class BodyView:
     name: str
     """The branch's name; "" for the pipeline and for loops."""
     loop: bool
+    calls: bool
+    """Whether it is another pipeline, from a file of its own."""
     variables: tuple[str, ...]
     stages: tuple[StageView, ...]
     """In topological order; stages that could come in any order stay as they are written."""
@@ -47,30 +49,32 @@ class StageView:
 
 def plan_tree(plan: Plan) -> BodyView:
     """Return the plan's stages as a tree."""
-    return _TreeMaker(plan).body(plan.root, 0, prefix="", loop=False)
+    return _TreeMaker(plan).body(plan.root, 0, prefix="")
 
 
 class _TreeMaker:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
 
-    def body(self, scope: ScopePlan, region: int, *, prefix: str, loop: bool) -> BodyView:
+    def body(self, scope: ScopePlan, region: int, *, prefix: str) -> BodyView:
+        repeated = not region and scope.parent is not None
         layers = _layers(scope, region)
         members = sorted(layers, key=lambda index: (layers[index], index))
         return BodyView(
             name=scope.regions[region].name,
-            loop=loop,
-            variables=scope.variables if loop else (),
+            loop=repeated and not scope.isolated,
+            calls=repeated and scope.isolated,
+            variables=scope.variables if repeated else (),
             stages=tuple(self._stage(scope, index, layers[index], prefix) for index in members),
         )
 
     def _stage(self, scope: ScopePlan, index: int, layer: int, prefix: str) -> StageView:
         stage = scope.stages[index]
         key = prefix + stage.id
-        bodies = [self.body(scope, region, prefix=prefix, loop=False) for region in scope.nested[index]]
+        bodies = [self.body(scope, region, prefix=prefix) for region in scope.nested[index]]
         if stage.body_scope is not None:
             inner = self._plan.scopes[stage.body_scope]
-            bodies.append(self.body(inner, 0, prefix=f"{key}/", loop=bool(inner.variables)))
+            bodies.append(self.body(inner, 0, prefix=f"{key}/"))
         return StageView(
             stage=stage,
             key=key,

@@ -13,28 +13,29 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
-from flowmason_ray.cli.terminal import Paint, note, painter
+from flowmason_ray.cli.terminal import Paint, note, painter, width_of
 from flowmason_ray.errors import Problem
 
 EXCERPT_WIDTH = 110
 """Columns of an excerpt; minified files have lines of megabytes."""
 
+MOST_PROBLEMS = 30
+"""Problems that are shown; nobody reads further before mending the first."""
+
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[-+.\w]+')
 
 
-def print_problems(problems: Iterable[Problem], *, texts: Mapping[str, str] | None = None) -> None:
-    """Write problems to stderr.
-
-    Args:
-        problems: What is wrong.
-        texts: The text of files that are not on disk (`-i`), by the name that problems call them.
-    """
-    report = ProblemReport(painter(sys.stderr), texts)
-    for problem in problems:
+def print_problems(problems: Iterable[Problem]) -> None:
+    """Write problems to stderr."""
+    report = ProblemReport(painter(sys.stderr))
+    told = list(problems)
+    for problem in told[:MOST_PROBLEMS]:
         note(report.text(problem) + "\n")
+    if len(told) > MOST_PROBLEMS:
+        note(f"… and {len(told) - MOST_PROBLEMS:,} more; --json lists all.\n")
 
 
 def shown_path(file: str) -> str:
@@ -48,9 +49,15 @@ def shown_path(file: str) -> str:
 class ProblemReport:
     """Turns problems into text; reads each file once."""
 
-    def __init__(self, paint: Paint, texts: Mapping[str, str] | None = None) -> None:
+    def __init__(self, paint: Paint, width: int | None = None) -> None:
+        """
+        Args:
+            paint: How to paint.
+            width: Columns that there are; None: those of stderr.
+        """
         self._paint = paint
-        self._lines: dict[str, list[str]] = {name: text.split("\n") for name, text in (texts or {}).items()}
+        self._width = min(EXCERPT_WIDTH, (width or width_of(sys.stderr, EXCERPT_WIDTH + 12)) - 12)
+        self._lines: dict[str, list[str]] = {}
 
     def text(self, problem: Problem) -> str:
         """Return one problem, in several lines."""
@@ -71,6 +78,10 @@ class ProblemReport:
             lines.append(f"{margin} {bar}")
             lines.append(f"{paint(str(problem.line).rjust(len(margin)), 'blue')} {bar} {line}")
             lines.append(f"{margin} {bar} {paint(caret, colour, 'bold')}")
+        elif problem.excerpt:
+            lines += [
+                f"{margin} {paint('|', 'blue')} {line.removeprefix('    ')}" for line in problem.excerpt.split("\n")
+            ]
         if problem.expected and problem.expected not in problem.message:
             lines.append(f"{margin} {paint('=', 'blue')} expected: {problem.expected}")
         if problem.hint:
@@ -96,13 +107,14 @@ class ProblemReport:
         if problem.line > len(lines):
             return None
         line = lines[problem.line - 1].rstrip("\r")
-        at = problem.column - 1
+        at = min(problem.column - 1, len(line))
         token = _TOKEN.match(line, at)
         length = max(1, token.end() - at) if token else 1
-        first = max(0, at - EXCERPT_WIDTH // 2) if len(line) > EXCERPT_WIDTH else 0
-        shown = line[first : first + EXCERPT_WIDTH]
+        width = max(20, self._width)
+        first = max(0, at - width // 2) if len(line) > width else 0
+        shown = line[first : first + width]
         before = "…" if first else ""
-        after = "…" if first + EXCERPT_WIDTH < len(line) else ""
+        after = "…" if first + width < len(line) else ""
         # A tab or a control character would put the carets into the wrong column.
         shown = "".join(c if c.isprintable() else " " for c in shown)
         length = min(length, max(1, len(shown) - (at - first)))

@@ -115,7 +115,7 @@ def _drive(prepared: PreparedRun, watcher: Watcher | None) -> RunResult:
         if watcher is None:
             with cancel_on_signals(prepared, say=note):
                 return asyncio.run(prepared.run())
-        with watcher.shown(), cancel_on_signals(prepared, say=watcher.say, before_exit=watcher.abandon):
+        with cancel_on_signals(prepared, say=watcher.say, before_exit=watcher.abandon), watcher.shown():
             result = asyncio.run(prepared.run())
         watcher.end(result)
     return result

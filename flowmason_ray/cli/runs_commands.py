@@ -1,7 +1,179 @@
+"""`fm runs`: what has run in a project, read from its run log."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
 import typer
 
-group = typer.Typer()
+from flowmason_ray.cli.errors import command
+
+if TYPE_CHECKING:
+    from flowmason_ray.engine.run_log import RunRecord, RunStore
+
+group = typer.Typer(help="Look at runs: what ran, what happened in it, and why.", no_args_is_help=True)
+
+STATUSES = ("running", "succeeded", "failed", "cancelled", "interrupted")
+
+RunId = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run id, the beginning of one, or 'last' for the newest run.")
+]
+Project = Annotated[
+    str, typer.Option("--project", metavar="DIR", help="The project to look in. Default: the one around here.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+T = TypeVar("T")
 
 
 @group.command("list")
-def _l() -> None: ...
+@command
+def list_runs(
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many, the newest first.")] = 20,
+    status: Annotated[
+        str | None, typer.Option("--status", metavar="|".join(STATUSES), help="Only those with this status.")
+    ] = None,
+    pipeline: Annotated[str | None, typer.Option("--pipeline", metavar="NAME", help="Only those of this one.")] = None,
+    as_json: AsJson = False,
+    project: Project = ".",
+) -> None:
+    """List the newest runs."""
+    from flowmason_ray.cli.terminal import columns, note, painter, width_of, write_json, write_text
+    from flowmason_ray.errors import InvalidCall, nearest
+
+    if status is not None and status not in STATUSES:
+        close = nearest(status, STATUSES)
+        hint = f" Did you mean {close!r}?" if close else ""
+        raise InvalidCall(f"There is no status {status!r}; there is: {', '.join(STATUSES)}.{hint}")
+    records = _wait(_store(project).list_runs(limit=limit, status=status, pipeline=pipeline))
+    if as_json:
+        write_json({"runs": [record_json(record) for record in records]})
+    elif not records:
+        note("There are no such runs here." if status or pipeline else "Nothing has run here yet.")
+    else:
+        header = ("RUN", "STATUS", "PIPELINE", "STARTED", "TOOK", "WHY")
+        width = width_of(sys.stdout) if sys.stdout.isatty() else None
+        rows = [_row(record) for record in records]
+        write_text("\n".join(columns(rows, header=header, paint=painter(sys.stdout), width=width)) + "\n")
+
+
+@group.command("show")
+@command
+def show_run(run: RunId, as_json: AsJson = False, project: Project = ".") -> None:
+    """Show how a run ended and how its stages did."""
+    from flowmason_ray.cli.run_page import read_run, run_document, run_page
+    from flowmason_ray.cli.terminal import painter, write_json, write_text
+
+    store = _store(project)
+    found = _wait(read_run(store, run))
+    if as_json:
+        write_json(run_document(found))
+    else:
+        write_text(run_page(found, painter(sys.stdout)))
+
+
+@group.command("story")
+@command
+def story(
+    run: RunId,
+    path: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[PATH]", help="Only this stage instance and what is inside it, for example each[3]/load."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document a line on stdout.")] = False,
+    project: Project = ".",
+) -> None:
+    """Tell what happened in a run, in order."""
+    from flowmason_ray.cli.run_story import tell
+
+    _wait(tell(_store(project), run, path, as_json=as_json))
+
+
+@group.command("events")
+@command
+def events(
+    run: RunId,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until the run has ended.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON lines; there is no other form.")] = True,
+    project: Project = ".",
+) -> None:
+    """Print a run's events as they are recorded, one JSON document a line."""
+    from flowmason_ray.cli.run_story import print_events
+
+    _wait(print_events(_store(project), run, follow=follow))
+
+
+@group.command("answer")
+@command
+def answer(
+    run: RunId,
+    path: Annotated[str, typer.Argument(metavar="PATH", help="The stage that asks.")],
+    data: Annotated[str, typer.Option("--data", metavar="JSON", help="The answer.")] = "null",
+    by: Annotated[
+        str | None, typer.Option("--by", metavar="NAME", help="Who answers. Default: your user name.")
+    ] = None,
+    project: Project = ".",
+) -> None:
+    """Answer a stage that waits for a person (wait_for_approval)."""
+    from flowmason_ray.cli.run_requests import answer_stage
+
+    _wait(answer_stage(_store(project), run, path.strip("/"), data, by))
+
+
+@group.command("cancel")
+@command
+def cancel(run: RunId, project: Project = ".") -> None:
+    """Cancel a run that is under way, wherever it was started."""
+    from flowmason_ray.cli.run_requests import cancel_run
+
+    _wait(cancel_run(_store(project), run))
+
+
+def _store(project: str) -> RunStore:
+    from pathlib import Path
+
+    from flowmason_ray.errors import InvalidCall
+    from flowmason_ray.wiring import open_workspace
+
+    if not Path(project).is_dir():
+        raise InvalidCall(f"--project: there is no directory {project!r}.")
+    return open_workspace(Path(project)).store()
+
+
+def _wait(work: Coroutine[Any, Any, T]) -> T:
+    import asyncio
+
+    return asyncio.run(work)
+
+
+def record_json(record: RunRecord) -> dict[str, Any]:
+    """Return what is known about a run without its events."""
+    took = None if record.ended_at is None else round((record.ended_at - record.created_at) * 1000, 3)
+    data: dict[str, Any] = {
+        "run_id": record.run_id,
+        "status": record.status,
+        "pipeline": record.pipeline,
+        "version": record.version,
+        "file": record.file,
+        "created_at": record.created_at,
+        "ended_at": record.ended_at,
+        "duration_ms": took,
+    }
+    if record.failure is not None:
+        data["error"] = dict(record.failure)
+    return data
+
+
+def _row(record: RunRecord) -> tuple[str, ...]:
+    from flowmason_ray.cli.words import duration, shortened, when
+
+    took = "" if record.ended_at is None else duration(record.ended_at - record.created_at)
+    failure = record.failure or {}
+    stage = f"{failure['stage']}: " if failure.get("stage") else ""
+    why = shortened(f"{stage}{failure['message']}", 160) if failure else ""
+    name = f"{record.pipeline} {record.version}"
+    return record.run_id, record.status, name, when(record.created_at), took, why

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, redirect_stdout
 
 
 @contextmanager
-def keep_stdout() -> Iterator[None]:
+def keep_stdout() -> Generator[None]:
     """Send Python's prints, and what C code and child processes write to file descriptor 1, to stderr."""
     try:
         kept = os.dup(1) if sys.stdout.fileno() == 1 and sys.stderr.fileno() == 2 else None

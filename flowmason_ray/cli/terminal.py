@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TextIO
 
 _STYLES = {
@@ -41,10 +42,15 @@ Paint = Callable[..., str]
 """`paint(text, *styles)` returns the text in these styles, or as it is."""
 
 
+def plain(text: str, *styles: str) -> str:
+    """Return the text as it is: the painter of streams without colour."""
+    return text
+
+
 def painter(stream: TextIO) -> Paint:
     """Return a function that paints text for this stream."""
     if not has_colour(stream):
-        return lambda text, *styles: text
+        return plain
 
     def paint(text: str, *styles: str) -> str:
         codes = ";".join(_STYLES[style] for style in styles)
@@ -69,10 +75,8 @@ def can_show(stream: TextIO, text: str) -> bool:
 
 def note(text: str = "") -> None:
     """Write a line to stderr. When nobody reads it any more, that is no reason to stop."""
-    try:
+    with suppress(OSError, ValueError):
         print(text, file=sys.stderr, flush=True)
-    except (OSError, ValueError):
-        pass
 
 
 def write_json(value: Any) -> None:

@@ -6,12 +6,13 @@ keeps the processor busy gets in the way of the other.
 
 from __future__ import annotations
 
+import shlex
 import sys
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from time import time
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,10 @@ class Watcher(ABC):
         self.tally = Tally(prepared.plan)
         self.title = f"{prepared.plan.name} {prepared.plan.version} on {prepared.on}, run {prepared.run_id}"
         self.started = time()
+        self.tally.on_asked = lambda event: self.say(
+            f"{event.path} asks: {event.message}  Answer with: "
+            + shlex.join(["fm", "runs", "answer", prepared.run_id, event.path, "--data", "JSON"])
+        )
         self.prepare()
 
     def __call__(self, event: Event) -> None:
@@ -57,7 +62,7 @@ class Watcher(ABC):
         self.tally(event)
 
     @contextmanager
-    def shown(self) -> Iterator[None]:
+    def shown(self) -> Generator[None]:
         """Show the run while the body runs."""
         self.open()
         thread = threading.Thread(target=self._tick, name="flowmason-view", daemon=True)
@@ -67,19 +72,17 @@ class Watcher(ABC):
         finally:
             self._over.set()
             thread.join(timeout=2)
-            self._safely(self.close)
+            self.safely(self.close)
 
     def _tick(self) -> None:
         while not self._over.wait(self.interval_s):
-            self._safely(self.draw)
+            self.safely(self.draw)
 
     @staticmethod
-    def _safely(act: object) -> None:
+    def safely(act: Callable[[], None]) -> None:
         """Draw, whatever happens: nobody watching any more, or rows that change meanwhile, must not disturb the run."""
-        try:
-            act()  # pyright: ignore[reportCallIssue]  # one of the methods below
-        except (OSError, ValueError, RuntimeError):
-            pass
+        with suppress(OSError, ValueError, RuntimeError):
+            act()
 
     def say(self, text: str) -> None:
         """Show a line soon. May be called from a signal handler."""
@@ -131,6 +134,7 @@ class Watcher(ABC):
     def end(self, result: RunResult) -> None:
         """Say how the run ended."""
 
+    @abstractmethod
     def abandon(self) -> None:
         """Put the terminal right, because the process is about to leave at once."""
 

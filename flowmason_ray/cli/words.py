@@ -110,3 +110,10 @@ def loop_progress(row: Row, now: float) -> str:
         parts.append(f"{per_second:,.0f}/s" if per_second >= 10 else f"{per_second:.1f}/s")
         parts.append(f"{duration(rate[1])} left")
     return ", ".join(parts)
+
+
+def when(at: float) -> str:
+    """Return a time as `2026-01-31 14:05:09`, in the local time zone."""
+    from datetime import datetime
+
+    return datetime.fromtimestamp(at).strftime("%Y-%m-%d %H:%M:%S")

@@ -96,7 +96,7 @@ class Registry:
         for point in entry_points(group=ENTRY_POINT_GROUP):
             try:
                 target = point.load()
-            except Exception as exc:  # foreign code runs here: any failure becomes one clear error
+            except (Exception, SystemExit) as exc:  # foreign code runs here: any failure becomes one clear error
                 raise InvalidComponent(
                     f"Cannot load components from entry point {point.name!r} ({point.value}): {exc!r}."
                 ) from exc
@@ -142,7 +142,7 @@ def load_project_module(file: Path) -> ModuleType:
     except InvalidComponent as exc:
         del sys.modules[name]
         raise InvalidComponent(f"{file}: {exc.message}") from exc
-    except Exception as exc:  # foreign code runs here: any failure becomes one clear error
+    except (Exception, SystemExit) as exc:  # foreign code runs here: any failure becomes one clear error
         del sys.modules[name]
         raise InvalidComponent(f"Cannot import {file}: {type(exc).__name__}: {exc}.") from exc
     return module

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from flowmason_ray.engine.control_flow import Body
 from flowmason_ray.engine.drafts import Draft, Report, body_members
-from flowmason_ray.errors import nearest
+from flowmason_ray.errors import Suggestions
 
 MAX_DEPTH = 100
 """How many bodies may lie inside each other. Far more than anybody can follow; it bounds paths, and the engine's stack."""
@@ -91,10 +91,11 @@ def find_bodies(drafts: Mapping[str, Draft], report: Report) -> Bodies | None:
     """Build the tree; None when ownership is so wrong that nothing can be said about edges."""
     owner: dict[str, tuple[str, Body]] = {}
     sound = True
+    suggestions = Suggestions(drafts)
     for draft, body, pointer, member in body_members(drafts):
         if member not in drafts:
             message = f"Stage {draft.id!r} names {member!r} in its body, which is not in the pipeline."
-            report("unknown_stage", message, pointer, found=member, nearest=nearest(member, drafts))
+            report("unknown_stage", message, pointer, found=member, nearest=suggestions.nearest(member))
         elif member in owner:
             first = owner[member][0]
             same = "twice in its own bodies" if first == draft.id else f"in its body, which {first!r} does too"

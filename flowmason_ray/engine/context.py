@@ -119,24 +119,6 @@ class AttemptContext:
         self._tell(StageProgressed(at=time(), path=self.path, done=done, total=total))
 
 
-class Secret:
-    """A value that is never shown: it prints as `***`, and only components that ask for it by `reveal()` see it."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str) -> None:
-        self._value = value
-
-    def reveal(self) -> str:
-        """Return the secret itself."""
-        return self._value
-
-    def __repr__(self) -> str:
-        return "***"
-
-    __str__ = __repr__
-
-
 class _Stages:
     """`stages` in a template: looks an id up among the targets that the plan resolved."""
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from flowmason_ray.engine.bodies import Bodies, RegionNode
 from flowmason_ray.engine.control_flow import Body
 from flowmason_ray.engine.drafts import Draft, Report
-from flowmason_ray.errors import nearest
+from flowmason_ray.errors import Suggestions, nearest
 from flowmason_ray.spec.expressions import Reference
 
 ROOTS = frozenset({"input", "stages", "vars", "context", "env", "secrets"})
@@ -60,6 +60,7 @@ class EdgeFinder:
         self._names = names
         self._report = report
         self._setters = _setters(drafts.values())
+        self._suggestions = Suggestions(drafts)
         self._above: dict[str, set[str]] = {}
         self.edges = Edges()
 
@@ -158,7 +159,7 @@ class EdgeFinder:
             f"{words} {name!r}, which is not in the pipeline.",
             pointer,
             found=name,
-            nearest=nearest(name, [d for d in self._drafts if d != draft.id]),
+            nearest=self._suggestions.nearest(name, but=draft.id),
         )
 
     def _connect(self, draft: Draft, name: str, pointer: str, *, reads: bool) -> bool:

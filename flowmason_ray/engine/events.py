@@ -274,6 +274,18 @@ class RunCancelled(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StageBegan(Event):
+    """An attempt has got its place and runs: what executors that queue attempts tell the runner, so that the time in the
+    queue does not count against `timeout_ms`. Live only, and not shown."""
+
+    kind: ClassVar[str] = "stage_began"
+    live: ClassVar[bool] = True
+
+    path: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StageLogged(Event):
     """A component said something. Live only."""
 
@@ -321,6 +333,7 @@ EVENT_TYPES: dict[str, type[Event]] = {
         RunSucceeded,
         RunFailed,
         RunCancelled,
+        StageBegan,
         StageLogged,
         StageProgressed,
     )

@@ -14,6 +14,7 @@ from typing import Any, Protocol, Self
 
 from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage
 from flowmason_ray.engine.events import Event
+from flowmason_ray.engine.secrecy import Secret
 
 Deliver = Callable[[Event], None]
 """Takes a report, or a live event. Called on the runner's event loop only."""
@@ -38,7 +39,8 @@ class RunInfo:
     settings: Any = None
     env: Mapping[str, str] = field(default_factory=dict[str, str])
     """The environment variables that templates may read."""
-    secrets: Mapping[str, str] = field(default_factory=dict[str, str])
+    secrets: Mapping[str, Secret] = field(default_factory=dict[str, Secret])
+    """The secrets that templates may read."""
     region: str | None = None
     blobs: Any = None
     """Where workers put values that the log refers to (`stores.blobs.BlobStore`); None when nothing is kept."""
@@ -46,6 +48,10 @@ class RunInfo:
 
 class Executor(Protocol):
     """Carries out commands. An asynchronous context manager: whoever opens it closes it, and nothing of it is left."""
+
+    tells_beginning: bool
+    """Whether it delivers `StageBegan` when an attempt that had to queue gets its place; otherwise a time limit counts from
+    `start`."""
 
     async def __aenter__(self) -> Self:
         """Take what is needed (threads, a cluster)."""

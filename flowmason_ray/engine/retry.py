@@ -17,6 +17,7 @@ NEVER_RETRIED = frozenset(
         "infeasible_resources",
         "missing_extra",
         "cancelled",
+        "in_doubt",
     }
 )
 """Codes of failures that the same attempt would only repeat. `retry_on` can name one explicitly to override."""

@@ -6,7 +6,7 @@ price of durability is paid per flush, not per event.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -84,8 +84,8 @@ class RunLog(Protocol):
 class RunStore(Protocol):
     """Where the logs of all runs are."""
 
-    def create(self, record: RunRecord) -> RunLog:
-        """Begin the log of a new run."""
+    def create(self, record: RunRecord, *, secrets: Iterable[str] = ()) -> RunLog:
+        """Begin the log of a new run. Wherever one of `secrets` stands in a text, `***` is recorded."""
         ...
 
     async def list_runs(

@@ -89,7 +89,10 @@ class RunState:
         self.active: dict[str, _Active] = {}
         self.asked: dict[str, tuple[Scope, int]] = {}
         """The stages that wait for a person's answer, by path."""
-        self._timed: dict[str, tuple[Scope, int]] = {}
+        self._open: dict[str, tuple[Scope, int]] = {}
+        """The constructs whose bodies are running, in the order in which they opened."""
+        self.timed: dict[str, tuple[Scope, int, int]] = {}
+        """The open constructs that have set a timer, each with the attempt that the timer carries."""
         self._ready: deque[tuple[Scope, int]] = deque()
         self._todo: deque[tuple[Scope, int]] = deque()
         self._out: list[Output] = []
@@ -138,6 +141,7 @@ class RunState:
             construct.gathered(self, scope, index, event.value)
         else:
             scope.status[index] = OPEN
+            self._open[event.path] = (scope, index)
             if scope.constructs is None:
                 scope.constructs = {}
             construct.decided(self, scope, index, event)
@@ -179,9 +183,10 @@ class RunState:
                 construct.answered(self, scope, index, event)
 
     def _timer_fired(self, event: TimerFired) -> None:
-        timed = self._timed.pop(event.path, None)
-        if timed is not None:
-            scope, index = timed
+        timed = self.timed.get(event.path)
+        if timed is not None and timed[2] == event.attempt:  # not the late timer of an earlier attempt's retry
+            del self.timed[event.path]
+            scope, index, _ = timed
             construct = scope.plan.stages[index].construct
             if construct is not None and scope.status[index] == OPEN and event.path not in self.active:
                 construct.timer_fired(self, scope, index)
@@ -393,15 +398,17 @@ class RunState:
 
     def leave(self, scope: Scope, index: int, target: Scope, value: Any) -> None:
         """End `target`, a scope around a stage that has succeeded, with `value`."""
+        path = scope.path(index)
         scope.values[index] = value
         scope.status[index] = SUCCEEDED
-        self.emit(StageEnded(at=self.now, path=scope.path(index), status="succeeded"))
+        self._forget(scope, index, path)
+        self.emit(StageEnded(at=self.now, path=path, status="succeeded"))
         self.abort([(target, 0)], lambda: self._scope_ended(target, value, None), early=True)
 
     def set_timer(self, scope: Scope, index: int, delay_s: float) -> None:
         """Have the construct's `timer_fired` called after a while."""
         path, attempt = scope.path(index), scope.tries.get(index, 0) + 1
-        self._timed[path] = (scope, index)
+        self.timed[path] = (scope, index, attempt)
         self._out.append(StartTimer(path=path, attempt=attempt, delay_s=delay_s))
 
     def await_answer(self, scope: Scope, index: int) -> None:
@@ -411,27 +418,29 @@ class RunState:
     def gather(
         self, scope: Scope, index: int, head: dict[str, Any], parts: dict[str, Any], *, base: Any = None
     ) -> None:
-        """Have the construct's value put together by the executor."""
+        """Have the construct's value put together by the executor.
+
+        That is no attempt, and has the number 0: a doubled report of the construct's own attempt cannot be taken for it.
+        """
         path = scope.path(index)
-        attempt = scope.tries.get(index, 0) + 1
         # Not counted in `in_flight`: no component runs, and a loop must not wait for a place to end.
-        self.active[path] = _Active(scope, index, attempt, gathering=True)
-        self._out.append(GatherResults(path=path, attempt=attempt, head=head, parts=parts, base=base))
+        self.active[path] = _Active(scope, index, 0, gathering=True)
+        self._out.append(GatherResults(path=path, attempt=0, head=head, parts=parts, base=base))
 
     def end(self, scope: Scope, index: int, value: Any) -> None:
         """End a stage with success."""
         scope.values[index] = value
         if scope.plan.stages[index].construct is not None:
-            if scope.constructs is not None:
-                scope.constructs.pop(index, None)
-            self._out.append(StageEnded(at=self.now, path=scope.path(index), status="succeeded"))
+            path = scope.path(index)
+            self._forget(scope, index, path)
+            self._out.append(StageEnded(at=self.now, path=path, status="succeeded"))
         self._close(scope, index, SUCCEEDED)
 
     def fail(self, scope: Scope, index: int, failure: Failure) -> None:
         """End a stage with a failure for good; its `on_error` says what follows."""
         stage = scope.plan.stages[index]
-        if scope.constructs is not None:
-            scope.constructs.pop(index, None)
+        if stage.construct is not None:
+            self._forget(scope, index, scope.path(index))
         if scope.failures is None:
             scope.failures = {}
         scope.failures[index] = failure
@@ -455,6 +464,14 @@ class RunState:
             scope.values[index] = stage.fallback_output if fallback else None
             self._close(scope, index, status)
 
+    def _forget(self, scope: Scope, index: int, path: str) -> None:
+        """A construct has ended: drop what was remembered while it was open."""
+        self._open.pop(path, None)
+        self.asked.pop(path, None)
+        self.timed.pop(path, None)
+        if scope.constructs is not None:
+            scope.constructs.pop(index, None)
+
     def abort(self, targets: Sequence[tuple[Scope, int]], then: Callable[[], None], *, early: bool = False) -> None:
         """Stop everything inside `targets`; go on with `then` when nothing of it runs any more."""
         abort = _Abort(then)
@@ -468,18 +485,36 @@ class RunState:
                 continue
             if active.abort is None:
                 self._out.append(CancelStage(path=path, attempt=active.attempt))
+                if active.gathering:
+                    self._forget(active.scope, active.index, path)
                 self._cancelled(active.scope, active.index)
             active.abort = abort
             abort.missing += 1
-        for queue in (self._todo, self._ready):
-            if queue:
-                kept = [entry for entry in queue if not _is_inside(*entry, inside)]
-                queue.clear()
-                queue.extend(kept)
+        for scope, index in self._drop_queued(inside):
+            if index in scope.tries:  # it was to be repeated and waited for a free place
+                self._cancelled(scope, index)
+        for path, (scope, index) in reversed(list(self._open.items())):
+            if _is_inside(scope, index, inside):
+                self._forget(scope, index, path)
+                self._cancelled(scope, index)
         for scope, region in targets:
             self._cancel_region(scope, region, early)
         if not abort.missing:
             then()
+
+    def _drop_queued(self, inside: set[tuple[int, int]]) -> list[tuple[Scope, int]]:
+        """Take out of the queues what lies inside the targets of an abort; return what was ready."""
+        dropped: list[tuple[Scope, int]] = []
+        for queue in (self._todo, self._ready):
+            if queue:
+                entries = list(queue)
+                queue.clear()
+                for entry in entries:
+                    if not _is_inside(*entry, inside):
+                        queue.append(entry)
+                    elif queue is self._ready:
+                        dropped.append(entry)
+        return dropped
 
     def _cancelled(self, scope: Scope, index: int) -> None:
         scope.status[index] = CANCELLED
@@ -490,15 +525,13 @@ class RunState:
         status = scope.status
         for index in scope.plan.regions[region].members:
             if status[index] < SUCCEEDED:
-                if status[index] == OPEN:
-                    self.emit(StageEnded(at=self.now, path=scope.path(index), status="cancelled"))
                 skipped = early and status[index] <= READY
                 status[index] = SKIPPED if skipped else CANCELLED
                 if skipped:
                     reason = SkipReason.ENDED_EARLY
                     self.emit(StageSkipped(at=self.now, path=scope.path(index), reason=reason))
-                for inner in scope.plan.nested[index]:
-                    self._cancel_region(scope, inner, early)
+            for inner in scope.plan.nested[index]:
+                self._cancel_region(scope, inner, early)
         if region == 0 and scope.plan.result_hidden and scope.plan.result is not None:
             status[scope.plan.result] = CANCELLED
 

@@ -24,11 +24,13 @@ from flowmason_ray.engine.component import Effect
 from flowmason_ray.engine.events import (
     RUN_ENDED,
     ApprovalAnswered,
+    ApprovalRequested,
     CancelRequested,
     Event,
     RunCreated,
     RunFailed,
     RunSucceeded,
+    StageBegan,
     StageFailed,
     StageLogged,
     StageStopped,
@@ -39,6 +41,7 @@ from flowmason_ray.engine.executor import Executor, RunInfo
 from flowmason_ray.engine.plan import Plan
 from flowmason_ray.engine.run_log import RunLog
 from flowmason_ray.engine.run_state import RunState
+from flowmason_ray.engine.secrecy import Masking
 from flowmason_ray.errors import Failure, FlowMasonError
 from flowmason_ray.spec.input_schema import InputSchema
 
@@ -84,12 +87,19 @@ class Runner:
         self._observers = tuple(observers)
         self._durability = durability if log.durable else "none"
         self._state = RunState(plan)
+        self._masking = Masking(run.secrets.values())
         self._inbox: deque[Event] = deque()
         self._arrived = asyncio.Event()
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._deadlines: dict[tuple[str, int], asyncio.TimerHandle] = {}
         self._overdue: dict[tuple[str, int], float] = {}
+        self._limited: dict[tuple[str, int], StartStage] = {}
+        """Attempts with a time limit that wait for a free place in the executor."""
+        self._tells_beginning: bool = getattr(executor, "tells_beginning", False)
         self._held: dict[str, StartStage] = {}
+        """Attempts that wait until the log is durable."""
+        self._waiting: dict[str, StartStage] = {}
+        """Those of them for which it is being made durable."""
         self._flushing: asyncio.Task[None] | None = None
         self._last: Event | None = None
         self._random = random.Random(run.seed)
@@ -173,7 +183,7 @@ class Runner:
                 self._executor.open(self._run, self._deliver)
                 if self._plan.timeout_s is not None:
                     limit = self._loop.call_later(self._plan.timeout_s, self._run_overdue)
-                self._inbox.append(self._created())
+                self._inbox.appendleft(self._created())  # before a cancellation that came while the executor was opened
                 listening = asyncio.create_task(self._listen())
                 if self._cancel_first is not None:
                     self._inbox.append(CancelRequested(at=time(), message=self._cancel_first))
@@ -197,7 +207,7 @@ class Runner:
     def _created(self) -> RunCreated:
         run = self._run
         return RunCreated(
-            at=run.started_at,
+            at=time(),  # now, not when the run was prepared: starting an executor may have taken a while
             run_id=run.run_id,
             pipeline=run.pipeline,
             version=run.version,
@@ -232,8 +242,10 @@ class Runner:
 
     def _deliver(self, event: Event) -> None:
         """Take a report or a live event from the executor, or a request to cancel."""
-        if event.live:
-            self._show(event)
+        if type(event) is StageBegan:
+            self._begun(event)
+        elif event.live:
+            self._show(self._masked(event))
         else:
             self._inbox.append(event)
             self._arrived.set()
@@ -242,7 +254,7 @@ class Runner:
         """One stimulus and everything that the state machine makes of it."""
         kind = type(event)
         if kind is not StageSucceeded and isinstance(event, (StageFailed, StageStopped)):
-            event = self._complete(event)
+            event = self._masked(self._complete(event))
         if self._deadlines:
             key = (getattr(event, "path", ""), getattr(event, "attempt", 0))
             if (handle := self._deadlines.pop(key, None)) is not None:
@@ -256,7 +268,7 @@ class Runner:
                 if isinstance(output, RUN_ENDED):
                     self._last = output
                 else:
-                    self._record(output)
+                    self._record(self._masked(output) if type(output) is ApprovalRequested else output)
             elif isinstance(output, GatherResults):
                 report = self._executor.gather(output)
                 if report is not None:
@@ -265,6 +277,19 @@ class Runner:
                 self._cancel(output)
             elif isinstance(output, StartTimer):
                 self._start_timer(output)
+
+    def _masked(self, event: Event) -> Event:
+        """Return an event without secrets in what it says in words."""
+        masking = self._masking
+        if not masking.needed:
+            return event
+        if isinstance(event, StageFailed):
+            return replace(event, failure=masking.failure(event.failure))
+        if isinstance(event, StageLogged):
+            return replace(event, message=masking.text(event.message), fields=masking.value(event.fields))
+        if isinstance(event, ApprovalRequested):
+            return replace(event, message=masking.text(event.message))
+        return event
 
     def _record(self, event: Event) -> None:
         self._log.append(event)
@@ -296,19 +321,25 @@ class Runner:
         for command in list(waiting.values()):
             self._begin(command)
 
-    _waiting: dict[str, StartStage] = {}  # noqa: RUF012  # replaced, never changed in place, while a flush is under way
-
     def _begin(self, command: StartStage) -> None:
-        timeout_s = command.stage.timeout_s
-        if timeout_s is not None:
-            assert self._loop is not None
-            self._deadlines[command.path, command.attempt] = self._loop.call_later(
-                timeout_s, self._attempt_overdue, command
-            )
+        if command.stage.timeout_s is not None:
+            self._limited[command.path, command.attempt] = command
+            if not self._tells_beginning:
+                self._begun(StageBegan(path=command.path, attempt=command.attempt))
         report = self._executor.start(command)
         if report is not None:
             self._inbox.append(report)
             self._arrived.set()
+
+    def _begun(self, event: StageBegan) -> None:
+        """An attempt with a time limit is under way: from now on the time counts."""
+        command = self._limited.pop((event.path, event.attempt), None)
+        if command is not None:
+            assert self._loop is not None
+            assert command.stage.timeout_s is not None
+            self._deadlines[event.path, event.attempt] = self._loop.call_later(
+                command.stage.timeout_s, self._attempt_overdue, command
+            )
 
     def _cancel(self, command: CancelStage) -> None:
         for held in (self._held, self._waiting):

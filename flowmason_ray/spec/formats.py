@@ -7,6 +7,7 @@ everything when they are not installed. These are short enough to be written her
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from datetime import date
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
@@ -136,7 +137,8 @@ def is_json_pointer(text: str) -> bool:
 def is_regex(text: str) -> bool:
     """Return whether it is a regular expression, as Python understands them."""
     try:
-        re.compile(text)
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # `[[` may mean something else one day
+            re.compile(text)
     except (re.error, OverflowError, RecursionError):
         return False
     return True

@@ -51,7 +51,7 @@ def _holds(key: Key, comparator: str) -> bool:
         raise ValueError(f"not a version range: {comparator!r}")
     sign = match.group(1)
     given = [int(p) for p in parts.groups()[:3] if p is not None and p.isdigit()]
-    low: Key = (*(given + [0, 0, 0])[:3], _pre_release(parts.group(4)))  # pyright: ignore[reportAssignmentType]  # three numbers
+    low: Key = (*[*given, 0, 0, 0][:3], _pre_release(parts.group(4)))  # pyright: ignore[reportAssignmentType]  # three numbers
     if sign in (">=", ">", "<=", "<"):
         return {">=": key >= low, ">": key > low, "<=": key <= low, "<": key < low}[sign]
     if sign == "^":

@@ -10,14 +10,15 @@ Numbers that JSON does not have, NaN and the infinities, are recorded as null.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from io import BytesIO
 from typing import Any, cast
 
 import orjson
 
-from flowmason_ray.engine.events import Event
+from flowmason_ray.engine.events import EVENT_TYPES, Event, SkipReason
+from flowmason_ray.engine.secrecy import Masking
 from flowmason_ray.engine.values import INLINE_LIMIT_BYTES, Items, Packed, is_frame
 from flowmason_ray.errors import Failure, RunNotFound, StoreError
 from flowmason_ray.stores.blobs import BlobStore
@@ -34,8 +35,14 @@ _OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 class Encoder:
     """Turns events into their recorded form, putting what is too large into a blob store."""
 
-    def __init__(self, blobs: BlobStore | None) -> None:
+    def __init__(self, blobs: BlobStore | None, *, secrets: Iterable[str] = ()) -> None:
+        """
+        Args:
+            blobs: Where large values go; None: nowhere, they are recorded inline.
+            secrets: What is recorded as `***` wherever it stands in a text; frames are kept as they are.
+        """
         self._blobs = blobs
+        self._masking = Masking(secrets)
         self._packed = False
 
     def body(self, event: Event, *, without: frozenset[str] = frozenset()) -> bytes:
@@ -52,7 +59,7 @@ class Encoder:
                 data[key if name == "value" else name if key == "value" else f"{name}_packed"] = orjson.Fragment(text)
             else:
                 data[name] = value.to_json() if isinstance(value, Failure) else value
-        return orjson.dumps(data, default=self._default, option=_OPTIONS)
+        return self._masking.encoded(orjson.dumps(data, default=self._default, option=_OPTIONS))
 
     def value(self, value: Any) -> tuple[str, bytes]:
         """Return how a value is recorded: (`value` or `packed`, JSON text)."""
@@ -63,6 +70,7 @@ class Encoder:
         text = orjson.dumps(value, default=self._default, option=_OPTIONS)
         if self._packed and (escaped := _escaped(value)) is not value:
             text = orjson.dumps(escaped, default=self._default, option=_OPTIONS)
+        text = self._masking.encoded(text)
         if len(text) > INLINE_LIMIT_BYTES and self._blobs is not None:
             digest = self._blobs.put(text)
             key = "packed_json" if self._packed else "value_json"
@@ -162,6 +170,47 @@ def _field_names(cls: type[Event]) -> tuple[str, ...]:
 def event_to_json(event: Event, blobs: BlobStore | None = None) -> dict[str, Any]:
     """Return an event as a JSON object: `kind`, `at` and its fields."""
     return {"kind": event.kind, "at": event.at, **orjson.loads(Encoder(blobs).body(event))}
+
+
+def event_from_json(data: Mapping[str, Any], decoder: Decoder | None = None) -> Event:
+    """Return the event that a recorded form stands for; the inverse of `event_to_json`.
+
+    Args:
+        data: `kind`, `at` and the fields, as a log returns them.
+        decoder: Brings back values that lie in blobs. Without it `value` and `input` are left as None: reading how a run
+            went needs none of its data.
+
+    Raises:
+        StoreError: the kind is not known, a field is missing, or a value cannot be read.
+    """
+    cls = EVENT_TYPES.get(str(data.get("kind")))
+    if cls is None:
+        raise StoreError(
+            f"The log holds an event of the kind {data.get('kind')!r}, which this FlowMason does not know."
+        )
+    facts: dict[str, Any] = {"at": data.get("at", 0.0)}
+    for name in _field_names(cls):
+        if name in ("value", "input"):
+            facts[name] = None if decoder is None else decoder.value(data, name)
+        elif (value := data.get(name)) is not None:
+            facts[name] = _FROM_JSON[name](value) if name in _FROM_JSON else value
+        elif name in _REQUIRED_BUT_NONE:
+            facts[name] = None
+    try:
+        return cls(**facts)
+    except TypeError as exc:
+        raise StoreError(f"The log holds a {cls.kind!r} event that is not complete: {exc}.") from exc
+
+
+_FROM_JSON: dict[str, Callable[[Any], Any]] = {
+    "failure": lambda data: Failure(**data),
+    "reason": SkipReason,
+    "names": tuple,
+}
+"""Fields whose recorded form is not the value itself."""
+
+_REQUIRED_BUT_NONE = frozenset({"branch"})
+"""Fields without a default that may be None, which is not recorded."""
 
 
 def find_run(wanted: str, ids: Sequence[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -53,8 +53,8 @@ class MemoryRunStore:
     def __init__(self) -> None:
         self.logs: dict[str, MemoryRunLog] = {}
 
-    def create(self, record: RunRecord) -> MemoryRunLog:
-        """Begin the log of a new run."""
+    def create(self, record: RunRecord, *, secrets: Iterable[str] = ()) -> MemoryRunLog:
+        """Begin the log of a new run. `secrets` need no masking: nothing leaves this process."""
         log = self.logs[record.run_id] = MemoryRunLog(record)
         return log
 

@@ -15,7 +15,7 @@ import socket
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Generator, Mapping, Sequence
+from collections.abc import AsyncIterator, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -119,7 +119,7 @@ class SqliteRunLog:
 
     durable = True
 
-    def __init__(self, file: Path, blobs: BlobStore | None, record: RunRecord) -> None:
+    def __init__(self, file: Path, blobs: BlobStore | None, record: RunRecord, secrets: Iterable[str] = ()) -> None:
         self._file = file
         self._record = record
         with _clear_errors(file, "open"):
@@ -129,7 +129,7 @@ class SqliteRunLog:
             except BaseException:
                 self._connection.close()
                 raise
-        self._encoder = Encoder(blobs)
+        self._encoder = Encoder(blobs, secrets=secrets)
         self._queue: deque[Event] = deque()
         self._position = 0
         self._wanted = 0
@@ -300,13 +300,13 @@ class SqliteRunStore:
         self._file = file
         self.blobs = blobs
 
-    def create(self, record: RunRecord) -> SqliteRunLog:
-        """Begin the log of a new run.
+    def create(self, record: RunRecord, *, secrets: Iterable[str] = ()) -> SqliteRunLog:
+        """Begin the log of a new run, in which `secrets` are masked.
 
         Raises:
             StoreUnavailable: the file cannot be opened or written.
         """
-        return SqliteRunLog(self._file, self.blobs, record)
+        return SqliteRunLog(self._file, self.blobs, record, secrets)
 
     @contextmanager
     def _reading(self) -> Generator[sqlite3.Connection | None]:

@@ -14,7 +14,7 @@ import tempfile
 import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import polars as pl
 import pytest
@@ -238,12 +238,14 @@ def assert_same(found: Any, given: Any) -> None:
     if isinstance(given, pl.DataFrame):
         assert_frame_equal(found, given)
     elif isinstance(given, dict):
-        assert list(found) == list(given)
-        for key in given:
-            assert_same(found[key], given[key])
+        members = cast("dict[str, Any]", given)
+        assert list(found) == list(members)
+        for key, each in members.items():
+            assert_same(found[key], each)
     elif isinstance(given, list):
-        assert len(found) == len(given)
-        for one, other in zip(found, given, strict=True):
+        items = cast("list[Any]", given)
+        assert len(found) == len(items)
+        for one, other in zip(found, items, strict=True):
             assert_same(one, other)
     else:
         assert found == given

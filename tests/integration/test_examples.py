@@ -33,6 +33,15 @@ EXPECTED: dict[str, dict[str, Any]] = {
     "foreach.pipeline.json": {"failed": 0},
     "http.pipeline.json": {"fetched": False, "rows": 0},
     "inputs_outputs.pipeline.json": {"period": "2014-01-01 to 2014-12-31", "days": 365},
+    "hello/hello.pipeline.json": {"count": 3},
+    "router.pipeline.json": {"route": "refund", "reply": "We pay you back."},
+    "parallel.pipeline.json": {"words": 9, "letters": 35, "first_word": "brown"},
+    "trycatch.pipeline.json": {"order": {"id": 7, "total": 12.5, "because": "invalid_data"}, "caught": True},
+    "parts/price.pipeline.json": {"net": 7.5, "gross": 9.0},
+    "subpipeline.pipeline.json": {"gross": 33.0},
+    "leaving_loops.pipeline.json": {"readings": [{"scaled": 1.2}, {"ignored": -1}, {"scaled": 1.5}, {"alarm": 99}]},
+    "early_return.pipeline.json": {"answer": 42, "from": "cache"},
+    "approval.pipeline.json": {"state": "parked", "answered": False},
     "retry.pipeline.json": {"rates": {"EUR": 1.0}, "from_server": False, "notes_error": "file_not_found"},
     "tables.pipeline.json": {"months": 48, "written": "out/months.parquet", "chart": "out/rain.svg"},
     "variables.pipeline.json": {"label": "Summer 2015"},
@@ -137,3 +146,13 @@ def test_the_data_is_what_its_readme_says(file: str, rows: int):
     readme = (path.parent / "README.md").read_text()
     assert f"`{path.name}` | {rows:,}" in readme
     assert all(f"`{column}`" in readme for column in table.columns)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_an_example_gives_the_same_on_ray(examples: Path, name: str, ray_cluster: str):
+    file = examples / name
+    given = json.loads(file.read_bytes())["sample_input"]
+    here, there = run(file, given), run(file, given, on="ray")
+    assert there.failure == here.failure
+    assert there.to_json()["output"] == here.to_json()["output"]
+    assert {path: s.status for path, s in there.stages.items()} == {path: s.status for path, s in here.stages.items()}

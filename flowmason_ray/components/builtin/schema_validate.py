@@ -46,6 +46,10 @@ class SchemaValidate:
         )
         strict: bool = Field(
             default=False,
+            description="Fail with code `invalid_data` when the value does not fit, instead of reporting it.",
+        )
+        closed: bool = Field(
+            default=False,
             description="Refuse properties that an object schema does not name, as if additionalProperties were false.",
         )
         coerce_types: bool = Field(
@@ -66,11 +70,12 @@ class SchemaValidate:
         """Check the value.
 
         Raises:
-            PermanentError: the schema is invalid (`invalid_schema`), or the value is a table (`invalid_input`).
+            PermanentError: the schema is invalid (`invalid_schema`), the value is a table (`invalid_input`), or it does not
+                fit and that is to be a failure (`invalid_data`; the violations are in the error's details).
         """
         if is_frame(input.data):
             raise PermanentError("A table has no JSON Schema; check it with table_sql.", code="invalid_input")
-        schema = closed(input.json_schema) if input.strict else input.json_schema
+        schema = closed(input.json_schema) if input.closed else input.json_schema
         try:
             Draft202012Validator.check_schema(schema)
         except SchemaError as exc:
@@ -89,6 +94,10 @@ class SchemaValidate:
         except RecursionError as exc:
             raise PermanentError("'json_schema' refers to itself without end.", code="invalid_schema") from exc
         errors = [_violation(e) for e in (found if input.collect_all_errors else found[:1])]
+        if errors and input.strict:
+            words = "; ".join(f"{error.path or '/'}: {error.message}" for error in errors[:5])
+            details = {"errors": [error.model_dump() for error in errors]}
+            raise PermanentError(f"The value does not fit its schema: {words}.", code="invalid_data", details=details)
         return self.Output(valid=not errors, data=data, errors=errors, error_count=len(errors))
 
 

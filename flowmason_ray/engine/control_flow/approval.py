@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from flowmason_ray.engine.control_flow.base import ConfigProblem, Construct, Run, Shape
 from flowmason_ray.engine.events import ApprovalAnswered, ApprovalRequested, StageSucceeded
@@ -28,7 +28,8 @@ class WaitForApproval(Construct):
 
     def shape(self, config: Mapping[str, Any]) -> Shape:
         """Read the form and the time limit."""
-        form, timeout_ms, on_timeout = config.get("form"), config.get("timeout_ms"), config.get("on_timeout", "fail")
+        form: Any = config.get("form")
+        timeout_ms, on_timeout = config.get("timeout_ms"), config.get("on_timeout", "fail")
         if form is not None and not isinstance(form, Mapping):
             raise ConfigProblem(f"'form' is a JSON Schema; found {form!r}.", "/form")
         if timeout_ms is not None and (not isinstance(timeout_ms, int) or timeout_ms < 1):
@@ -36,7 +37,11 @@ class WaitForApproval(Construct):
         if on_timeout not in ("fail", "continue"):
             raise ConfigProblem(f"'on_timeout' is 'fail' or 'continue'; found {on_timeout!r}.", "/on_timeout")
         timeout_s = None if timeout_ms is None else timeout_ms / 1000
-        return Shape(options=ApprovalOptions(form=form, timeout_s=timeout_s, fails=on_timeout == "fail"))
+        return Shape(
+            options=ApprovalOptions(
+                form=cast("Mapping[str, Any] | None", form), timeout_s=timeout_s, fails=on_timeout == "fail"
+            )
+        )
 
     def decided(self, run: Run, scope: Scope, index: int, event: StageSucceeded) -> None:
         """Ask."""

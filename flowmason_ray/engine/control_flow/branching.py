@@ -54,12 +54,14 @@ class Branching(Construct):
         if branch is None:
             run.end(scope, index, event.value)
         else:
-            scope.values[index] = event.value
+            assert scope.constructs is not None
+            scope.constructs[index] = event.value  # not its output yet: the branch may fail, or be stopped
             run.open_region(scope, stage.bodies[branch])
 
     def body_ended(self, run: Run, scope: Scope, index: int, region: int) -> None:
         """The taken body has ended: so has the construct."""
-        run.end(scope, index, scope.values[index])
+        assert scope.constructs is not None
+        run.end(scope, index, scope.constructs[index])
 
 
 class Conditional(Branching):

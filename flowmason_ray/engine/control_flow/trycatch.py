@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from flowmason_ray.engine.control_flow.base import (
     Body,
@@ -58,11 +58,11 @@ class TryCatch(Construct):
         scope = config.get("error_scope", "propagate")
         if scope not in ("propagate", "continue"):
             raise ConfigProblem(f"'error_scope' is 'propagate' or 'continue'; found {scope!r}.", "/error_scope")
-        types = config.get("catch_error_types", [])
-        if not isinstance(types, list) or not all(isinstance(t, str) for t in types):  # pyright: ignore[reportUnknownVariableType]
+        types: Any = config.get("catch_error_types", [])
+        if not isinstance(types, list) or not all(isinstance(t, str) for t in cast("list[Any]", types)):
             message = f"'catch_error_types' is a list of error codes or exception names; found {types!r}."
             raise ConfigProblem(message, "/catch_error_types")
-        names: list[str] = types
+        names = cast("list[str]", types)
         return Shape(
             bodies=(
                 Body(name="try", members=stage_list(config, "try_stages")),

@@ -17,7 +17,15 @@ from flowmason_ray.engine.attempt import DECLINED, Value, fail, finish, prepare
 from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage, resolve_part
 from flowmason_ray.engine.component import Cost
 from flowmason_ray.engine.context import AttemptContext, LocalScope
-from flowmason_ray.engine.events import Event, StageDeclined, StageFailed, StageLogged, StageStopped, StageSucceeded
+from flowmason_ray.engine.events import (
+    Event,
+    StageBegan,
+    StageDeclined,
+    StageFailed,
+    StageLogged,
+    StageStopped,
+    StageSucceeded,
+)
 from flowmason_ray.engine.executor import STOP_GRACE_S, Deliver, RunInfo
 from flowmason_ray.engine.executors.slots import Demand, Slots
 from flowmason_ray.engine.executors.threads import AttemptStopped, ComponentLoop, ThreadJob, WorkerThreads
@@ -43,6 +51,8 @@ class _Attempt:
 
 class InProcessExecutor:
     """Runs the stages of one run in this process."""
+
+    tells_beginning = True
 
     def __init__(self, *, slots: Slots | None = None) -> None:
         self._slots = slots or Slots()
@@ -130,6 +140,8 @@ class InProcessExecutor:
         component = command.stage.component
         assert component is not None
         attempt.wait = False
+        if command.stage.timeout_s is not None:
+            self._deliver(StageBegan(path=command.path, attempt=command.attempt))
         started = perf_counter()
         try:
             given = prepare(command.stage, self._scope_of(command))
@@ -216,7 +228,7 @@ class InProcessExecutor:
     def gather(self, command: GatherResults) -> Event:
         """Put a construct's value together: the handles are the values."""
         parts = {name: resolve_part(part, _itself) for name, part in command.parts.items()}
-        value = {**(command.base or {}), **command.head, **parts}
+        value: dict[str, Any] = {**(command.base or {}), **command.head, **parts}
         return StageSucceeded(at=time(), path=command.path, attempt=command.attempt, value=value)
 
     # -- the pieces ---------------------------------------------------------------------------------------------------

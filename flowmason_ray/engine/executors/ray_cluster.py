@@ -15,7 +15,7 @@ import secrets
 import sys
 import threading
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, cast
 
 from flowmason_ray.errors import FlowMasonError, MissingExtra
 
@@ -82,7 +82,7 @@ def _connect(address: str | None) -> None:
         else:
             options.update(address=address)
         try:
-            ray.init(**options)
+            cast("Any", ray).init(**options)
         except Exception as exc:  # Ray raises everything from ValueError to ConnectionError to plain RuntimeError here
             where = (
                 "start a Ray cluster on this machine" if address is None else f"reach the Ray cluster at {address!r}"
@@ -96,7 +96,8 @@ def missing_resources(asked: dict[str, float]) -> str | None:
     Args:
         asked: Amounts by Ray's resource names (`CPU`, `GPU`, `memory` in bytes, …), all on one node.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    every: list[dict[str, Any]] = cast("Any", ray).nodes()
+    nodes: list[dict[str, float]] = [node["Resources"] for node in every if node["Alive"]]
     if any(all(node.get(name, 0.0) >= amount for name, amount in asked.items()) for node in nodes):
         return None
     wanted = ", ".join(f"{name} {amount:g}" for name, amount in asked.items())

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from time import monotonic, time
@@ -21,6 +22,7 @@ from typing import Any, Self
 
 import orjson
 import ray
+from ray import cloudpickle
 from ray.exceptions import RayError, RayTaskError, TaskCancelledError, WorkerCrashedError
 
 from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage, resolve_part
@@ -71,6 +73,10 @@ def _attempt_with(classes: Mapping[str, Any]) -> Any:
     return ray.remote(attempt)
 
 
+_ray: Any = ray
+_cloudpickle: Any = cloudpickle
+# Under these names without types: those of Ray are partly unknown.
+
 # Made once: Ray exports a remote function to the cluster again for every object that `ray.remote` returns.
 _plain_attempt: Any = _attempt_with({})
 _remote_gather: Any = ray.remote(gather_results)
@@ -98,6 +104,8 @@ class _Task:
 
 class RayTasksExecutor:
     """Runs the stages of one run as Ray tasks."""
+
+    tells_beginning = False  # Ray does not say when a queued task gets its place
 
     def __init__(self, *, address: str | None = None) -> None:
         self._address = address
@@ -186,7 +194,7 @@ class RayTasksExecutor:
             if size <= INLINE_LIMIT_BYTES:
                 self._input = value
             else:
-                self._input = RemoteValue(reference=ray.put(portable(value)), packed=None, size_bytes=size)
+                self._input = RemoteValue(reference=_ray.put(portable(value)), packed=None, size_bytes=size)
         return self._input
 
     def _stage_data(self, stage: PlanStage) -> StageData:
@@ -311,15 +319,13 @@ def _travels_by_value(component: ComponentSpec) -> bool:
     if component.file is not None or (component.module.startswith("flowmason_ray.") or "site-packages" in file):
         return False
     if module is not None and component.module != "__main__":
-        ray.cloudpickle.register_pickle_by_value(module)
+        _cloudpickle.register_pickle_by_value(module)
     return True
 
 
 def _cancel(task: _Task, *, force: bool) -> None:
-    try:
-        ray.cancel(task.report, force=force)
-    except (RayError, ValueError, TypeError):
-        pass  # it has ended meanwhile: its report is on the way
+    with suppress(RayError, ValueError, TypeError):  # it has ended meanwhile: its report is on the way
+        _ray.cancel(task.report, force=force)
 
 
 def _words(error: BaseException) -> str:

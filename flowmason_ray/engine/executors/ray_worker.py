@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import orjson
 
@@ -23,9 +23,10 @@ from flowmason_ray.components.base import spec_of
 from flowmason_ray.components.registry import load_project_module
 from flowmason_ray.engine.attempt import DECLINED, Value, fail, finish, prepare
 from flowmason_ray.engine.component import ComponentSpec
-from flowmason_ray.engine.context import AttemptContext, Secret, context_root, draw_text
+from flowmason_ray.engine.context import AttemptContext, context_root, draw_text
 from flowmason_ray.engine.events import Event
 from flowmason_ray.engine.executor import RunInfo
+from flowmason_ray.engine.secrecy import Secret
 from flowmason_ray.engine.values import INLINE_LIMIT_BYTES, Items, is_frame
 from flowmason_ray.errors import Failure
 from flowmason_ray.settings import ProjectSettings
@@ -214,7 +215,8 @@ class _Scope:
     def _items(self, source: Any) -> Items:
         if not isinstance(source, list):
             return source
-        reference = source[0]  # inside a list, so that Ray hands over the reference and not the whole value each time
+        # The reference comes inside a list, so that Ray hands over the reference and not the whole value each time.
+        reference: Any = cast("list[Any]", source)[0]
         return _cached(_items, reference.hex(), KEPT_VALUES, lambda: restore(self._get(reference)))
 
     def _value(self, binding: Binding) -> Any:
@@ -307,15 +309,15 @@ def gather_results(
         if isinstance(part, Binding):
             return part.value if part.argument is None else restore(arguments[part.argument])
         if isinstance(part, dict):
-            return {name: bound(each) for name, each in part.items()}  # pyright: ignore[reportUnknownVariableType]
-        return [bound(each) for each in part] if isinstance(part, list) else None  # pyright: ignore[reportUnknownVariableType]
+            return {name: bound(each) for name, each in cast("dict[str, Any]", part).items()}
+        return [bound(each) for each in cast("list[Any]", part)] if isinstance(part, list) else None
 
-    value = {**(bound(base) or {}), **head, **{name: bound(part) for name, part in parts.items()}}
+    value: dict[str, Any] = {**(bound(base) or {}), **head, **{name: bound(part) for name, part in parts.items()}}
     return _report(Value(value), run, 0.0, ())
 
 
 def _report(value: Value, run: RunInfo, duration_s: float, told: tuple[Event, ...]) -> tuple[Report, Any]:
-    key, text = Encoder(run.blobs).value(value.value)
+    key, text = Encoder(run.blobs, secrets=run.secrets.values()).value(value.value)
     if key == "value" and len(text) <= INLINE_LIMIT_BYTES:
         report = Report(
             status="succeeded", duration_s=duration_s, decision=value.decision, value=value.value, told=told
@@ -351,11 +353,7 @@ def portable(value: Any) -> Any:
         return ArrowFrame(value.to_arrow(compat_level=polars.CompatLevel.newest()))
     if isinstance(value, Items):
         return Items(portable(value.source), value.indices)
-    if isinstance(value, dict):
-        return {key: portable(each) for key, each in value.items()}  # pyright: ignore[reportUnknownVariableType]
-    if isinstance(value, list) and any(isinstance(each, dict | list) or is_frame(each) for each in value[:1]):  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-        return [portable(each) for each in value]  # pyright: ignore[reportUnknownVariableType]
-    return value
+    return _rebuilt(value, portable)
 
 
 def restore(value: Any) -> Any:
@@ -363,11 +361,18 @@ def restore(value: Any) -> Any:
     if isinstance(value, ArrowFrame):
         import polars
 
-        return polars.from_arrow(value.table, rechunk=False)
+        return cast("Any", polars).from_arrow(value.table, rechunk=False)
     if isinstance(value, Items):
         return Items(restore(value.source), value.indices)
+    return _rebuilt(value, restore)
+
+
+def _rebuilt(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Return a container with `change` made to everything in it; lists of plain values, however long, as they are."""
     if isinstance(value, dict):
-        return {key: restore(each) for key, each in value.items()}  # pyright: ignore[reportUnknownVariableType]
-    if isinstance(value, list) and any(isinstance(each, dict | list | ArrowFrame) for each in value[:1]):  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-        return [restore(each) for each in value]  # pyright: ignore[reportUnknownVariableType]
-    return value
+        return {key: change(each) for key, each in cast("dict[str, Any]", value).items()}
+    if isinstance(value, list):
+        items = cast("list[Any]", value)
+        if any(not isinstance(each, str | int | float | None) for each in items):
+            return [change(each) for each in items]
+    return value  # pyright: ignore[reportUnknownVariableType]  # whatever it is, it is passed on

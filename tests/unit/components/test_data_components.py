@@ -124,10 +124,10 @@ def test_every_violation_is_listed_with_its_place():
     assert check({"id": "x"}, collect_all_errors=False).error_count == 1
 
 
-def test_strict_refuses_properties_that_are_not_named():
+def test_closed_refuses_properties_that_are_not_named():
     data = {"id": 1, "items": [{"price": 1, "colour": "red"}], "extra": True}
     assert check(data).valid
-    assert {e.path for e in check(data, strict=True).errors} == {"", "/items/0"}
+    assert {e.path for e in check(data, closed=True).errors} == {"", "/items/0"}
 
 
 def test_coercion_reads_numbers_and_booleans():
@@ -163,3 +163,11 @@ def test_the_logger_says_it_and_passes_the_value_through():
     out, context = asyncio.run(say(message="m", data=pl.DataFrame({"a": [1, 2]}), passthrough=None))
     assert out.passthrough is None
     assert context.logs[0].fields["data"] == {"rows": 2, "columns": ["a"]}
+
+
+def test_strict_turns_violations_into_a_failure_that_lists_them():
+    with pytest.raises(PermanentError) as caught:
+        check({"id": "x"}, strict=True)
+    assert caught.value.code == "invalid_data"
+    assert caught.value.details is not None
+    assert "/id" in {error["path"] for error in caught.value.details["errors"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from flowmason_ray.engine.executors.slots import Slots
 from flowmason_ray.engine.planning import make_plan
 from flowmason_ray.engine.run_log import RunRecord
 from flowmason_ray.engine.runner import Ended, Runner
+from flowmason_ray.errors import Failure
 from flowmason_ray.spec.loader import load_pipeline_data
 from flowmason_ray.stores.memory import MemoryRunLog, MemoryRunStore
 from tests.engine_kit import foreach, pipeline, stage
@@ -81,7 +83,8 @@ class Done:
 
     @property
     def message(self) -> str:
-        return self.ended.event.failure.message  # pyright: ignore[reportAttributeAccessIssue]  # asked of runs that failed
+        failure: Failure = getattr(self.ended.event, "failure")  # noqa: B009  # asked of runs that failed
+        return failure.message
 
     def warnings(self) -> list[StageLogged]:
         return [e for e in self.live if isinstance(e, StageLogged) and e.level == "warning"]
@@ -345,6 +348,12 @@ def test_an_attempt_that_answers_a_stop_with_an_error_has_timed_out() -> None:
     assert "not now" in done.message
 
 
+TRACED = sys.gettrace() is not None and sys.version_info < (3, 12)
+"""CPython 3.11 under a trace function (coverage, debuggers): while an exception waits for a thread that sits in a C call, other
+threads spin at the first line of their next function. Found here with coverage 7; without a tracer they go on."""
+
+
+@pytest.mark.skipif(TRACED, reason="CPython 3.11 with a tracer stands still here")
 def test_a_thread_in_a_c_call_is_let_go_of() -> None:
     started = time.monotonic()
     done = run(stage("a", "sleeps", timeout_ms=20), components=[component("sleeps", _sleep(1.5))])
@@ -355,7 +364,11 @@ def test_a_thread_in_a_c_call_is_let_go_of() -> None:
 
 @pytest.mark.parametrize(
     "made",
-    [component("long", _spin), async_component("long", _wait), component("long", _sleep(1.5))],
+    [
+        component("long", _spin),
+        async_component("long", _wait),
+        pytest.param(component("long", _sleep(1.5)), marks=pytest.mark.skipif(TRACED, reason="as above")),
+    ],
     ids=["thread", "loop", "C call"],
 )
 def test_cancelling_takes_effect_within_a_second(made: type) -> None:

@@ -127,9 +127,12 @@ def test_what_the_result_is(stages: list[Any], keys: dict[str, Any], result: str
 
 
 def test_several_terminal_stages_are_an_object_of_their_outputs() -> None:
-    plan = plan_of(stage("a"), stage("b-1"))
-    template = plan.root.stages[-1].template
-    assert template.source == {"a": "{{ stages['a'] }}", "b-1": "{{ stages['b-1'] }}"}
+    plan = plan_of(stage("a"), stage("b-1"), stage("3"), stage("-x-"), stage("and"), stage("output"))
+    hidden = plan.root.stages[-1]
+    assert {p[1:]: str(r.path[0]) for p, r in hidden.template.references} == {
+        id: id for id in ("a", "b-1", "3", "-x-", "and", "output")
+    }
+    assert len(hidden.targets) == 6
 
 
 def test_an_iterations_result_is_its_only_terminal_stage_or_collect() -> None:

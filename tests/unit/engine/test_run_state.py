@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
+from flowmason_ray.components.base import control_flow
+from flowmason_ray.components.registry import Registry
+from flowmason_ray.engine.component import Context
 from flowmason_ray.engine.events import (
     CancelRequested,
     RunCreated,
@@ -17,10 +21,25 @@ from flowmason_ray.engine.events import (
     StageSucceeded,
     TimerFired,
 )
+from flowmason_ray.engine.planning import make_plan, try_plan
 from flowmason_ray.engine.run_state import RunState
 from flowmason_ray.engine.scope import WORDS
 from flowmason_ray.errors import Failure
-from tests.engine_kit import Player, comparable, conditional, foreach, plan_of, replay, stage
+from flowmason_ray.spec.loader import load_pipeline_data
+from tests.engine_kit import Echo, Player, comparable, conditional, foreach, pipeline, plan_of, replay, stage
+
+
+@control_flow(name="weekday")
+class Weekday:
+    class Input(BaseModel):
+        early_stages: list[str] = []
+        branches: dict[str, list[str]] = {}
+
+    class Output(BaseModel):
+        branch: str | None = None
+
+    def execute(self, input: Input, context: Context) -> Output:
+        return self.Output()
 
 
 def play(*stages: dict[str, Any], **keys: Any) -> Player:
@@ -172,8 +191,8 @@ def test_a_declined_loop_has_no_iterations() -> None:
     assert run.decline("each") == ["skip each when", "run_succeeded"]
 
 
-def test_a_chain_of_ten_thousand_skipped_stages_needs_no_recursion() -> None:
-    n = 10_000
+def test_a_long_chain_of_skipped_stages_needs_no_recursion() -> None:
+    n = 3_000  # three times the stack
     run = play(stage("s0", enabled=False), *(stage(f"s{i}", after=f"s{i - 1}") for i in range(1, n)))
     lines = run.create()
     assert lines[0] == "skip s0 disabled"
@@ -458,6 +477,7 @@ def test_cancelling_inside_nested_constructs() -> None:
         "end each[1]/choose cancelled",
         "cancel each[0]/yes",
         "end each[0]/yes cancelled",
+        "end each[0]/choose cancelled",
         "end each cancelled",
     ]
     run.stop("each[0]/yes")
@@ -548,3 +568,33 @@ def test_an_event_it_does_not_know_changes_nothing() -> None:
     assert state.handle(StageLogged(path="a", level="info", message="x")) == []
     state.handle(RunCreated(run_id="r", pipeline="p", version="1", plan_digest="", input={}, seed=1))
     assert state.handle(CancelRequested()) != []
+
+
+# -- third parties' control flow --------------------------------------------------------------------------------------
+
+
+def test_a_third_partys_construct_names_its_bodies_in_two_ways() -> None:
+    registry = Registry(entry_points=False)
+    registry.add(Weekday)
+    registry.add(Echo)
+    config = {"early_stages": ["a"], "branches": {"late": ["b", "c"]}}
+    data = pipeline(stage("day", "weekday", config=config), stage("a"), stage("b"), stage("c", after="b"))
+    run = Player(make_plan(load_pipeline_data(data), registry))
+    run.create()
+    assert run.succeed("day", {"branch": "late"}, branch="late") == [
+        "branch day late",
+        "skip a branch_not_taken",
+        "start b",
+    ]
+    run.succeed("b")
+    assert run.succeed("c") == ["end day succeeded", "run_succeeded"]
+
+
+def test_branches_that_are_no_mapping_are_refused() -> None:
+    registry = Registry(entry_points=False)
+    registry.add(Weekday)
+    registry.add(Echo)
+    _, problems = try_plan(
+        load_pipeline_data(pipeline(stage("day", "weekday", config={"branches": [["a"]]}), stage("a"))), registry
+    )
+    assert [(p.code, p.path) for p in problems] == [("invalid_value", "/stages/0/config/branches")]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flowmason_ray.engine.commands import Each, GatherResults
-from flowmason_ray.engine.events import ItemEnded, StageEnded
+from flowmason_ray.engine.events import ItemEnded, StageEnded, StageSucceeded
 from tests.engine_kit import Player, conditional, foreach, plan_of, stage
 
 RETRY = {"max_attempts": 2, "initial_delay_ms": 1000, "jitter": 0}
@@ -237,13 +237,14 @@ def test_results_that_cannot_be_gathered_fail_the_loop_without_a_retry() -> None
     assert run.fail("each", "component_error") == ["end each failed", "run_failed component_error each"]
 
 
-def test_a_loop_whose_items_failed_to_render_is_retried_and_gathers_under_that_attempt() -> None:
+def test_a_gathering_is_no_attempt_so_that_no_doubled_report_is_taken_for_it() -> None:
     run = play(foreach("each", "body", retry=RETRY), stage("body"))
     run.fail("each")
     run.fire("each")
     run.loop("each", 1)
     run.succeed("each[0]/body")
-    assert last_gather(run).attempt == 2
+    assert last_gather(run).attempt == 0
+    assert run.send(StageSucceeded(path="each", attempt=2, value="doubled", decision={"count": 1})) == []
     assert run.gathered("each") == ["end each succeeded", "run_succeeded"]
 
 

@@ -1,0 +1,137 @@
+"""A recorded run on a page: its events are fed to the same summary that a run makes while it goes on."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from flowmason_ray.cli.words import COLOURS, REASONS, counted, duration, shortened, signs, when
+from flowmason_ray.engine.events import RunSucceeded
+from flowmason_ray.engine.summary import StageSummary, Summary
+from flowmason_ray.engine.values import presentable
+from flowmason_ray.errors import StoreError
+from flowmason_ray.stores.encoding import Decoder, event_from_json
+
+if TYPE_CHECKING:
+    from flowmason_ray.cli.terminal import Paint
+    from flowmason_ray.engine.run_log import RunRecord, RunStore
+
+_POSITION = re.compile(r"\[\d+\]")
+ITEMS_IN_FULL = 10
+"""Loops of up to this many instances of a stage are shown in full, longer ones as one line for each stage."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedRun:
+    """A run as its log tells it."""
+
+    record: RunRecord
+    summary: Summary
+    output: Any
+    output_missing: str | None
+    """Why the output cannot be read, if it cannot."""
+
+
+async def read_run(store: RunStore, run: str) -> RecordedRun:
+    """Read a run's events.
+
+    Raises:
+        RunNotFound: there is no such run.
+    """
+    record = await store.find(run)
+    summary, output, missing = Summary(), None, None
+    async for recorded in store.read(record.run_id):
+        event = event_from_json(recorded.event)
+        summary(event)
+        if isinstance(event, RunSucceeded):
+            try:
+                output = Decoder(getattr(store, "blobs", None)).value(recorded.event)
+            except (StoreError, ImportError) as exc:
+                missing = str(exc)
+    return RecordedRun(record=record, summary=summary, output=output, output_missing=missing)
+
+
+def run_document(run: RecordedRun) -> dict[str, Any]:
+    """Return the document of `fm runs show --json`: that of `fm run --json`, and what the log knows besides."""
+    from flowmason_ray.cli.runs_commands import record_json
+
+    about = record_json(run.record)
+    return {
+        **{key: about.pop(key) for key in ("run_id", "status")},
+        "output": presentable(run.output),
+        "usage": run.summary.usage,
+        **about,
+        "stages": {path: stage.to_json() for path, stage in run.summary.stages.items()},
+    }
+
+
+def run_page(run: RecordedRun, paint: Paint) -> str:
+    """Return the page."""
+    import sys
+
+    record = run.record
+    sign = signs(sys.stdout)
+    colour = COLOURS.get(record.status, "dim")
+    took = "" if record.ended_at is None else f" in {duration(record.ended_at - record.created_at)}"
+    lines = [
+        f"{paint(f'{sign[record.status]} {record.status}', colour, 'bold')}{took}: {record.pipeline} {record.version}",
+        f"run      {record.run_id}",
+        f"started  {when(record.created_at)}",
+    ]
+    lines += [f"file     {record.file}"] if record.file else []
+    lines += [f"used     {', '.join(f'{n} {v:,}' for n, v in run.summary.usage.items())}"] if run.summary.usage else []
+    if record.status == "interrupted":
+        lines.append("The process that ran it has gone without ending it.")
+    lines += ["", *_stages(run.summary, sign, paint)]
+    failure = record.failure
+    if failure:
+        where = f" at {failure['stage']}" if failure.get("stage") else ""
+        code = f"error[{failure['code']}]"
+        lines += ["", f"{paint(code, 'red', 'bold')}{where}: {failure['message']}"]
+    if record.status == "succeeded":
+        from flowmason_ray.cli.terminal import json_bytes
+
+        output = run.output_missing or shortened(json_bytes(presentable(run.output)).decode(), 2000)
+        lines += ["", f"output   {output}"]
+    return "\n".join(lines) + "\n"
+
+
+def _stages(summary: Summary, sign: dict[str, str], paint: Paint) -> list[str]:
+    groups: dict[str, list[tuple[str, StageSummary]]] = {}
+    for path, stage in summary.stages.items():
+        groups.setdefault(_POSITION.sub("[*]", path), []).append((path, stage))
+    names = [p for key, each in groups.items() for p in ([q for q, _ in each] if len(each) <= ITEMS_IN_FULL else [key])]
+    width = min(60, max((len(name) for name in names), default=0))
+    lines: list[str] = []
+    for key, each in groups.items():
+        if len(each) <= ITEMS_IN_FULL:
+            lines += [_stage(path, stage, width, sign, paint) for path, stage in each]
+        else:
+            lines.append(_group(key, [stage for _, stage in each], width, sign, paint))
+    return lines
+
+
+def _stage(path: str, stage: StageSummary, width: int, sign: dict[str, str], paint: Paint) -> str:
+    status = paint(f"{sign[stage.status]} {stage.status:9}", COLOURS[stage.status])
+    if stage.reason is not None:
+        return f"{status}  {path.ljust(width)}  {REASONS.get(stage.reason, stage.reason)}"
+    text = f"{status}  {path.ljust(width)}  {duration(stage.duration_s):>8}"
+    if stage.attempts > 1:
+        text += f"  {stage.attempts} attempts"
+    if stage.failure is not None:
+        text += f"  {shortened(stage.failure.message, 160)} [{stage.failure.code}]"
+    return text
+
+
+def _group(key: str, stages: list[StageSummary], width: int, sign: dict[str, str], paint: Paint) -> str:
+    counts: dict[str, int] = {}
+    for stage in stages:
+        counts[stage.status] = counts.get(stage.status, 0) + 1
+    worst = next(s for s in ("running", "failed", "cancelled", "fallback", "succeeded", "skipped") if s in counts)
+    told = ", ".join(f"{number:,} {status}" for status, number in counts.items())
+    took = duration(sum(stage.duration_s for stage in stages))
+    retried = sum(stage.attempts > 1 for stage in stages)
+    again = f", {retried:,} in more than one attempt" if retried else ""
+    text = f"{counted(len(stages), 'instance')}: {told}{again}"
+    return f"{paint(f'{sign[worst]} {worst:9}', COLOURS[worst])}  {key.ljust(width)}  {took:>8}  {text}"

@@ -1,0 +1,119 @@
+"""What is asked of a run from another process: to take an answer, to stop. Both wait until the run's log says that it was done."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from flowmason_ray.cli.terminal import note
+from flowmason_ray.errors import InvalidCall, InvalidInput, nearest
+
+if TYPE_CHECKING:
+    from flowmason_ray.engine.run_log import RunRecord, RunStore
+
+PATIENCE_S = 15.0
+"""How long is waited for the run to react: it looks for requests twice a second, and stopping stages takes a moment."""
+_POLL_S = 0.1
+
+
+async def answer_stage(store: RunStore, run: str, path: str, text: str, by: str | None) -> None:
+    """Answer the stage at `path`.
+
+    Raises:
+        InvalidCall: the answer is not JSON, the run is over, the stage does not ask, or the run did not react.
+        InvalidInput: the answer does not fit the form.
+    """
+    try:
+        data = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as exc:
+        hint = """A text is written in quotes: --data '"yes"'."""
+        raise InvalidCall(f"--data is not JSON: {exc}. {hint}") from None
+    record = await _under_way(store, run)
+    asking, position = await _asking(store, record)
+    if path not in asking:
+        close = nearest(path, asking)
+        waiting = f" Waiting: {', '.join(asking)}." if asking else " Nothing in it waits for an answer now."
+        hint = f" Did you mean {close!r}?" if close else ""
+        raise InvalidCall(f"Stage {path!r} of run {record.run_id!r} does not wait for an answer.{hint}{waiting}")
+    form = asking[path]
+    if form is not None:
+        from flowmason_ray.spec.input_schema import InputSchema
+
+        problems = InputSchema(form).violations(data, subject="answer")
+        if problems:
+            raise InvalidInput(problems)
+    await store.request(record.run_id, "answer", {"path": path, "data": data, "by": by or _user()})
+    if not await _seen(store, record, position, lambda e: e["kind"] == "approval_answered" and e.get("path") == path):
+        raise InvalidCall(f"Run {record.run_id!r} did not take the answer within {PATIENCE_S:g} s; is it still there?")
+    note(f"Answered {path} of run {record.run_id}.")
+
+
+async def cancel_run(store: RunStore, run: str) -> None:
+    """Cancel a run.
+
+    Raises:
+        InvalidCall: it is over, or did not react.
+    """
+    record = await _under_way(store, run)
+    position = 0
+    async for recorded in store.read(record.run_id):
+        position = recorded.position
+    await store.request(
+        record.run_id, "cancel", {"message": f"The run was cancelled (by {_user()}, 'fm runs cancel')."}
+    )
+    if not await _seen(store, record, position, lambda e: str(e["kind"]).startswith("run_")):
+        raise InvalidCall(f"Run {record.run_id!r} did not end within {PATIENCE_S:g} s; is its process still there?")
+    note(f"Run {record.run_id} has ended: {(await store.find(record.run_id)).status}.")
+
+
+async def _under_way(store: RunStore, run: str) -> RunRecord:
+    record = await store.find(run)
+    if record.status != "running":
+        raise InvalidCall(f"Run {record.run_id!r} is not under way: it is {record.status}.")
+    return record
+
+
+async def _asking(store: RunStore, record: RunRecord) -> tuple[dict[str, Mapping[str, Any] | None], int]:
+    """Return the stages that wait for an answer with their forms, and the position up to which that holds."""
+    asking: dict[str, Mapping[str, Any] | None] = {}
+    position = 0
+    async for recorded in _events(store, record, 0):
+        position, event = recorded
+        if event["kind"] == "approval_requested":
+            asking[event["path"]] = event.get("form")
+        elif event["kind"] in ("approval_answered", "stage_ended"):
+            asking.pop(event["path"], None)
+    return asking, position
+
+
+async def _events(store: RunStore, record: RunRecord, after: int) -> AsyncIterator[tuple[int, Mapping[str, Any]]]:
+    async for recorded in store.read(record.run_id, after=after):
+        yield recorded.position, recorded.event
+
+
+async def _seen(store: RunStore, record: RunRecord, after: int, wanted: Callable[[Mapping[str, Any]], bool]) -> bool:
+    """Wait until an event behind position `after` is the wanted one."""
+    deadline = monotonic() + PATIENCE_S
+    while monotonic() < deadline:
+        async for position, event in _events(store, record, after):
+            after = position
+            if wanted(event):
+                return True
+        await asyncio.sleep(_POLL_S)
+    return False
+
+
+def _user() -> str:
+    from getpass import getuser
+
+    try:
+        return getuser()
+    except (OSError, KeyError):  # no such user in the system's list, as in some containers
+        return "somebody"
+
+
+def _refuse_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not a JSON value")
