@@ -15,9 +15,9 @@ from typing import Any
 
 from flowmason_ray.api import PreparedRun
 from flowmason_ray.components.base import InvalidComponent
-from flowmason_ray.engine.context import Secret
 from flowmason_ray.engine.executor import Executor
 from flowmason_ray.engine.plan import Plan
+from flowmason_ray.engine.secrecy import Masking, Secret
 from flowmason_ray.errors import FlowMasonError, InvalidInput, InvalidPipeline, Problem
 from flowmason_ray.pipeline_tests.cases import Case
 from flowmason_ray.pipeline_tests.checking import check_against_plan
@@ -255,8 +255,11 @@ class CaseRun:
             document["error"]["codes"] = [problem.code for problem in exc.problems]
         else:
             result = await self._drive(case, prepared)
-            failure = result.failure
-            document = document_of(result, prepared.plan, prepared.info.input, self._recorders[0].values, mocks.paths)
+            # Values are taken before they are recorded, so what the log masks has to be masked here again.
+            masking = Masking(prepared.info.secrets.values())
+            failure = None if result.failure is None else masking.failure(result.failure)
+            values = self._recorders[0].values
+            document = masking.value(document_of(result, prepared.plan, prepared.info.input, values, mocks.paths))
         pointer = f"/cases/{self.index}"
         unmet = self._late(case) or [
             replace(each, line=self.opened.written.line(pointer + below)) for each, below in judge(case, document)
@@ -292,7 +295,7 @@ class CaseRun:
             observers=[CoverageObserver(self.opened.coverage, mocks.paths)],
             wrap=wrap,
         )
-        hidden: dict[str, Any] = {name: Secret(value) for name, value in case.secrets.items()}
+        hidden = {name: Secret(value) for name, value in case.secrets.items()}
         prepared.info = replace(
             prepared.info,
             env={**prepared.info.env, **case.env},
