@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 PATIENCE_S = 15.0
 """How long is waited for the run to react: it looks for requests twice a second, and stopping stages takes a moment."""
 _POLL_S = 0.1
+_RECORDING_S = 1.0
+"""How long is waited for a question that is not in the log yet: a person sees it a moment before it is recorded."""
+_ENDS = ("run_succeeded", "run_failed", "run_cancelled")
 
 
 async def answer_stage(store: RunStore, run: str, path: str, text: str, by: str | None) -> None:
@@ -32,7 +35,10 @@ async def answer_stage(store: RunStore, run: str, path: str, text: str, by: str 
         hint = """A text is written in quotes: --data '"yes"'."""
         raise InvalidCall(f"--data is not JSON: {exc}. {hint}") from None
     record = await _under_way(store, run)
-    asking, position = await _asking(store, record)
+    deadline = monotonic() + _RECORDING_S
+    while path not in (asking := (found := await _asking(store, record))[0]) and monotonic() < deadline:
+        await asyncio.sleep(_POLL_S)
+    position = found[1]
     if path not in asking:
         close = nearest(path, asking)
         waiting = f" Waiting: {', '.join(asking)}." if asking else " Nothing in it waits for an answer now."
@@ -64,7 +70,7 @@ async def cancel_run(store: RunStore, run: str) -> None:
     await store.request(
         record.run_id, "cancel", {"message": f"The run was cancelled (by {_user()}, 'fm runs cancel')."}
     )
-    if not await _seen(store, record, position, lambda e: str(e["kind"]).startswith("run_")):
+    if not await _seen(store, record, position, lambda e: e["kind"] in _ENDS):
         raise InvalidCall(f"Run {record.run_id!r} did not end within {PATIENCE_S:g} s; is its process still there?")
     note(f"Run {record.run_id} has ended: {(await store.find(record.run_id)).status}.")
 

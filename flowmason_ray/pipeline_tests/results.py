@@ -119,6 +119,8 @@ class TestReport:
     files: list[FileResult] = field(default_factory=list[FileResult])
     coverage: list[PipelineCoverage] = field(default_factory=list[PipelineCoverage])
     duration_s: float = 0.0
+    min_coverage: float = 0.0
+    """The percentage of stages that the projects ask for, at least."""
 
     def cases(self) -> Iterator[CaseResult]:
         """Yield every case, in order."""

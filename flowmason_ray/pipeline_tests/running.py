@@ -15,13 +15,14 @@ from typing import Any
 
 from flowmason_ray.api import PreparedRun
 from flowmason_ray.components.base import InvalidComponent
-from flowmason_ray.engine.context import Secret
 from flowmason_ray.engine.executor import Executor
 from flowmason_ray.engine.plan import Plan
-from flowmason_ray.errors import InvalidInput, InvalidPipeline, Problem
+from flowmason_ray.engine.secrecy import Masking, Secret
+from flowmason_ray.errors import FlowMasonError, InvalidInput, InvalidPipeline, Problem
 from flowmason_ray.pipeline_tests.cases import Case
 from flowmason_ray.pipeline_tests.checking import check_against_plan
 from flowmason_ray.pipeline_tests.coverage import CoverageObserver, PipelineCoverage, empty_coverage
+from flowmason_ray.pipeline_tests.discovery import PIPELINE_SUFFIX
 from flowmason_ray.pipeline_tests.judging import judge
 from flowmason_ray.pipeline_tests.mocking import MockingExecutor, Mocks
 from flowmason_ray.pipeline_tests.reading import SUFFIX, WrittenCases, read_cases
@@ -29,8 +30,6 @@ from flowmason_ray.pipeline_tests.recording import RecordingExecutor, document_o
 from flowmason_ray.pipeline_tests.results import CaseResult, FileResult, TestReport, Unmet
 from flowmason_ray.spec.loader import LoadedPipeline
 from flowmason_ray.wiring import Workspace, open_workspace
-
-PIPELINE_SUFFIX = ".pipeline.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +152,7 @@ async def run_files(files: Sequence[Path], selection: Selection, listener: Liste
         report.files.append(result)
         listener.file_begins(result)
         if isinstance(opened, OpenedFile):
+            report.min_coverage = max(report.min_coverage, opened.workspace.project.settings.testing.min_coverage)
             stopped = await _FileRun(opened, selection, listener, stopped=stopped).run()
         listener.file_ended(result)
     report.coverage = list(coverage.values())
@@ -203,10 +203,18 @@ class _FileRun:
         ended: asyncio.Queue[tuple[int, CaseResult]],
     ) -> None:
         async with room:
-            result = self._skipped(index, case, only) or await CaseRun(self._opened, index, self._selection.on).run()
+            result = self._skipped(index, case, only) or await self._run(index, case)
             if result.verdict == "failed" and self._selection.fail_fast:
                 self._stopped = True
             ended.put_nowait((place, result))
+
+    async def _run(self, index: int, case: Case) -> CaseResult:
+        try:
+            return await CaseRun(self._opened, index, self._selection.on).run()
+        except FlowMasonError as exc:  # no run came about: a missing extra, a cluster that cannot be reached
+            line = self._opened.written.line(f"/cases/{index}")
+            unmet = Unmet(message=f"It could not be run: {exc.message} [{exc.code}]", line=line)
+            return CaseResult(name=case.name, verdict="failed", line=line, unmet=[unmet])
 
     def _skipped(self, index: int, case: Case, only: bool) -> CaseResult | None:
         reason = None
@@ -247,8 +255,11 @@ class CaseRun:
             document["error"]["codes"] = [problem.code for problem in exc.problems]
         else:
             result = await self._drive(case, prepared)
-            failure = result.failure
-            document = document_of(result, prepared.plan, prepared.info.input, self._recorders[0].values, mocks.paths)
+            # Values are taken before they are recorded, so what the log masks has to be masked here again.
+            masking = Masking(prepared.info.secrets.values())
+            failure = None if result.failure is None else masking.failure(result.failure)
+            values = self._recorders[0].values
+            document = masking.value(document_of(result, prepared.plan, prepared.info.input, values, mocks.paths))
         pointer = f"/cases/{self.index}"
         unmet = self._late(case) or [
             replace(each, line=self.opened.written.line(pointer + below)) for each, below in judge(case, document)
@@ -284,7 +295,7 @@ class CaseRun:
             observers=[CoverageObserver(self.opened.coverage, mocks.paths)],
             wrap=wrap,
         )
-        hidden: dict[str, Any] = {name: Secret(value) for name, value in case.secrets.items()}
+        hidden = {name: Secret(value) for name, value in case.secrets.items()}
         prepared.info = replace(
             prepared.info,
             env={**prepared.info.env, **case.env},

@@ -330,12 +330,13 @@ def _cancel(task: _Task, *, force: bool) -> None:
 
 
 def _words(error: BaseException) -> str:
-    """Say in one line what Ray reports: for an error inside a task its cause, not the coloured traceback around it."""
-    if isinstance(error, RayTaskError) and isinstance(error.cause, BaseException):
-        cause: BaseException = error.cause
-        return f"{type(cause).__name__}: {cause}".strip()
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    """Return what an error of Ray's says: of one that wraps another, the other; its last line, where its point is."""
+    cause = getattr(error, "cause", None)
+    if isinstance(error, RayTaskError) and isinstance(cause, BaseException):
+        return f"{type(cause).__name__}: {cause}"
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
+
 
 def _resources(stage: PlanStage) -> dict[str, float]:
     """Return what an attempt occupies, by Ray's resource names."""
