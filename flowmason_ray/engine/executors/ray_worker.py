@@ -309,7 +309,7 @@ async def _interruptible(call: Coroutine[Any, Any, Any]) -> Any:
     """
 
     async def beat() -> None:
-        while True:
+        while True:  # noqa: ASYNC110  # waking up is the point
             await asyncio.sleep(INTERRUPT_S)
 
     beating = asyncio.create_task(beat())
