@@ -230,7 +230,9 @@ class EdgeFinder:
             for reader, pointer in theirs:
                 region = self._bodies.common(setter, reader)
                 above, below = self._bodies.lift(setter, region), self._bodies.lift(reader, region)
-                if above != below and not self._reaches(below, above):
+                if above == below:
+                    self._refuse_race(setter, reader, above, pointer)
+                elif not self._reaches(below, above):
                     self.edges.waits[below].setdefault(above, pointer)
 
     def _visible_setters(self, draft: Draft, name: str, pointer: str) -> list[str]:
@@ -250,8 +252,11 @@ class EdgeFinder:
     def _order_setters(self, name: str, a: str, b: str, reading: Mapping[str, set[str]]) -> None:
         region = self._bodies.common(a, b)
         x, y = self._bodies.lift(a, region), self._bodies.lift(b, region)
-        if x == y or self._loop_crossed(a, region) or self._loop_crossed(b, region):
-            return  # in exclusive bodies, or in scopes of their own
+        if self._loop_crossed(a, region) or self._loop_crossed(b, region):
+            return  # in scopes of their own
+        if x == y:  # in different bodies of one construct: exclusive, one after the other, or at the same time
+            self._refuse_race(a, b, x, self._drafts[b].pointer)
+            return
         if self._reaches(x, y) or self._reaches(y, x):
             return
         a_reads, b_reads = name in reading.get(a, ()), name in reading.get(b, ())
@@ -264,6 +269,17 @@ class EdgeFinder:
             first, second = (y, x) if a_reads else (x, y)
             self.edges.waits[second].setdefault(first, self._drafts[b].pointer)
             self._above = {}
+
+    def _refuse_race(self, setter: str, other: str, owner: str, pointer: str) -> None:
+        """Report two stages of which one sets a variable that the other uses while both run."""
+        if other == owner or not self._body_in(setter, owner).concurrent:
+            return
+        message = (
+            f"Stages {setter!r} and {other!r} lie in branches of {owner!r} that run at the same time; "
+            f"{other!r} uses a variable that {setter!r} sets."
+        )
+        hint = "Give the variables different names, or read what the other stage returns after the branches."
+        self._report("ambiguous_order", message, pointer, hint=hint)
 
     def _reaches(self, start: str, goal: str) -> bool:
         """Tell whether `goal` waits, at any distance, for `start`.

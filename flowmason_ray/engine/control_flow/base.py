@@ -34,6 +34,8 @@ class Body:
     """The variables that a loop gives to its body."""
     after: tuple[str, ...] = ()
     """Other bodies of the same construct that have always ended before this one starts, so that it may read them."""
+    concurrent: bool = False
+    """Whether it runs at the same time as the construct's other bodies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -329,7 +329,12 @@ def _cancel(task: _Task, *, force: bool) -> None:
 
 
 def _words(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    """Return what an error of Ray's says: of one that wraps another, the other; its last line, where its point is."""
+    cause = getattr(error, "cause", None)
+    if isinstance(error, RayTaskError) and isinstance(cause, BaseException):
+        return f"{type(cause).__name__}: {cause}"
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
 
 
 def _resources(stage: PlanStage) -> dict[str, float]:

@@ -91,7 +91,7 @@ class _Maker:
     def _kind(self, place: _Place) -> str:
         if place.depth < MAX_DEPTH and self._made < MAX_STAGES and self.chance(0.3):
             return self.random.choice(CONSTRUCTS)
-        if self.chance(0.06):
+        if self.chance(0.12 if place.in_loop else 0.03):
             return self.random.choice(LEAVING if place.in_loop else LEAVING[:1])
         if self.chance(0.04):
             return "wait_for_approval"
@@ -124,15 +124,15 @@ class _Maker:
         random = self.random
         if place.readable and self.chance(0.35):
             stage["depends_on"] = random.sample(place.readable, min(len(place.readable), random.choice((1, 1, 2))))
-        if self.chance(0.15):
+        if self.chance(0.08):
             stage["when"] = "context.attempt > 0"  # whether it holds is decided by fate
-        if self.chance(0.04):
+        if self.chance(0.015):
             stage["enabled"] = False
         if self.chance(0.35):
             stage["retry"] = {"max_attempts": random.choice((2, 3)), "initial_delay_ms": random.choice((1, 500))}
             if self.chance(0.3):
                 stage["retry"]["retry_on"] = random.sample(CODES, 2)
-        if self.chance(0.4):
+        if self.chance(0.5):
             stage["on_error"] = random.choice(("continue", "fallback"))
             if stage["on_error"] == "fallback":
                 stage["fallback_output"] = {"fallback": stage["id"]}
