@@ -84,6 +84,14 @@ def test_an_invalid_file_does_not_keep_the_others_from_being_run(fm: Fm) -> None
     assert "1 passed, 0 failed, 0 skipped, 1 file invalid" in done.out
 
 
+def test_json_tells_of_a_call_that_cannot_work(fm: Fm) -> None:
+    done = fm("test", "--json")
+    assert (done.code, done.json["status"], done.json["error"]["code"]) == (2, "invalid", "invalid_call")
+    write_tests(fm, GOOD)
+    nothing = fm("test", "--json", "-k", "nothing")
+    assert (nothing.code, nothing.json["status"], nothing.json["files"][0]["left_out"]) == (2, "invalid", 1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -134,6 +142,21 @@ def test_a_process_keeps_components_out_of_its_report(fm: Fm) -> None:
     assert "printed by a component" not in done.out
     assert "printed by a component" in done.err
     assert "1 passed, 0 failed, 0 skipped" in done.out
+
+
+def test_a_reader_that_leaves_changes_nothing(fm: Fm) -> None:
+    write_tests(fm, GOOD, BAD)
+    process = subprocess.Popen(
+        command("test"), cwd=fm.directory, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    told = process.stderr.read().decode()
+    process.stderr.close()
+    assert process.wait(40) == 1
+    assert "Traceback" not in told
+    assert "BrokenPipe" not in told
 
 
 def test_files_for_other_tools(fm: Fm) -> None:
