@@ -10,7 +10,7 @@ from flowmason_ray.cli.words import COLOURS, REASONS, counted, duration, shorten
 from flowmason_ray.engine.events import RunSucceeded
 from flowmason_ray.engine.summary import StageSummary, Summary
 from flowmason_ray.engine.values import presentable
-from flowmason_ray.errors import StoreError
+from flowmason_ray.errors import StoreError, place_of
 from flowmason_ray.stores.encoding import Decoder, event_from_json
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def run_page(run: RecordedRun, paint: Paint) -> str:
     lines += ["", *_stages(run.summary, sign, paint)]
     failure = record.failure
     if failure:
-        where = f" at {failure['stage']}" if failure.get("stage") else ""
+        where = f" in {place_of(failure['stage'])}" if failure.get("stage") else ""
         code = f"error[{failure['code']}]"
         lines += ["", f"{paint(code, 'red', 'bold')}{where}: {failure['message']}"]
     if record.status == "succeeded":

@@ -101,6 +101,26 @@ def test_a_failed_run_says_stage_and_cause() -> None:
     assert errors.MissingExtra(feature="X", extra="e", module="m").message.endswith("pip install 'flowmason-ray[e]'")
 
 
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("", "the run"),
+        ("each[3]/load", "stage 'each[3]/load'"),
+        ("$output", "the result"),
+        ("sub/$output", "the result of 'sub'"),
+        ("each[0]/$collect", "the result of 'each[0]'"),
+    ],
+)
+def test_paths_in_words(path: str, words: str) -> None:
+    assert errors.place_of(path) == words
+
+
+def test_a_failed_result_is_no_stage() -> None:
+    failure = Failure(code="missing_value", message="No 'x'.", stage="$output")
+    assert str(errors.RunFailed(failure, run_id="r")) == "The result: No 'x'. [missing_value]"
+    assert str(errors.RunFailed(Failure(code="timeout", message="Late."), run_id="r")) == "Late. [timeout]"
+
+
 def test_the_nearest_name() -> None:
     assert nearest("ftech", ["fetch", "patch"]) == "fetch"
     assert nearest("FETCH", ["fetch"]) == "fetch"
