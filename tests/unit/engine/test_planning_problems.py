@@ -35,6 +35,7 @@ CASES: dict[str, tuple[Stages, dict[str, Any], str, str, str | None]] = {
     # name: stages, pipeline keys, code, pointer, nearest
     "component": ([stage("a", "ecoh")], {}, "unknown_component", "/stages/0/component_type", "echo"),
     "version": ([stage("a", "echo@^2")], {}, "component_version", "/stages/0/component_type", None),
+    "range": ([stage("a", "echo@new")], {}, "invalid_range", "/stages/0/component_type", None),
     "slot": ([stage("a", "abstract")], {}, "unfilled_slot", "/stages/0/component_type", None),
     "depends": ([stage("fetch"), stage("b", after="fetchh")], {}, "unknown_stage", "/stages/1/depends_on/0", "fetch"),
     "depends on itself": ([stage("a", after="a")], {}, "self_reference", "/stages/0/depends_on/0", None),
