@@ -37,9 +37,10 @@ async def answer_stage(store: RunStore, run: str, path: str, text: str, by: str 
         raise InvalidCall(f"--data is not JSON: {exc}. {hint}") from None
     record = await _under_way(store, run)
     deadline = monotonic() + _RECORDING_S
-    while path not in (asking := (found := await _asking(store, record))[0]) and monotonic() < deadline:
+    asking, position = await _asking(store, record)
+    while path not in asking and monotonic() < deadline:  # noqa: ASYNC110  # another process writes the log: no event tells
         await asyncio.sleep(_POLL_S)
-    position = found[1]
+        asking, position = await _asking(store, record)
     if path not in asking:
         close = nearest(path, asking)
         waiting = f" Waiting: {', '.join(asking)}." if asking else " Nothing in it waits for an answer now."
