@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flowmason_ray.testing.simulation.__main__ import main
-from flowmason_ray.testing.simulation.pipelines import CHAINS, BRANCHINGS
+from flowmason_ray.testing.simulation.pipelines import BRANCHINGS, CHAINS
 from flowmason_ray.testing.simulation.runs import PIPELINES, crash_everywhere, first_wrong, simulate, subject
 from flowmason_ray.testing.simulation.shapes import Stage
 

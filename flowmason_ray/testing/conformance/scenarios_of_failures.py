@@ -123,9 +123,14 @@ def _rules() -> Iterator[Scenario]:
     )
     yield scenario(
         "failed_items_are_listed",
-        stage("each", "foreach", {"items": [1, 2, 3], "loop_stages": ["a"], "max_parallel": 2, "break_on_error": False}),
+        stage(
+            "each", "foreach", {"items": [1, 2, 3], "loop_stages": ["a"], "max_parallel": 2, "break_on_error": False}
+        ),
         stage("a", "conf_raise", {"how": "item {{ item }}", "until": "{{ 1 if item != 2 else 9 }}"}),
-        output={"failed": "{{ stages.each.errors | map(attribute='message') }}", "ok": "{{ stages.each.succeeded_items }}"},
+        output={
+            "failed": "{{ stages.each.errors | map(attribute='message') }}",
+            "ok": "{{ stages.each.succeeded_items }}",
+        },
         gives={"failed": ["Oops: It went wrong: item 2."], "ok": 2},
     )
     yield scenario(
@@ -297,7 +302,9 @@ def _judge_infeasible(outcome: Outcome) -> None:
 
 def _most_at_once(intervals: list[dict[str, float]]) -> int:
     """Return the largest number of intervals that overlap."""
-    moments = sorted([(i["began"], 1) for i in intervals] + [(i["ended"], -1) for i in intervals], key=lambda m: (m[0], m[1]))
+    moments = sorted(
+        [(i["began"], 1) for i in intervals] + [(i["ended"], -1) for i in intervals], key=lambda m: (m[0], m[1])
+    )
     most = now = 0
     for _, change in moments:
         now += change

@@ -23,7 +23,7 @@ JSON_VALUES: dict[str, Any] = {
     "huge": 1.7976931348623157e308,
     "whole_float": 2.0,
     "empty": "",
-    "text": "äöü ß – “quotes” \\ / \" \t\n\u0000 \u2028 日本語 🦊 e\u0301",
+    "text": 'äöü ß – “quotes” \\ / " \t\n\u0000 \u2028 日本語 🦊 e\u0301',
     "braces": "{ not a template }",
     "list": [1, "two", None, [], {}, [[["deep"]]]],
     "object": {"": 1, "a b": {"c.d": [True]}, "ключ": "значение"},
@@ -88,7 +88,9 @@ def _values() -> Iterator[Scenario]:
     yield scenario(
         "a_large_result_comes_back",
         stage("a", "conf_large", {"count": LARGE}),
-        judge=lambda o: _assert(len(o.output["items"]) == LARGE and o.output["items"][7]["n"] == 7, "the result differs"),
+        judge=lambda o: _assert(
+            len(o.output["items"]) == LARGE and o.output["items"][7]["n"] == 7, "the result differs"
+        ),
     )
     yield scenario(
         "a_large_input_is_read",
@@ -164,14 +166,21 @@ def _loops() -> Iterator[Scenario]:
         stage(
             "inner",
             "foreach",
-            {"items": "{{ item }}", "item_variable": "y", "index_variable": "j", "loop_stages": ["a"], "max_parallel": 2},
+            {
+                "items": "{{ item }}",
+                "item_variable": "y",
+                "index_variable": "j",
+                "loop_stages": ["a"],
+                "max_parallel": 2,
+            },
         ),
         stage("a", "conf_sync", {"y": "{{ y }}", "of": "{{ item }}", "at": ["{{ index }}", "{{ j }}"]}),
         input={"xs": [[1, 2], [], [3, 4, 5]]},
         output={"rows": "{{ stages.outer.results | map(attribute='results') }}"},
         gives={
             "rows": [
-                [{"y": y, "of": xs, "at": [i, j]} for j, y in enumerate(xs)] for i, xs in enumerate([[1, 2], [], [3, 4, 5]])
+                [{"y": y, "of": xs, "at": [i, j]} for j, y in enumerate(xs)]
+                for i, xs in enumerate([[1, 2], [], [3, 4, 5]])
             ]
         },
     )
@@ -190,7 +199,12 @@ def _loops() -> Iterator[Scenario]:
         stage(
             "each",
             "foreach",
-            {"items": "{{ stages.a['items'] }}", "filter_expression": "item.n % 250 == 3", "loop_stages": ["one"], "max_parallel": 2},
+            {
+                "items": "{{ stages.a['items'] }}",
+                "filter_expression": "item.n % 250 == 3",
+                "loop_stages": ["one"],
+                "max_parallel": 2,
+            },
         ),
         stage("one", "conf_sync", {"n": "{{ item.n }}", "index": "{{ index }}"}),
         output={"rows": "{{ stages.each.results }}"},
@@ -234,7 +248,12 @@ def _sight() -> Iterator[Scenario]:
                     "message": "{{ stages.bad.error.message }}",
                     "status": ["{{ stages.bad.status }}", "{{ stages.off.status }}", "{{ stages.set.status }}"],
                     "null": ["{{ stages.bad }}", "{{ stages.off }}"],
-                    "context": ["{{ context.path }}", "{{ context.stage_id }}", "{{ context.run_id }}", "{{ context.attempt }}"],
+                    "context": [
+                        "{{ context.path }}",
+                        "{{ context.stage_id }}",
+                        "{{ context.run_id }}",
+                        "{{ context.attempt }}",
+                    ],
                     "env": "{{ env.REGION }}",
                 },
             ),
