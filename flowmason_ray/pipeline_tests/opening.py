@@ -54,6 +54,7 @@ def open_file(file: Path, coverage: dict[str, PipelineCoverage]) -> OpenedFile |
         result.problems = sorted(problems, key=lambda p: (p.line or 0, p.column or 0))
         return result
     name = loaded.source.file or str(file)
+    name = loaded.source.file or str(file)
     key = str(Path(name).resolve())  # files may name the same pipeline in different ways
     covered = coverage.get(key)
     if covered is None:
