@@ -51,7 +51,11 @@ def _check_decision(draft: Draft, report: Report) -> None:
 
 
 def _check_limits(draft: Draft, report: Report) -> None:
-    if draft.spec is None or draft.component is None or not (draft.shape.bodies or draft.component.name == "subpipeline"):
+    if (
+        draft.spec is None
+        or draft.component is None
+        or not (draft.shape.bodies or draft.component.name == "subpipeline")
+    ):
         return
     called = draft.component.name == "subpipeline"
     inside = "the pipeline that it calls" if called else "the stages of its body"
