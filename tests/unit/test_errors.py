@@ -17,6 +17,7 @@ from flowmason_ray.components.base import InvalidComponent
 from flowmason_ray.engine.attempt import InvalidConfig, InvalidOutput
 from flowmason_ray.engine.executors.slots import InfeasibleResources
 from flowmason_ray.errors import Failure, FlowMasonError, Problem, Suggestions, nearest
+from flowmason_ray.pipeline_tests.mocking import MockExhausted
 from flowmason_ray.spec.expressions import ExpressionSyntaxError
 
 PROBLEM = Problem(code="c", message="M.", path="/a", file="f.json", line=3, column=4, nearest="x", hint="Do it.")
@@ -43,6 +44,7 @@ EXAMPLES: dict[type[FlowMasonError], FlowMasonError] = {
         InvalidConfig("m"),
         InvalidOutput("m", details={"problems": []}),
         InfeasibleResources("m"),
+        MockExhausted("m"),
         ExpressionSyntaxError("m", column=3),
     )
 }
