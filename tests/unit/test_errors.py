@@ -57,7 +57,9 @@ def tree(cls: type[FlowMasonError] = FlowMasonError) -> Iterator[type[FlowMasonE
 
 
 def test_every_class_has_an_example() -> None:
-    shown = {cls for cls in tree() if not cls.__name__.startswith("_") and cls.__module__.startswith("flowmason_ray.")}
+    # The Ray executor's own are there only when a test before this one has imported Ray.
+    ours = {cls for cls in tree() if cls.__module__.startswith("flowmason_ray.") and ".ray_" not in cls.__module__}
+    shown = {cls for cls in ours if not cls.__name__.startswith("_")}
     assert shown - set(EXAMPLES) == set()
 
 
