@@ -116,7 +116,9 @@ class PreparedRun:
         loaded = source if isinstance(source, LoadedPipeline) else load(source)
         file = loaded.source.file
         self.workspace = workspace or open_workspace(Path(file) if file else Path.cwd(), components=components)
-        self.plan: Plan = self.workspace.plan(loaded)
+        self.plan: Plan
+        self.plan, self.warnings = self.workspace.plan_with_warnings(loaded)
+        """`warnings`: what does not keep the pipeline from running but is worth knowing."""
         given = _plain_input(input)
         value = given if self.plan.input_schema is None else self.plan.input_schema.apply(given)
         self._store = store
@@ -188,7 +190,7 @@ class PreparedRun:
                 version=self.plan.version,
                 status="running",
                 created_at=self.info.started_at,
-                file=self.plan.file,
+                file=None if self.plan.file is None else str(Path(self.plan.file).resolve()),
             ),
             secrets=self.info.secrets.values(),
         )

@@ -199,8 +199,9 @@ class RunFailed(FlowMasonError):
 
     def __init__(self, failure: Failure, *, run_id: str) -> None:
         self.failure, self.run_id = failure, run_id
-        stage = f"Stage {failure.stage!r}: " if failure.stage else ""
-        super().__init__(f"{stage}{failure.message} [{failure.code}]")
+        place = place_of(failure.stage)
+        where = f"{place[0].upper()}{place[1:]}: " if failure.stage else ""
+        super().__init__(f"{where}{failure.message} [{failure.code}]")
 
     def to_json(self) -> dict[str, Any]:
         """Return the run's id and its failure besides code and message."""
@@ -250,6 +251,17 @@ class ExpressionError(StageError):
     """
 
     code = "expression_error"
+
+
+def place_of(path: str) -> str:
+    """Return the path of a stage instance in words: `stage 'each[3]/load'`, `the result of 'sub'`, `the run`.
+
+    A scope's result is made by a stage that nobody wrote (`$output`, `$collect`); its name is no word for people.
+    """
+    around, _, name = path.rpartition("/")
+    if not name.startswith("$"):
+        return f"stage {path!r}" if path else "the run"
+    return f"the result of {around!r}" if around else "the result"
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:

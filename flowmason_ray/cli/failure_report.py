@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from flowmason_ray.cli.problem_report import ProblemReport
 from flowmason_ray.cli.terminal import note, painter
+from flowmason_ray.errors import place_of
 
 if TYPE_CHECKING:
     from flowmason_ray.api import RunResult
@@ -61,7 +62,8 @@ def _headed(failure: Failure, plan: Plan, loaded: LoadedPipeline) -> str:
         after = f" after {failure.attempts} attempts" if failure.attempts > 1 else ""
         what = f"Stage {stage!r} failed{after}: {failure.message}"
     elif stage:
-        what = f"The result cannot be made: {failure.message}"
+        result = place_of(stage)
+        what = f"{result[0].upper()}{result[1:]} cannot be made: {failure.message}"
     else:
         what = failure.message
     message, _, more = what.partition("\n")

@@ -75,6 +75,10 @@ def run(
             workspace=workspace,
         )
         if watcher is not None:
+            if prepared.warnings:
+                from flowmason_ray.cli.problem_report import print_problems
+
+                print_problems(prepared.warnings)
             watcher.begin(prepared)
         result = _drive(prepared, watcher)
     except FlowMasonError as exc:

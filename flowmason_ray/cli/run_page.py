@@ -6,11 +6,12 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from flowmason_ray.cli.problem_report import shown_path
 from flowmason_ray.cli.words import COLOURS, REASONS, counted, duration, shortened, signs, when
 from flowmason_ray.engine.events import RunSucceeded
 from flowmason_ray.engine.summary import StageSummary, Summary
 from flowmason_ray.engine.values import presentable
-from flowmason_ray.errors import StoreError
+from flowmason_ray.errors import StoreError, place_of
 from flowmason_ray.stores.encoding import Decoder, event_from_json
 
 if TYPE_CHECKING:
@@ -79,14 +80,14 @@ def run_page(run: RecordedRun, paint: Paint) -> str:
         f"run      {record.run_id}",
         f"started  {when(record.created_at)}",
     ]
-    lines += [f"file     {record.file}"] if record.file else []
+    lines += [f"file     {shown_path(record.file)}"] if record.file else []
     lines += [f"used     {', '.join(f'{n} {v:,}' for n, v in run.summary.usage.items())}"] if run.summary.usage else []
     if record.status == "interrupted":
         lines.append("The process that ran it has gone without ending it.")
     lines += ["", *_stages(run.summary, sign, paint)]
     failure = record.failure
     if failure:
-        where = f" at {failure['stage']}" if failure.get("stage") else ""
+        where = f" in {place_of(failure['stage'])}" if failure.get("stage") else ""
         code = f"error[{failure['code']}]"
         lines += ["", f"{paint(code, 'red', 'bold')}{where}: {failure['message']}"]
     if record.status == "succeeded":

@@ -9,6 +9,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from flowmason_ray.cli.terminal import note
+from flowmason_ray.engine.events import RUN_ENDED
 from flowmason_ray.errors import InvalidCall, InvalidInput, nearest
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ PATIENCE_S = 15.0
 _POLL_S = 0.1
 _RECORDING_S = 1.0
 """How long is waited for a question that is not in the log yet: a person sees it a moment before it is recorded."""
-_ENDS = ("run_succeeded", "run_failed", "run_cancelled")
+_ENDED = frozenset(event.kind for event in RUN_ENDED)
 
 
 async def answer_stage(store: RunStore, run: str, path: str, text: str, by: str | None) -> None:
@@ -36,9 +37,10 @@ async def answer_stage(store: RunStore, run: str, path: str, text: str, by: str 
         raise InvalidCall(f"--data is not JSON: {exc}. {hint}") from None
     record = await _under_way(store, run)
     deadline = monotonic() + _RECORDING_S
-    while path not in (asking := (found := await _asking(store, record))[0]) and monotonic() < deadline:
+    asking, position = await _asking(store, record)
+    while path not in asking and monotonic() < deadline:  # another process writes the log: no event tells
         await asyncio.sleep(_POLL_S)
-    position = found[1]
+        asking, position = await _asking(store, record)
     if path not in asking:
         close = nearest(path, asking)
         waiting = f" Waiting: {', '.join(asking)}." if asking else " Nothing in it waits for an answer now."
@@ -70,7 +72,7 @@ async def cancel_run(store: RunStore, run: str) -> None:
     await store.request(
         record.run_id, "cancel", {"message": f"The run was cancelled (by {_user()}, 'fm runs cancel')."}
     )
-    if not await _seen(store, record, position, lambda e: e["kind"] in _ENDS):
+    if not await _seen(store, record, position, lambda e: e["kind"] in _ENDED):
         raise InvalidCall(f"Run {record.run_id!r} did not end within {PATIENCE_S:g} s; is its process still there?")
     note(f"Run {record.run_id} has ended: {(await store.find(record.run_id)).status}.")
 

@@ -78,9 +78,10 @@ def _unknown(path: str, others: Mapping[str, None], record: RunRecord) -> str:
 
 def _shown_path(path: str) -> str:
     """Return a path; for a hidden stage, what it makes."""
-    if path == "$output":
-        return "(the result)"
-    return path.replace("/$collect", " (its result)")
+    around, _, name = path.rpartition("/")
+    if not name.startswith("$"):
+        return path
+    return f"{around} (its result)" if around else "(the result)"
 
 
 def is_at(where: str, path: str) -> bool:

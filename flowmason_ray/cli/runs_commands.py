@@ -170,10 +170,13 @@ def record_json(record: RunRecord) -> dict[str, Any]:
 
 def _row(record: RunRecord) -> tuple[str, ...]:
     from flowmason_ray.cli.words import duration, shortened, when
+    from flowmason_ray.errors import place_of
 
     took = "" if record.ended_at is None else duration(record.ended_at - record.created_at)
     failure = record.failure or {}
-    stage = f"{failure['stage']}: " if failure.get("stage") else ""
-    why = shortened(f"{stage}{failure['message']}", 160) if failure else ""
+    place = str(failure.get("stage") or "")
+    if place.rpartition("/")[2].startswith("$"):  # made by a stage that nobody wrote
+        place = place_of(place)
+    why = shortened(f"{place}: {failure['message']}" if place else failure["message"], 160) if failure else ""
     name = f"{record.pipeline} {record.version}"
     return record.run_id, record.status, name, when(record.created_at), took, why

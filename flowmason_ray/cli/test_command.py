@@ -68,7 +68,10 @@ def run_tests(
 
     Exit codes: 0 all passed, 1 something failed, 2 a file or the call is invalid, or no case was run.
     """
+    from flowmason_ray.cli.errors import error_document
+    from flowmason_ray.cli.terminal import write_json
     from flowmason_ray.cli.test_files import Written
+    from flowmason_ray.errors import FlowMasonError
     from flowmason_ray.pipeline_tests.running import Selection
     from flowmason_ray.wiring import choose_executor
 
@@ -78,7 +81,13 @@ def run_tests(
     where = paths or ["."]
 
     def once() -> int:
-        return _run(where, selection, written, as_json=as_json, min_coverage=min_coverage)
+        try:
+            return _run(where, selection, written, as_json=as_json, min_coverage=min_coverage)
+        except FlowMasonError as exc:
+            if not as_json:
+                raise
+            write_json(error_document(exc))
+            return exc.exit_code
 
     if not watch:
         return once()

@@ -44,12 +44,12 @@ def own_stdout() -> Generator[TextIO]:
         yield sys.stdout
         return
     sys.stdout.flush()
-    with open(os.dup(1), "w", encoding=sys.stdout.encoding, errors="backslashreplace") as stream:
-        try:
-            yield stream
-        finally:
-            with suppress(BrokenPipeError):
-                stream.flush()
+    stream = open(os.dup(1), "w", encoding=sys.stdout.encoding, errors="backslashreplace")  # noqa: SIM115  # closed below
+    try:
+        yield stream
+    finally:
+        with suppress(BrokenPipeError):  # its reader has gone, and what is still buffered has nowhere to go
+            stream.close()
 
 
 class ReportView:
@@ -61,7 +61,10 @@ class ReportView:
         self._signs = signs(out)
 
     def _say(self, text: str = "") -> None:
-        print(text, file=self._out, flush=True)
+        try:
+            print(text, file=self._out, flush=True)
+        except BrokenPipeError:  # `fm test | head`: the tests and their exit code still matter
+            self._out = open(os.devnull, "w")  # noqa: SIM115  # for as long as the process lives
 
     # -- files and cases ----------------------------------------------------------------------------------------------
 

@@ -9,12 +9,13 @@ it, one branch reading its sibling, a body reading its own owner's output.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from flowmason_ray.engine.bodies import Bodies, RegionNode
 from flowmason_ray.engine.control_flow import Body
 from flowmason_ray.engine.drafts import Draft, Report
+from flowmason_ray.engine.setter_order import SetterOrder
 from flowmason_ray.errors import Suggestions, nearest
 from flowmason_ray.spec.expressions import Reference
 
@@ -36,6 +37,8 @@ RESERVED = ROOTS | {
     "None",
 }
 """Names that mean something in every expression; `upstream` is the older spelling of `stages`."""
+MOST_NAMED = 5
+"""How many stages a message names that could name thousands."""
 CONTEXT_FIELDS = ("attempt", "path", "pipeline", "region", "run_id", "stage_id", "started_at", "version")
 
 
@@ -60,6 +63,13 @@ class EdgeFinder:
         self._names = names
         self._report = report
         self._setters = _setters(drafts.values())
+        self._setters_in: dict[tuple[str, int], list[str]] = defaultdict(list)
+        """(variable, its scope's region) → the stages that set it there."""
+        for name, setters in self._setters.items():
+            for setter in setters:
+                self._setters_in[name, id(bodies.home[setter].scope)].append(setter)
+        self._lost = {name for draft in drafts.values() if draft.misshapen for name in _loop_names(draft)}
+        """The variables of loops that could not be understood: that their bodies read them is no further mistake."""
         self._suggestions = Suggestions(drafts)
         self._above: dict[str, set[str]] = {}
         self.edges = Edges()
@@ -119,6 +129,8 @@ class EdgeFinder:
         return [name for node in self._bodies.home[stage].up() if node.body for name in node.body.variables]
 
     def _unknown_root(self, draft: Draft, root: str, pointer: str) -> None:
+        if root in self._lost:
+            return
         hint = f"A stage's output is written 'stages.{root}'." if root in self._drafts else None
         known = [*ROOTS, *self.loop_variables(draft.id)]
         self._report(
@@ -212,12 +224,46 @@ class EdgeFinder:
     # -- variables ----------------------------------------------------------------------------------------------------
 
     def order_setters(self, readers: Iterable[Draft]) -> None:
-        """Order the stages that set the same variable: a reader must not be able to see either of two values."""
-        reading = {draft.id: set(_variables_read(draft)) for draft in readers}
-        for name, setters in self._setters.items():
-            for i, a in enumerate(setters):
-                for b in setters[i + 1 :]:
-                    self._order_setters(name, a, b, reading)
+        """Order the stages that set the same variable, or say that nothing orders them (`setter_order`)."""
+        several = {name: setters for name, setters in self._setters.items() if len(setters) > 1}
+        if not several:
+            return
+        reading: dict[str, set[str]] = defaultdict(set)
+        for draft in readers:
+            for name in _variables_read(draft):
+                reading[name].add(draft.id)
+        order = SetterOrder(self._bodies, self.edges.waits)
+        found = {name: order.settle(setters, reading[name]) for name, setters in several.items()}
+        for name, (edges, unsettled) in found.items():
+            for first, second in edges:
+                self.edges.waits[second].setdefault(first, self._drafts[second].pointer)
+            if unsettled:
+                self._report_unsettled(name, unsettled)
+            self._refuse_concurrent(several[name])
+        self._above = {}
+
+    def _refuse_concurrent(self, setters: Sequence[str]) -> None:
+        """Report setters of one variable in branches that run at the same time, once per construct."""
+        by_owner: dict[str, dict[str, str]] = defaultdict(dict)
+        for setter in setters:
+            for node in self._bodies.home[setter].up():
+                if node.body is not None and node.body.concurrent and node.owner is not None:
+                    by_owner[node.owner].setdefault(node.body.name, setter)
+                if node.begins_scope:
+                    break
+        for owner, first_in in by_owner.items():
+            for other in list(first_in.values())[1:2]:
+                self._refuse_race(next(iter(first_in.values())), other, owner, self._drafts[other].pointer)
+
+    def _report_unsettled(self, name: str, setters: Sequence[str]) -> None:
+        message = (
+            f"Stages {setters[0]!r} and {setters[1]!r} both set variable {name!r}, and neither comes before the other."
+        )
+        if len(setters) > 2:
+            named = ", ".join(map(repr, setters[:MOST_NAMED])) + (", …" if len(setters) > MOST_NAMED else "")
+            message = f"{len(setters):,} stages set variable {name!r}, and nothing says in which order: {named}."
+        hint = f"Add {setters[0]!r} to 'depends_on' of {setters[1]!r}, or the other way round."
+        self._report("ambiguous_order", message, self._drafts[setters[1]].pointer, hint=hint)
 
     def add_variables(self, readers: Iterable[Draft]) -> None:
         """Let the readers of variables wait for the stages that set them."""
@@ -236,9 +282,16 @@ class EdgeFinder:
                     self.edges.waits[below].setdefault(above, pointer)
 
     def _visible_setters(self, draft: Draft, name: str, pointer: str) -> list[str]:
-        visible = [s for s in self._setters.get(name, ()) if s != draft.id and self._sees(draft.id, s)]
+        visible: list[str] = []
+        found = False
+        own = self._bodies.home[draft.id].scope
+        for node in self._bodies.home[draft.id].up():
+            setters = self._setters_in.get((name, id(node)), ()) if node.begins_scope else ()
+            found = found or any(setter != draft.id for setter in setters)
+            if node is not own or name not in draft.names:  # else `order_setters` has put it in its place among them
+                visible += setters
         defaulted = any(r.defaulted for _, r in draft.references() if r.root == "vars" and r.path and r.path[0] == name)
-        if not visible and not defaulted:
+        if not found and not defaulted:
             message = f"{draft.title} reads variable {name!r}, which no stage sets where it could be seen."
             others = [s for s in self._setters.get(name, ()) if s != draft.id]
             hint = f"Stage {others[0]!r} sets it inside a loop, for that iteration only." if others else None
@@ -248,27 +301,6 @@ class EdgeFinder:
 
     def _sees(self, reader: str, setter: str) -> bool:
         return any(node is self._bodies.home[setter].scope for node in self._bodies.home[reader].up())
-
-    def _order_setters(self, name: str, a: str, b: str, reading: Mapping[str, set[str]]) -> None:
-        region = self._bodies.common(a, b)
-        x, y = self._bodies.lift(a, region), self._bodies.lift(b, region)
-        if self._loop_crossed(a, region) or self._loop_crossed(b, region):
-            return  # in scopes of their own
-        if x == y:  # in different bodies of one construct: exclusive, one after the other, or at the same time
-            self._refuse_race(a, b, x, self._drafts[b].pointer)
-            return
-        if self._reaches(x, y) or self._reaches(y, x):
-            return
-        a_reads, b_reads = name in reading.get(a, ()), name in reading.get(b, ())
-        if a_reads == b_reads:
-            message = f"Stages {a!r} and {b!r} both set variable {name!r}, and neither comes before the other."
-            self._report(
-                "ambiguous_order", message, self._drafts[b].pointer, hint="Add one to the other's 'depends_on'."
-            )
-        else:
-            first, second = (y, x) if a_reads else (x, y)
-            self.edges.waits[second].setdefault(first, self._drafts[b].pointer)
-            self._above = {}
 
     def _refuse_race(self, setter: str, other: str, owner: str, pointer: str) -> None:
         """Report two stages of which one sets a variable that the other uses while both run."""
@@ -353,6 +385,15 @@ class Names:
                     nearest=close,
                     severity="warning",
                 )
+
+
+def _loop_names(draft: Draft) -> Iterator[str]:
+    """Yield the variables that a stage's config gives to its body, if it is that of a loop."""
+    config = draft.spec.config if draft.spec is not None else {}
+    if "loop_stages" in config:
+        for key, default in (("item_variable", "item"), ("index_variable", "index")):
+            name = config.get(key, default)
+            yield name if isinstance(name, str) else default
 
 
 def _variables_read(draft: Draft) -> dict[str, str]:

@@ -182,6 +182,8 @@ def asking(fm: Fm) -> Iterator[subprocess.Popen[str]]:
     )
     assert process.stderr is not None
     assert any("asks: Pay?  Answer with: fm runs answer r_" in line for line in process.stderr)
+    while "approval_requested" not in fm("runs", "events", "last").out:  # shown at once, written in groups
+        pass
     yield process
     process.kill()
     process.communicate()

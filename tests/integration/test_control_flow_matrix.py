@@ -8,7 +8,6 @@ from __future__ import annotations
 from itertools import product
 from pathlib import Path
 
-
 import pytest
 
 from flowmason_ray.api import run, validate

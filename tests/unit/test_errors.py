@@ -17,6 +17,7 @@ from flowmason_ray.components.base import InvalidComponent
 from flowmason_ray.engine.attempt import InvalidConfig, InvalidOutput
 from flowmason_ray.engine.executors.slots import InfeasibleResources
 from flowmason_ray.errors import Failure, FlowMasonError, Problem, Suggestions, nearest
+from flowmason_ray.pipeline_tests.mocking import MockExhausted
 from flowmason_ray.spec.expressions import ExpressionSyntaxError
 
 PROBLEM = Problem(code="c", message="M.", path="/a", file="f.json", line=3, column=4, nearest="x", hint="Do it.")
@@ -43,6 +44,7 @@ EXAMPLES: dict[type[FlowMasonError], FlowMasonError] = {
         InvalidConfig("m"),
         InvalidOutput("m", details={"problems": []}),
         InfeasibleResources("m"),
+        MockExhausted("m"),
         ExpressionSyntaxError("m", column=3),
     )
 }
@@ -99,6 +101,26 @@ def test_a_problem_reads_as_one_line_with_its_place() -> None:
 def test_a_failed_run_says_stage_and_cause() -> None:
     assert str(errors.RunFailed(FAILURE, run_id="r")) == "Stage 'a[1]/b': it broke [boom]"
     assert errors.MissingExtra(feature="X", extra="e", module="m").message.endswith("pip install 'flowmason-ray[e]'")
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("", "the run"),
+        ("each[3]/load", "stage 'each[3]/load'"),
+        ("$output", "the result"),
+        ("sub/$output", "the result of 'sub'"),
+        ("each[0]/$collect", "the result of 'each[0]'"),
+    ],
+)
+def test_paths_in_words(path: str, words: str) -> None:
+    assert errors.place_of(path) == words
+
+
+def test_a_failed_result_is_no_stage() -> None:
+    failure = Failure(code="missing_value", message="No 'x'.", stage="$output")
+    assert str(errors.RunFailed(failure, run_id="r")) == "The result: No 'x'. [missing_value]"
+    assert str(errors.RunFailed(Failure(code="timeout", message="Late."), run_id="r")) == "Late. [timeout]"
 
 
 def test_the_nearest_name() -> None:

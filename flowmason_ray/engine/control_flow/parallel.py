@@ -42,6 +42,8 @@ class Parallel(Construct):
     def shape(self, config: Mapping[str, Any]) -> Shape:
         """Read the branches and how many of them are awaited."""
         branches = config.get("branches")
+        if branches is None:
+            return Shape()  # the component's Input says that it is missing
         bodies = tuple(
             Body(name=name, members=members, concurrent=True) for name, members in named_lists(branches, "/branches")
         )

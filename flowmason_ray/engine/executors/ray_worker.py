@@ -223,7 +223,7 @@ class _Scope:
         return _cached(_items, reference.hex(), KEPT_VALUES, lambda: restore(self._get(reference)))
 
     def _value(self, binding: Binding) -> Any:
-        return binding.value if binding.argument is None else restore(self._arguments[binding.argument])
+        return restore(binding.value if binding.argument is None else self._arguments[binding.argument])
 
     def draw(self, kind: Literal["now", "today", "uuid"]) -> str:
         """Return a value that a replay sees again."""
@@ -328,7 +328,7 @@ def gather_results(
     def bound(part: Any) -> Any:
         """Put the values into a part whose handles the coordinator has replaced by bindings, or by null."""
         if isinstance(part, Binding):
-            return part.value if part.argument is None else restore(arguments[part.argument])
+            return restore(part.value if part.argument is None else arguments[part.argument])
         if isinstance(part, dict):
             return {name: bound(each) for name, each in cast("dict[str, Any]", part).items()}
         return [bound(each) for each in cast("list[Any]", part)] if isinstance(part, list) else None

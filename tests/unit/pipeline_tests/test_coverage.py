@@ -111,7 +111,8 @@ def test_cases_together_cover_everything(tmp_path: Path):
 def test_the_cases_of_several_files_of_one_pipeline_count_together(tmp_path: Path):
     first = write(tmp_path, [{"name": "a", "input": {"names": []}}])
     second = tmp_path / "more.test.json"
-    second.write_text(first.read_text().replace('"cases"', '"pipeline": "./p.pipeline.json", "cases"'))
+    reference = f"../{tmp_path.name}/p.pipeline.json"
+    second.write_text(first.read_text().replace('"cases"', f'"pipeline": "{reference}", "cases"'))
     (coverage,) = run(first, second).coverage
     assert coverage.stages["greeting"].runs == 2
     assert coverage.stages["each"].branches == {"no items": 2, "one item": 0, "several items": 0}
