@@ -162,8 +162,6 @@ class PreparedRun:
         )
         if self._cancelled is not None:
             self._runner.cancel(self._cancelled)
-        if self._cancelled is not None:
-            self._runner.cancel(self._cancelled)
         started = perf_counter()
         ended = await self._runner.run()
         event = ended.event

@@ -14,6 +14,8 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from flowmason_ray.pipeline_tests import cases
+from flowmason_ray.pipeline_tests import json_schema as test_schema
 from flowmason_ray.spec import pipeline
 from flowmason_ray.spec.json_schema import SCHEMA_FILE, schema_bytes
 from flowmason_ray.spec.reference import field_table
@@ -22,7 +24,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 PART = re.compile(r"(<!-- generated:(?P<name>[\w-]+) -->\n).*?(<!-- /generated -->)", re.DOTALL)
 
-FILES: Mapping[Path, Callable[[], bytes]] = {SCHEMA_FILE: schema_bytes}
+FILES: Mapping[Path, Callable[[], bytes]] = {
+    SCHEMA_FILE: schema_bytes,
+    test_schema.SCHEMA_FILE: test_schema.case_schema_bytes,
+}
 """Files that are generated as a whole."""
 
 MODELS: Mapping[str, type[pipeline.Model]] = {
@@ -37,6 +42,13 @@ MODELS: Mapping[str, type[pipeline.Model]] = {
     "defaults": pipeline.Defaults,
     "composition": pipeline.Composition,
     "triggers": pipeline.Triggers,
+    "test-file": cases.CaseFile,
+    "test-case": cases.Case,
+    "test-mock": cases.Mock,
+    "test-answer": cases.Answer,
+    "test-mock-error": cases.MockError,
+    "test-assertion": cases.Assertion,
+    "test-expected-error": cases.ExpectedError,
 }
 """The tables that documents may ask for, by the name in the marker."""
 

@@ -102,7 +102,8 @@ def add_nap(directory: Path) -> None:
 
 def environment(**more: str) -> dict[str, str]:
     """Return the environment of an `fm` process."""
-    return {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", **more}
+    inherited = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
+    return {**inherited, "PYTHONPATH": str(ROOT), "TERM": "xterm", **more}
 
 
 def command(*arguments: str) -> list[str]:

@@ -77,7 +77,11 @@ def stage(id: str, component_type: str = "echo", /, **keys: Any) -> dict[str, An
 
 def conditional(id: str, true: str = "", false: str = "", **keys: Any) -> dict[str, Any]:
     """Return a conditional with its branches as ids with spaces between."""
-    config = {"condition": True, "true_branch_stages": true.split(), "false_branch_stages": false.split()}
+    config = {
+        "condition": "context.attempt > 0",
+        "true_branch_stages": true.split(),
+        "false_branch_stages": false.split(),
+    }
     return stage(id, "conditional", config=config, **keys)
 
 

@@ -16,6 +16,7 @@ from flowmason_ray.cli import (
     plan_command,
     run_command,
     runs_commands,
+    test_command,
     validate_command,
 )
 
@@ -49,6 +50,7 @@ def make_app() -> typer.Typer:
 
     app.command("run")(run_command.run)
     app.command("validate")(validate_command.validate)
+    app.command("test")(test_command.run_tests)
     app.command("plan")(plan_command.plan)
     app.command("fmt")(fmt_command.fmt)
     app.command("init")(init_command.init)

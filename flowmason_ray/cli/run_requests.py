@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 PATIENCE_S = 15.0
 """How long is waited for the run to react: it looks for requests twice a second, and stopping stages takes a moment."""
 _POLL_S = 0.1
+_RECORDING_S = 1.0
+"""How long is waited for a question that is not in the log yet: a person sees it a moment before it is recorded."""
 _ENDED = frozenset(event.kind for event in RUN_ENDED)
 
 
@@ -34,7 +36,11 @@ async def answer_stage(store: RunStore, run: str, path: str, text: str, by: str 
         hint = """A text is written in quotes: --data '"yes"'."""
         raise InvalidCall(f"--data is not JSON: {exc}. {hint}") from None
     record = await _under_way(store, run)
+    deadline = monotonic() + _RECORDING_S
     asking, position = await _asking(store, record)
+    while path not in asking and monotonic() < deadline:  # another process writes the log: no event tells
+        await asyncio.sleep(_POLL_S)
+        asking, position = await _asking(store, record)
     if path not in asking:
         close = nearest(path, asking)
         waiting = f" Waiting: {', '.join(asking)}." if asking else " Nothing in it waits for an answer now."

@@ -23,6 +23,10 @@ MAX_DEPTH = 32
 """How deep calls may nest: each level is a copy of the called pipeline's plan."""
 
 
+NOT_FOUND = frozenset({"pipeline_not_found", "ambiguous_pipeline", "invalid_range"})
+"""The codes of problems that lie in the reference, and not in the pipeline that was found."""
+
+
 class PipelineFinder(Protocol):
     """Finds the pipeline that another one names."""
 
@@ -72,11 +76,12 @@ def plan_calls(
             callee = find(options.pipeline, caller.source.file)
         except InvalidPipeline as exc:
             for problem in exc.problems:
-                if problem.code == "pipeline_not_found":
+                if problem.code in NOT_FOUND:
                     report(
                         problem.code,
                         f"{draft.title}: {problem.message}",
                         pointer,
+                        found=problem.found,
                         nearest=problem.nearest,
                         hint=problem.hint,
                     )

@@ -14,7 +14,7 @@ from flowmason_ray.engine.control_flow import BRANCHING, CONSTRUCTS, Body, Confi
 from flowmason_ray.errors import Problem, nearest
 from flowmason_ray.spec.expressions import Expression, ExpressionSyntaxError, Reference, parse_expression
 from flowmason_ray.spec.templates import Template, parse_template
-from flowmason_ray.spec.versions import in_range
+from flowmason_ray.spec.versions import in_range, is_range
 
 if TYPE_CHECKING:
     from flowmason_ray.engine.plan import Plan
@@ -167,6 +167,14 @@ def _find_component(stage: Stage, pointer: str, catalogue: Catalogue, report: Re
             found=name,
             nearest=nearest(name.replace("-", "_"), names),
             hint=hint,
+        )
+    elif wanted and not is_range(wanted):
+        report(
+            "invalid_range",
+            f"Stage {stage.id!r} asks for {name!r} in {wanted!r}, which is no version and no range of versions.",
+            where,
+            found=wanted,
+            hint="Write it as in '1.2.3', '^1.2', '~1.2' or '>=1.2 <2'.",
         )
     elif wanted and not in_range(component.version, wanted):
         report(

@@ -239,7 +239,21 @@ class EdgeFinder:
                 self.edges.waits[second].setdefault(first, self._drafts[second].pointer)
             if unsettled:
                 self._report_unsettled(name, unsettled)
+            self._refuse_concurrent(several[name])
         self._above = {}
+
+    def _refuse_concurrent(self, setters: Sequence[str]) -> None:
+        """Report setters of one variable in branches that run at the same time, once per construct."""
+        by_owner: dict[str, dict[str, str]] = defaultdict(dict)
+        for setter in setters:
+            for node in self._bodies.home[setter].up():
+                if node.body is not None and node.body.concurrent and node.owner is not None:
+                    by_owner[node.owner].setdefault(node.body.name, setter)
+                if node.begins_scope:
+                    break
+        for owner, first_in in by_owner.items():
+            for other in list(first_in.values())[1:2]:
+                self._refuse_race(next(iter(first_in.values())), other, owner, self._drafts[other].pointer)
 
     def _report_unsettled(self, name: str, setters: Sequence[str]) -> None:
         message = (
@@ -262,7 +276,9 @@ class EdgeFinder:
             for reader, pointer in theirs:
                 region = self._bodies.common(setter, reader)
                 above, below = self._bodies.lift(setter, region), self._bodies.lift(reader, region)
-                if above != below and not self._reaches(below, above):
+                if above == below:
+                    self._refuse_race(setter, reader, above, pointer)
+                elif not self._reaches(below, above):
                     self.edges.waits[below].setdefault(above, pointer)
 
     def _visible_setters(self, draft: Draft, name: str, pointer: str) -> list[str]:
@@ -282,6 +298,20 @@ class EdgeFinder:
             close = nearest(name, [each for each in self._setters if each != name])
             self._report("unknown_variable", message, pointer, found=name, nearest=close, hint=hint)
         return visible
+
+    def _sees(self, reader: str, setter: str) -> bool:
+        return any(node is self._bodies.home[setter].scope for node in self._bodies.home[reader].up())
+
+    def _refuse_race(self, setter: str, other: str, owner: str, pointer: str) -> None:
+        """Report two stages of which one sets a variable that the other uses while both run."""
+        if other == owner or not self._body_in(setter, owner).concurrent:
+            return
+        message = (
+            f"Stages {setter!r} and {other!r} lie in branches of {owner!r} that run at the same time; "
+            f"{other!r} uses a variable that {setter!r} sets."
+        )
+        hint = "Give the variables different names, or read what the other stage returns after the branches."
+        self._report("ambiguous_order", message, pointer, hint=hint)
 
     def _reaches(self, start: str, goal: str) -> bool:
         """Tell whether `goal` waits, at any distance, for `start`.

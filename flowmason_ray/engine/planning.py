@@ -23,6 +23,7 @@ from flowmason_ray.engine.component import Catalogue, Cost, Effect
 from flowmason_ray.engine.drafts import Draft, Report, draft_stages, parse_at, problem_sink
 from flowmason_ray.engine.edges import EdgeFinder, Edges, Names, find_cycle
 from flowmason_ray.engine.plan import Plan, PlanStage, Region, ScopePlan, Target
+from flowmason_ray.engine.reachability import LOOP_EXITS, check_reachability
 from flowmason_ray.engine.retry import RetryPolicy
 from flowmason_ray.engine.type_check import check_types
 from flowmason_ray.errors import InvalidPipeline, Problem, nearest
@@ -39,7 +40,6 @@ OUTPUT = "$output"
 COLLECT = "$collect"
 """The hidden stage that makes an iteration's result."""
 
-LOOP_EXITS = frozenset({"break_loop", "continue_loop"})
 EXITS = LOOP_EXITS | {"return"}
 """The components that leave a scope."""
 
@@ -103,11 +103,15 @@ def try_plan(
         plan = planner.plan()
     if any(p.severity == "error" for p in problems):
         plan = None
-    refused = {p.path for p in problems if p.code == "invalid_config"}
-    # What a construct has refused, its component's Input refuses too: once is enough.
-    problems = [p for p in problems if p.code != "invalid_value" or p.path not in refused]
+    refused = tuple(p.path for p in problems if p.code == "invalid_config")
+    # What a construct has refused, its component's Input refuses too, or something inside of it: once is enough.
+    problems = [p for p in problems if p.code != "invalid_value" or not _lies_in(p.path, refused)]
     problems.sort(key=lambda p: (p.line or 0, p.column or 0, p.path))
     return plan, problems
+
+
+def _lies_in(pointer: str, others: tuple[str, ...]) -> bool:
+    return any(pointer == other or pointer.startswith(f"{other}/") for other in others)
 
 
 def _names(pipeline: Pipeline, env: Collection[str], secrets: Collection[str]) -> Names:
@@ -191,7 +195,7 @@ class _Planner:
             self._finder.add(draft)
         self._finder.add_variables(hidden)
         self._check_cycles()
-        self._check_leaving()
+        check_reachability(self._drafts, self._bodies, self._edges, self._report)
         check_types(self._pipeline, self._drafts, self._bodies, hidden, self._report)
         input_schema = self._schema(self._pipeline.input_schema, "/input_schema")
         self._place_callees()
@@ -342,23 +346,6 @@ class _Planner:
                 words = " → ".join(ring if len(ring) <= MOST_NAMES else [*ring[:MOST_NAMES], "…", ring[-1]])
                 message = f"These stages wait for each other: {words} (each for the next)."
                 self._report("cycle", message, pointer, found=words)
-
-    def _check_leaving(self) -> None:
-        """What waits for a stage that always leaves its scope never runs; what leaves a loop must stand in one."""
-        for draft in self._drafts.values():
-            name = draft.component.name if draft.component else ""
-            if name in LOOP_EXITS and not any(
-                n.body is not None and n.body.loop for n in self._bodies.home[draft.id].up()
-            ):
-                message = f"{draft.title} is a {name!r} outside any loop: there is nothing to leave."
-                self._report("not_in_loop", message, draft.pointer)
-        leaving = {draft.id for draft in self._drafts.values() if draft.shape.always_leaves}
-        for reader, waits in self._edges.waits.items():
-            for above in leaving.intersection(waits):
-                if reader in self._drafts:
-                    message = f"Stage {reader!r} can never run: it waits for {above!r}, which always leaves."
-                    hint = "Give the leaving stage a 'condition', or take the stage out."
-                    self._report("unreachable_stage", message, waits[above], hint=hint)
 
     def _schema(self, schema: Mapping[str, Any] | None, pointer: str) -> InputSchema | None:
         if schema is None:

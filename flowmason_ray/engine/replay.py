@@ -87,6 +87,7 @@ def _note(
     stops: dict[str, CancelStage],
 ) -> None:
     if isinstance(output, (StartStage, GatherResults)):
+        begun.pop(output.path, None)  # a gathering follows its construct's own attempt: it is the younger
         begun[output.path] = output
         delays.pop(output.path, None)
     elif isinstance(output, StartTimer):

@@ -4,8 +4,7 @@ The loop: take a stimulus, record it, let the state machine handle it, record wh
 executor. Reports that are there at once are handled in the same turn, so a chain of trivial stages never touches the event
 loop; the loop yields every few milliseconds nevertheless, so that cancelling and watching work.
 
-Time limits are kept here: when one is over, the executor is told to stop the attempt, and what comes back is recorded as a
-timeout. Before an attempt with an effect starts, everything recorded so far is made durable; pure stages never wait.
+Time limits are kept by `engine.deadlines`, requests from outside are taken by `engine.requests`. Before an attempt with an effect starts, everything recorded so far is made durable; pure stages never wait.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from typing import Any, Literal
 
 from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage, StartTimer
 from flowmason_ray.engine.component import Effect
+from flowmason_ray.engine.deadlines import Deadlines
 from flowmason_ray.engine.events import (
     RUN_ENDED,
-    ApprovalAnswered,
     ApprovalRequested,
     CancelRequested,
     Event,
@@ -34,16 +33,15 @@ from flowmason_ray.engine.events import (
     StageFailed,
     StageLogged,
     StageStopped,
-    StageSucceeded,
     TimerFired,
 )
 from flowmason_ray.engine.executor import Executor, RunInfo
 from flowmason_ray.engine.plan import Plan
+from flowmason_ray.engine.requests import Requests
 from flowmason_ray.engine.run_log import RunLog
 from flowmason_ray.engine.run_state import RunState
 from flowmason_ray.engine.secrecy import Masking
 from flowmason_ray.errors import Failure, FlowMasonError
-from flowmason_ray.spec.input_schema import InputSchema
 
 Observer = Callable[[Event], None]
 """Is shown every event, recorded and live ones, in order."""
@@ -53,10 +51,6 @@ Durability = Literal["none", "run", "stage"]
 
 TURN_S = 0.005
 """How long the runner keeps the event loop: short enough for a live view at 20 frames a second."""
-
-
-LISTEN_S = 0.4
-"""How often the log is asked for requests from other processes: half of the second within which they take effect."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,10 +85,8 @@ class Runner:
         self._inbox: deque[Event] = deque()
         self._arrived = asyncio.Event()
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._deadlines: dict[tuple[str, int], asyncio.TimerHandle] = {}
-        self._overdue: dict[tuple[str, int], float] = {}
-        self._limited: dict[tuple[str, int], StartStage] = {}
-        """Attempts with a time limit that wait for a free place in the executor."""
+        self._deadlines = Deadlines(executor.cancel)
+        self._requests = Requests(self._state, log, self._deliver)
         self._tells_beginning: bool = getattr(executor, "tells_beginning", False)
         self._held: dict[str, StartStage] = {}
         """Attempts that wait until the log is durable."""
@@ -120,38 +112,7 @@ class Runner:
         """Answer what the stage at `path` asks. May be called from any thread; what is not asked for is passed over."""
         if (loop := self._loop) is not None:
             with suppress(RuntimeError):  # the loop is closed: the run is over
-                loop.call_soon_threadsafe(self._take_answer, path, data, by)
-
-    def _take_answer(self, path: str, data: Any, by: str | None) -> None:
-        asked = self._state.asked.get(path)
-        if asked is None:
-            self._warn(path, "An answer came that this stage does not wait for; it was passed over.")
-            return
-        scope, index = asked
-        form = scope.plan.stages[index].options.form
-        problems = InputSchema(form).violations(data, subject="answer") if form is not None else []
-        if problems:
-            words = "; ".join(problem.message for problem in problems)
-            self._warn(path, f"An answer does not fit the form and was passed over: {words}")
-        else:
-            self._deliver(ApprovalAnswered(at=time(), path=path, data=data, by=by))
-
-    def _warn(self, path: str, message: str) -> None:
-        self._show(StageLogged(at=time(), path=path, level="warning", message=message))
-
-    async def _listen(self) -> None:
-        """Take up what other processes ask of this run."""
-        taken = 0
-        while True:
-            await asyncio.sleep(LISTEN_S)
-            for request in await self._log.requests(after=taken):
-                taken = request.number
-                body = request.body
-                if request.kind == "answer":
-                    self._take_answer(str(body.get("path")), body.get("data"), body.get("by"))
-                elif request.kind == "cancel":
-                    message = str(body.get("message") or "The run was cancelled.")
-                    self._deliver(CancelRequested(at=time(), message=message))
+                loop.call_soon_threadsafe(self._requests.answer, path, data, by)
 
     async def run(self) -> Ended:
         """Drive the run to its end.
@@ -184,7 +145,7 @@ class Runner:
                 if self._plan.timeout_s is not None:
                     limit = self._loop.call_later(self._plan.timeout_s, self._run_overdue)
                 self._inbox.appendleft(self._created())  # before a cancellation that came while the executor was opened
-                listening = asyncio.create_task(self._listen())
+                listening = asyncio.create_task(self._requests.listen())
                 if self._cancel_first is not None:
                     self._inbox.append(CancelRequested(at=time(), message=self._cancel_first))
                 while self._last is None:
@@ -198,7 +159,8 @@ class Runner:
                         self._deliver(CancelRequested(at=time(), message=message))
                 return await self._finish(self._last), interrupted
             finally:
-                for handle in (*self._timers.values(), *self._deadlines.values(), *([limit] if limit else ())):
+                self._deadlines.close()
+                for handle in (*self._timers.values(), *([limit] if limit else ())):
                     handle.cancel()
                 for task in (self._flushing, listening):
                     if task is not None:
@@ -243,7 +205,7 @@ class Runner:
     def _deliver(self, event: Event) -> None:
         """Take a report or a live event from the executor, or a request to cancel."""
         if type(event) is StageBegan:
-            self._begun(event)
+            self._deadlines.begin(event.path, event.attempt)
         elif event.live:
             self._show(self._masked(event))
         else:
@@ -252,13 +214,9 @@ class Runner:
 
     def _handle(self, event: Event) -> None:
         """One stimulus and everything that the state machine makes of it."""
-        kind = type(event)
-        if kind is not StageSucceeded and isinstance(event, (StageFailed, StageStopped)):
-            event = self._masked(self._complete(event))
-        if self._deadlines:
-            key = (getattr(event, "path", ""), getattr(event, "attempt", 0))
-            if (handle := self._deadlines.pop(key, None)) is not None:
-                handle.cancel()
+        event = self._deadlines.completed(event)
+        if isinstance(event, StageFailed):
+            event = self._masked(replace(event, draw=self._random.random()))
         self._record(event)
         for output in self._state.handle(event):
             kind = type(output)
@@ -322,24 +280,11 @@ class Runner:
             self._begin(command)
 
     def _begin(self, command: StartStage) -> None:
-        if command.stage.timeout_s is not None:
-            self._limited[command.path, command.attempt] = command
-            if not self._tells_beginning:
-                self._begun(StageBegan(path=command.path, attempt=command.attempt))
+        self._deadlines.watch(command, begun=not self._tells_beginning)
         report = self._executor.start(command)
         if report is not None:
             self._inbox.append(report)
             self._arrived.set()
-
-    def _begun(self, event: StageBegan) -> None:
-        """An attempt with a time limit is under way: from now on the time counts."""
-        command = self._limited.pop((event.path, event.attempt), None)
-        if command is not None:
-            assert self._loop is not None
-            assert command.stage.timeout_s is not None
-            self._deadlines[event.path, event.attempt] = self._loop.call_later(
-                command.stage.timeout_s, self._attempt_overdue, command
-            )
 
     def _cancel(self, command: CancelStage) -> None:
         for held in (self._held, self._waiting):
@@ -357,35 +302,9 @@ class Runner:
         self._timers.pop(fired.path, None)
         self._deliver(replace(fired, at=time()))
 
-    # -- time limits --------------------------------------------------------------------------------------------------
-
-    def _attempt_overdue(self, command: StartStage) -> None:
-        self._deadlines.pop((command.path, command.attempt), None)
-        assert command.stage.timeout_s is not None
-        self._overdue[command.path, command.attempt] = command.stage.timeout_s
-        self._executor.cancel(CancelStage(path=command.path, attempt=command.attempt))
-
     def _run_overdue(self) -> None:
-        message = f"The run did not end within {_seconds(self._plan.timeout_s or 0)}."
+        message = f"The run did not end within {self._plan.timeout_s:g} s."
         self._deliver(CancelRequested(at=time(), code="timeout", message=message))
-
-    def _complete(self, event: StageFailed | StageStopped) -> StageFailed | StageStopped:
-        """Add what only the runner knows: that an attempt was stopped because its time was over; the draw for a retry."""
-        timeout_s = self._overdue.pop((event.path, event.attempt), None)
-        if timeout_s is None:
-            return replace(event, draw=self._random.random()) if isinstance(event, StageFailed) else event
-        message = f"The attempt did not end within {_seconds(timeout_s)} and was stopped."
-        if isinstance(event, StageFailed):  # it answered the stop in its own way
-            message += f" While it was being stopped: {event.failure.message}"
-        failure = Failure(code="timeout", message=message, stage=event.path, attempts=event.attempt)
-        return StageFailed(
-            at=event.at,
-            path=event.path,
-            attempt=event.attempt,
-            failure=failure,
-            draw=self._random.random(),
-            duration_s=timeout_s,
-        )
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
@@ -402,7 +321,3 @@ class Runner:
         self._log.append(event)
         await self._log.flush()
         return Ended(event=event, value=value)
-
-
-def _seconds(seconds: float) -> str:
-    return f"{seconds:g} s"

@@ -5,6 +5,7 @@ same planner, runner and executors as any other run; the only thing that is put 
 mocked stages (`mocking`). Nothing is mocked that a case does not declare.
 
     cases, reading, checking     the file: its models, its text, what must hold against the pipeline's plan
+    discovery, opening           which files are meant, and making one ready to be run
     mocking, recording           the run: answers for mocked stages, and what every stage gave
     json_paths, operators, judging   the verdict
     running                      the cases of many files, in order

@@ -44,7 +44,7 @@ Operator = Literal[
 ]
 """How a value that was found is compared (`operators`)."""
 
-Status = Literal["succeeded", "failed", "cancelled"]
+Status = Literal["succeeded", "failed"]
 
 
 class MockError(Model):

@@ -138,14 +138,25 @@ def unsuitable_output(component: ComponentSpec, output: Mapping[str, Any]) -> li
     try:
         model.model_validate(dict(output))
     except ValidationError as exc:
-        for error in exc.errors(include_url=False, include_input=False, include_context=False):
+        errors = exc.errors(include_url=False, include_input=False, include_context=False)
+        missing = [str(error["loc"][0]) for error in errors if error["type"] == "missing" and len(error["loc"]) == 1]
+        if missing:
+            message = f"the output of component {component.name!r} always has {listed(missing)}, and here it has not."
+            problems.append(Problem(code="missing_field", message=message, found=", ".join(missing)))
+        for error in errors:
             where = ".".join(str(part) for part in error["loc"]) or "the output"
             message = f"the output does not suit component {component.name!r}: {where}: {error['msg']}."
-            if error["type"] != "extra_forbidden":
+            if error["type"] != "extra_forbidden" and not (error["type"] == "missing" and len(error["loc"]) == 1):
                 problems.append(Problem(code="invalid_output", message=message, path=join_pointer(*error["loc"])))
     except FlowMasonError as exc:  # a table, and no polars
         problems.append(Problem(code=exc.code, message=exc.message))
     return problems
+
+
+def listed(names: list[str]) -> str:
+    """Return names as a phrase: `'a', 'b' and 'c'`."""
+    quoted = [repr(name) for name in names]
+    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} and {quoted[-1]}"
 
 
 # -- names --------------------------------------------------------------------------------------------------------------

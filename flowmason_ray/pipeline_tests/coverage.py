@@ -38,6 +38,8 @@ class StageCoverage:
     path: str
     component: str
     line: int | None
+    construct: bool = False
+    """Whether it decides about other stages."""
     runs: int = 0
     """How many attempts ended, in all cases."""
     mocked: int = 0
@@ -90,6 +92,7 @@ def empty_coverage(plan: Plan, file: str, line_of: Callable[[str], int | None]) 
             path=found.path,
             component=found.stage.component.name if found.stage.component else "",
             line=line_of(found.stage.pointer),
+            construct=found.stage.construct is not None,
             branches=dict.fromkeys(_branches_of(plan, found), 0),
         )
         for found in planned_stages(plan).values()
@@ -143,8 +146,6 @@ class CoverageObserver:
         self._stages = coverage.stages
         self._mocked = mocked
         """The paths that mocks answered, so far."""
-        self._counted: set[tuple[str, int]] = set()
-        """Attempts that were counted: a construct reports twice, when it has decided and when its value is there."""
 
     def __call__(self, event: Event) -> None:
         """Take one event."""
@@ -167,9 +168,8 @@ class CoverageObserver:
             _take(stage, "error")
 
     def _ran(self, stage: StageCoverage, path: str, event: StageSucceeded | StageFailed) -> None:
-        if (path, event.attempt) in self._counted:
-            return
-        self._counted.add((path, event.attempt))
+        if stage.construct and isinstance(event, StageSucceeded) and event.decision is None:
+            return  # a construct reports twice: when it has decided, and when its value is there
         stage.runs += 1
         stage.mocked += path in self._mocked
         _take(stage, "when: true")

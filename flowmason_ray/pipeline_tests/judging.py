@@ -10,7 +10,7 @@ from flowmason_ray.pipeline_tests.comparing import differences
 from flowmason_ray.pipeline_tests.json_paths import MISSING, JsonPath, parse_path
 from flowmason_ray.pipeline_tests.operators import OPERATORS, CannotCompare, close, evaluate
 from flowmason_ray.pipeline_tests.results import Unmet
-from flowmason_ray.pipeline_tests.stage_paths import without_positions
+from flowmason_ray.pipeline_tests.stage_paths import is_hidden, without_positions
 from flowmason_ray.spec.expressions import StageView
 from flowmason_ray.spec.input_schema import InputSchema
 from flowmason_ray.spec.wording import shown
@@ -72,6 +72,8 @@ def _wrong_error(wanted: ExpectedError, error: Mapping[str, Any]) -> list[str]:
 
 def _words(error: Mapping[str, Any]) -> str:
     stage = f" Stage {error['stage']!r}:" if error.get("stage") else ""
+    if is_hidden(str(error.get("stage", ""))):
+        stage = " The result cannot be made:"
     return f"{stage} {error['message']} [{error['code']}]"
 
 
@@ -126,6 +128,8 @@ def _judge_value(assertion: Assertion, found: Any, document: Mapping[str, Any]) 
     if holds:
         return None
     details = differences(expected, found) if operator in ("equals", "close_to") else ()
+    if details:
+        return _unmet(assertion, f"{assertion.path} is not what was expected.", found=found, details=details)
     return _unmet(assertion, f"{_sentence(assertion)}; found {shown(found)}.", found=found, details=details)
 
 

@@ -105,6 +105,7 @@ class MockingExecutor:
 
     def __init__(self, inner: Executor, mocks: Mocks) -> None:
         self._inner = inner
+        self.tells_beginning = inner.tells_beginning
         self._mocks = mocks
         self._fetching: dict[str, tuple[int, asyncio.Task[None]]] = {}
 

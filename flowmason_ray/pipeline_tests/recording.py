@@ -28,6 +28,7 @@ class RecordingExecutor:
 
     def __init__(self, inner: Executor) -> None:
         self._inner = inner
+        self.tells_beginning = inner.tells_beginning
         self.values: dict[str, Any] = {}
         """By path; complete when the executor was closed."""
 

@@ -93,7 +93,6 @@ class FileResult:
     """The pipeline's file; None when it was not found."""
     problems: Sequence[Problem] = ()
     """Why nothing of it was run."""
-    warnings: Sequence[Problem] = ()
     cases: list[CaseResult] = field(default_factory=list[CaseResult])
     left_out: int = 0
     """Cases that were not asked for (`--tag`, `-k`)."""
@@ -104,7 +103,6 @@ class FileResult:
             "file": self.file,
             "pipeline": self.pipeline,
             "problems": [problem.to_json() for problem in self.problems],
-            "warnings": [problem.to_json() for problem in self.warnings],
             "left_out": self.left_out,
             "cases": [case.to_json() for case in self.cases],
         }
@@ -119,6 +117,8 @@ class TestReport:
     files: list[FileResult] = field(default_factory=list[FileResult])
     coverage: list[PipelineCoverage] = field(default_factory=list[PipelineCoverage])
     duration_s: float = 0.0
+    min_coverage: float = 0.0
+    """The percentage of stages that the projects ask for, at least."""
 
     def cases(self) -> Iterator[CaseResult]:
         """Yield every case, in order."""
@@ -137,7 +137,8 @@ class TestReport:
     def to_json(self) -> dict[str, Any]:
         """Return the document that `fm test --json` prints, without the coverage."""
         counts = {verdict: self.count(verdict) for verdict in ("passed", "failed", "skipped")}
-        status = "invalid" if self.invalid else "failed" if counts["failed"] else "passed"
+        nothing = self.invalid or not any(self.cases())
+        status = "invalid" if nothing else "failed" if counts["failed"] else "passed"
         return {
             "status": status,
             **counts,

@@ -14,23 +14,16 @@ from time import perf_counter
 from typing import Any
 
 from flowmason_ray.api import PreparedRun
-from flowmason_ray.components.base import InvalidComponent
-from flowmason_ray.engine.context import Secret
 from flowmason_ray.engine.executor import Executor
-from flowmason_ray.engine.plan import Plan
-from flowmason_ray.errors import InvalidInput, InvalidPipeline, Problem
+from flowmason_ray.engine.secrecy import Masking, Secret
+from flowmason_ray.errors import FlowMasonError, InvalidInput
 from flowmason_ray.pipeline_tests.cases import Case
-from flowmason_ray.pipeline_tests.checking import check_against_plan
-from flowmason_ray.pipeline_tests.coverage import CoverageObserver, PipelineCoverage, empty_coverage
+from flowmason_ray.pipeline_tests.coverage import CoverageObserver, PipelineCoverage
 from flowmason_ray.pipeline_tests.judging import judge
 from flowmason_ray.pipeline_tests.mocking import MockingExecutor, Mocks
-from flowmason_ray.pipeline_tests.reading import SUFFIX, WrittenCases, read_cases
+from flowmason_ray.pipeline_tests.opening import OpenedFile, open_file
 from flowmason_ray.pipeline_tests.recording import RecordingExecutor, document_of, document_of_refusal
 from flowmason_ray.pipeline_tests.results import CaseResult, FileResult, TestReport, Unmet
-from flowmason_ray.spec.loader import LoadedPipeline
-from flowmason_ray.wiring import Workspace, open_workspace
-
-PIPELINE_SUFFIX = ".pipeline.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,18 +50,6 @@ class Selection:
         return self.name is None or self.name.casefold() in case.name.casefold()
 
 
-@dataclass(slots=True, kw_only=True)
-class OpenedFile:
-    """A test file that is ready to be run."""
-
-    result: FileResult
-    written: WrittenCases
-    workspace: Workspace
-    loaded: LoadedPipeline
-    plan: Plan
-    coverage: PipelineCoverage
-
-
 @dataclass(slots=True)
 class Listener:
     """Is told how the tests go, in the order of the files."""
@@ -76,63 +57,6 @@ class Listener:
     file_begins: Callable[[FileResult], None] = lambda file: None
     case_ended: Callable[[FileResult, CaseResult], None] = lambda file, case: None
     file_ended: Callable[[FileResult], None] = lambda file: None
-
-
-def open_file(file: Path, coverage: dict[str, PipelineCoverage]) -> OpenedFile | FileResult:
-    """Read a test file and its pipeline, and check the one against the other; say why it cannot be run if it cannot.
-
-    Args:
-        file: The test file.
-        coverage: The coverage of every pipeline that was met before, by file; that of this one is added.
-    """
-    result = FileResult(file=str(file))
-    try:
-        written = read_cases(file)
-        workspace = open_workspace(file)
-        loaded = _find(written, file, workspace)
-        result.pipeline = loaded.source.file
-        plan = workspace.plan(loaded)
-        problems = check_against_plan(written, plan, workspace.project.settings, loaded.pipeline.sample_input)
-    except InvalidPipeline as exc:
-        result.problems = exc.problems
-        return result
-    except InvalidComponent as exc:
-        result.problems = [Problem(code=exc.code, message=exc.message, file=str(file))]
-        return result
-    if problems:
-        result.problems = sorted(problems, key=lambda p: (p.line or 0, p.column or 0))
-        return result
-    name = loaded.source.file or str(file)
-    covered = coverage.get(name)
-    if covered is None:
-        covered = coverage[name] = empty_coverage(plan, name, lambda pointer: loaded.locate(pointer).line)
-    return OpenedFile(result=result, written=written, workspace=workspace, loaded=loaded, plan=plan, coverage=covered)
-
-
-def _find(written: WrittenCases, file: Path, workspace: Workspace) -> LoadedPipeline:
-    """Return the pipeline that a test file is about.
-
-    Raises:
-        InvalidPipeline: there is none, or it cannot be loaded.
-    """
-    reference = written.content.pipeline
-    if reference is not None:
-        try:
-            return workspace.find_pipeline(reference, str(file))
-        except InvalidPipeline as exc:
-            raise InvalidPipeline([_at_reference(written, problem) for problem in exc.problems]) from None
-    beside = file.name.removesuffix(SUFFIX) + PIPELINE_SUFFIX
-    if not (file.parent / beside).is_file():
-        message = f"There is no {beside!r} beside this file."
-        hint = "Name the file of the pipeline under 'pipeline'."
-        raise InvalidPipeline([written.problem("pipeline_not_found", message, "", hint=hint)])
-    return workspace.find_pipeline(beside, str(file))
-
-
-def _at_reference(written: WrittenCases, problem: Problem) -> Problem:
-    if problem.code != "pipeline_not_found":
-        return problem
-    return written.problem(problem.code, problem.message, "/pipeline", found=problem.found, nearest=problem.nearest)
 
 
 async def run_files(files: Sequence[Path], selection: Selection, listener: Listener | None = None) -> TestReport:
@@ -153,6 +77,7 @@ async def run_files(files: Sequence[Path], selection: Selection, listener: Liste
         report.files.append(result)
         listener.file_begins(result)
         if isinstance(opened, OpenedFile):
+            report.min_coverage = max(report.min_coverage, opened.workspace.project.settings.testing.min_coverage)
             stopped = await _FileRun(opened, selection, listener, stopped=stopped).run()
         listener.file_ended(result)
     report.coverage = list(coverage.values())
@@ -203,10 +128,18 @@ class _FileRun:
         ended: asyncio.Queue[tuple[int, CaseResult]],
     ) -> None:
         async with room:
-            result = self._skipped(index, case, only) or await CaseRun(self._opened, index, self._selection.on).run()
+            result = self._skipped(index, case, only) or await self._run(index, case)
             if result.verdict == "failed" and self._selection.fail_fast:
                 self._stopped = True
             ended.put_nowait((place, result))
+
+    async def _run(self, index: int, case: Case) -> CaseResult:
+        try:
+            return await CaseRun(self._opened, index, self._selection.on).run()
+        except FlowMasonError as exc:  # no run came about: a missing extra, a cluster that cannot be reached
+            line = self._opened.written.line(f"/cases/{index}")
+            unmet = Unmet(message=f"It could not be run: {exc.message} [{exc.code}]", line=line)
+            return CaseResult(name=case.name, verdict="failed", line=line, unmet=[unmet])
 
     def _skipped(self, index: int, case: Case, only: bool) -> CaseResult | None:
         reason = None
@@ -247,8 +180,11 @@ class CaseRun:
             document["error"]["codes"] = [problem.code for problem in exc.problems]
         else:
             result = await self._drive(case, prepared)
-            failure = result.failure
-            document = document_of(result, prepared.plan, prepared.info.input, self._recorders[0].values, mocks.paths)
+            # Values are taken before they are recorded, so what the log masks has to be masked here again.
+            masking = Masking(prepared.info.secrets.values())
+            failure = None if result.failure is None else masking.failure(result.failure)
+            values = self._recorders[0].values
+            document = masking.value(document_of(result, prepared.plan, prepared.info.input, values, mocks.paths))
         pointer = f"/cases/{self.index}"
         unmet = self._late(case) or [
             replace(each, line=self.opened.written.line(pointer + below)) for each, below in judge(case, document)
@@ -284,7 +220,7 @@ class CaseRun:
             observers=[CoverageObserver(self.opened.coverage, mocks.paths)],
             wrap=wrap,
         )
-        hidden: dict[str, Any] = {name: Secret(value) for name, value in case.secrets.items()}
+        hidden = {name: Secret(value) for name, value in case.secrets.items()}
         prepared.info = replace(
             prepared.info,
             env={**prepared.info.env, **case.env},

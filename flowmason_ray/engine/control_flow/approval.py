@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from flowmason_ray.engine.control_flow.base import ConfigProblem, Construct, Run, Shape
 from flowmason_ray.engine.events import ApprovalAnswered, ApprovalRequested, StageSucceeded
 from flowmason_ray.errors import Failure
+from flowmason_ray.spec.input_schema import check_schema
 
 if TYPE_CHECKING:
     from flowmason_ray.engine.scope import Scope
@@ -32,6 +33,8 @@ class WaitForApproval(Construct):
         timeout_ms, on_timeout = config.get("timeout_ms"), config.get("on_timeout", "fail")
         if form is not None and not isinstance(form, Mapping):
             raise ConfigProblem(f"'form' is a JSON Schema; found {form!r}.", "/form")
+        for problem in check_schema(cast("Mapping[str, Any]", form)) if form is not None else ():
+            raise ConfigProblem(problem.message, f"/form{problem.path}")
         if timeout_ms is not None and (not isinstance(timeout_ms, int) or timeout_ms < 1):
             raise ConfigProblem(f"'timeout_ms' is a whole number of at least 1; found {timeout_ms!r}.", "/timeout_ms")
         if on_timeout not in ("fail", "continue"):

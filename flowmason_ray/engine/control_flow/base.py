@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from flowmason_ray.engine.commands import Several
 from flowmason_ray.engine.events import ApprovalAnswered, Event, SkipReason, StageSucceeded
-from flowmason_ray.errors import Failure
+from flowmason_ray.errors import ExpressionError, Failure
+from flowmason_ray.spec.expressions import DictScope, ExpressionSyntaxError, parse_expression
+from flowmason_ray.spec.templates import parse_template
 
 if TYPE_CHECKING:
     from flowmason_ray.engine.scope import Scope
@@ -34,6 +36,8 @@ class Body:
     """The variables that a loop gives to its body."""
     after: tuple[str, ...] = ()
     """Other bodies of the same construct that have always ended before this one starts, so that it may read them."""
+    concurrent: bool = False
+    """Whether it runs at the same time as the construct's other bodies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +50,11 @@ class Shape:
     """Templates that are rendered inside the loop body's scope when an iteration ends: {"collect": template}."""
     always_leaves: bool = False
     """Whether the scope always ends with this stage, so that what waits for it never runs."""
+    never: tuple[str, ...] = ()
+    """The bodies that can never be opened, because what decides is written out; `decided_by` is the config field."""
+    decided_by: str = ""
+    one_of: bool = False
+    """Whether exactly one of the bodies is opened, whatever is decided."""
 
 
 class ConfigProblem(Exception):
@@ -119,7 +128,11 @@ class Run(Protocol):
 
 
 class Construct:
-    """The base of the constructs. The defaults suit one without bodies."""
+    """The base of the constructs. The defaults suit one without bodies.
+
+    A stage's `timeout_ms` and `retry` cover what its component does: finding the items, deciding on the branch. They never
+    cover the bodies, which may run for days and must not be repeated by accident; `on_error` covers both.
+    """
 
     bare_expressions: tuple[str, ...] = ()
     """Config fields in which a text without braces is an expression."""
@@ -167,8 +180,31 @@ class Construct:
         run.end(scope, index, value)
 
 
-def stage_list(config: Mapping[str, Any], key: str) -> tuple[tuple[str, str], ...]:
+def constant_truth(config: Mapping[str, Any], key: str) -> bool | None:
+    """Return whether the condition under `key` holds, when that is written out; None: it is known at run time only.
+
+    A text without braces is an expression, as `Construct.bare_expressions` says.
+    """
+    value = config.get(key, True)
+    if not isinstance(value, str):
+        return bool(value)
+    try:
+        if "{{" not in value:
+            expression = parse_expression(value)
+            return bool(expression.evaluate(DictScope({}))) if expression.constant else None
+        template = parse_template(value)
+        return bool(template.render(DictScope({}))) if template.constant else None
+    except (ExpressionSyntaxError, ExpressionError):
+        return None  # reported where it is parsed, or when it is evaluated
+
+
+def stage_list(config: Mapping[str, Any], key: str, base: str = "") -> tuple[tuple[str, str], ...]:
     """Return the stage ids under `key` with their pointers; a missing key is an empty body.
+
+    Args:
+        config: What the key is looked up in.
+        key: The key.
+        base: The JSON pointer of `config`, below the stage's config.
 
     Raises:
         ConfigProblem: it is not a list of strings, or a template (bodies are fixed when the plan is made).
@@ -177,8 +213,10 @@ def stage_list(config: Mapping[str, Any], key: str) -> tuple[tuple[str, str], ..
     if value is None:
         return ()
     if not isinstance(value, list) or not all(isinstance(v, str) and "{{" not in v for v in value):  # pyright: ignore[reportUnknownVariableType]
-        raise ConfigProblem(f"{key!r} is a list of stage ids, written out; found {value!r}.", f"/{key}")
-    return tuple((f"/{key}/{i}", v) for i, v in enumerate(value))  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+        raise ConfigProblem(
+            f"{key!r} is a list of stage ids, written out; found {value!r}.", f"{base}/{pointer_part(key)}"
+        )
+    return tuple((f"{base}/{pointer_part(key)}/{i}", v) for i, v in enumerate(value))  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
 
 
 def named_lists(value: Any, pointer: str) -> Iterator[tuple[str, tuple[tuple[str, str], ...]]]:
@@ -193,8 +231,13 @@ def named_lists(value: Any, pointer: str) -> Iterator[tuple[str, tuple[tuple[str
         lists = {str(i): members for i, members in enumerate(value)}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
     else:
         raise ConfigProblem(f"Lists of stage ids are expected, written out; found {value!r}.", pointer)
-    for name, _ in lists.items():
-        yield name, tuple((pointer + below, stage) for below, stage in stage_list(lists, name))
+    for name in lists:
+        yield name, stage_list(lists, name, pointer)
+
+
+def pointer_part(key: str) -> str:
+    """Return a key as it stands in a JSON pointer (RFC 6901)."""
+    return key.replace("~", "~0").replace("/", "~1")
 
 
 def region_result(scope: Scope, region: int) -> Any:

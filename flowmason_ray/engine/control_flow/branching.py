@@ -10,7 +10,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from flowmason_ray.engine.control_flow.base import Body, Construct, Run, Shape, named_lists, stage_list
+from flowmason_ray.engine.control_flow.base import (
+    Body,
+    ConfigProblem,
+    Construct,
+    Run,
+    Shape,
+    constant_truth,
+    named_lists,
+    pointer_part,
+    stage_list,
+)
 from flowmason_ray.engine.events import BranchTaken, SkipReason, StageSucceeded
 from flowmason_ray.errors import Failure, nearest
 
@@ -71,11 +81,15 @@ class Conditional(Branching):
 
     def shape(self, config: Mapping[str, Any]) -> Shape:
         """Read `true_branch_stages` and `false_branch_stages`."""
+        written = None if "condition_expression" in config else constant_truth(config, "condition")
         return Shape(
             bodies=(
                 Body(name="true", members=stage_list(config, "true_branch_stages")),
                 Body(name="false", members=stage_list(config, "false_branch_stages")),
-            )
+            ),
+            never=() if written is None or "condition" not in config else ("false" if written else "true",),
+            decided_by="condition",
+            one_of=True,
         )
 
 
@@ -84,10 +98,20 @@ class Router(Branching):
 
     def shape(self, config: Mapping[str, Any]) -> Shape:
         """Read `routes` and `default_route`."""
-        routes = named_lists(config.get("routes", {}), "/routes")
+        written = config.get("routes")
+        if not isinstance(written, Mapping):
+            return Shape()  # the component's Input says so
+        routes = dict(named_lists(written, "/routes"))
+        if config.get("case_insensitive") is True:
+            folded: dict[str, str] = {}
+            for name in routes:
+                if (other := folded.setdefault(name.casefold(), name)) != name:
+                    message = f"The routes {other!r} and {name!r} are the same when upper and lower case are."
+                    raise ConfigProblem(message, f"/routes/{pointer_part(name)}")
         return Shape(
             bodies=(
-                *(Body(name=f"route:{name}", members=members) for name, members in routes),
+                *(Body(name=f"route:{name}", members=members) for name, members in routes.items()),
                 Body(name="default", members=stage_list(config, "default_route")),
-            )
+            ),
+            one_of=bool(config.get("default_route")),
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from flowmason_ray.engine.control_flow.base import Construct, Run, Shape
+from flowmason_ray.engine.control_flow.base import Construct, Run, Shape, constant_truth
 from flowmason_ray.engine.events import StageSucceeded
 
 if TYPE_CHECKING:
@@ -23,9 +23,7 @@ class Leaving(Construct):
 
     def shape(self, config: Mapping[str, Any]) -> Shape:
         """Note whether the condition is always true."""
-        condition = config.get("condition", True)
-        always = "condition_expression" not in config and not isinstance(condition, str) and bool(condition)
-        return Shape(always_leaves=always)
+        return Shape(always_leaves="condition_expression" not in config and constant_truth(config, "condition") is True)
 
 
 class Return(Leaving):

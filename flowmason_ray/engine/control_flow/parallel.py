@@ -42,7 +42,11 @@ class Parallel(Construct):
     def shape(self, config: Mapping[str, Any]) -> Shape:
         """Read the branches and how many of them are awaited."""
         branches = config.get("branches")
-        bodies = tuple(Body(name=name, members=members) for name, members in named_lists(branches, "/branches"))
+        if branches is None:
+            return Shape()  # the component's Input says that it is missing
+        bodies = tuple(
+            Body(name=name, members=members, concurrent=True) for name, members in named_lists(branches, "/branches")
+        )
         if not bodies:
             raise ConfigProblem("'branches' is empty: name the stages of at least one branch.", "/branches")
         wait_for = config.get("wait_for", "all")
@@ -58,9 +62,10 @@ class Parallel(Construct):
         assert scope.constructs is not None
         scope.constructs[index] = race
         for name, region in scope.plan.stages[index].bodies.items():
+            if race.decided:  # a branch without stages ends while it is opened
+                break
             run.emit(BranchTaken(at=run.now, path=event.path, branch=name))
-            if not race.decided:  # a branch without stages ends while it is opened
-                run.open_region(scope, region)
+            run.open_region(scope, region)
 
     def body_ended(self, run: Run, scope: Scope, index: int, region: int) -> None:
         """A branch has succeeded."""

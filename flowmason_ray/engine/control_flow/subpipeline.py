@@ -46,6 +46,8 @@ class Subpipeline(Construct):
     def shape(self, config: Mapping[str, Any]) -> Shape:
         """Read which pipeline is called, and what its failure means."""
         pipeline, timeout_ms = config.get("pipeline"), config.get("timeout_ms")
+        if "pipeline" not in config:
+            return Shape()  # the component's Input says that it is missing
         if not isinstance(pipeline, str) or "{{" in pipeline:
             message = f"'pipeline' names the pipeline when the plan is made: a name or a path, written out; found {pipeline!r}."
             raise ConfigProblem(message, "/pipeline")

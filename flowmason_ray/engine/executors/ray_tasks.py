@@ -112,7 +112,7 @@ class RayTasksExecutor:
         self._local = InProcessExecutor()
         self._tasks: dict[str, _Task] = {}
         self._stages: dict[int, StageData] = {}
-        self._feasible: dict[tuple[tuple[str, float], ...], tuple[float, str | None]] = {}
+        self._feasible: dict[tuple[tuple[str, float | str], ...], tuple[float, str | None]] = {}
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -160,7 +160,7 @@ class RayTasksExecutor:
         if trivial and stage.fuse != "never" and not _reads_remote(command.scope, stage):
             return self._local.start(command)
         asked = _resources(stage)
-        missing = self._missing(asked)
+        missing = self._missing(asked, dict(stage.resources.get("labels") or {}))
         if missing is not None:
             message = f"Stage {stage.id!r} can never run on this cluster. {missing}"
             failure = Failure(
@@ -300,12 +300,13 @@ class RayTasksExecutor:
 
     # -- resources ----------------------------------------------------------------------------------------------------
 
-    def _missing(self, asked: dict[str, float]) -> str | None:
+    def _missing(self, asked: dict[str, float], labels: dict[str, str]) -> str | None:
         wanted = {name: amount for name, amount in asked.items() if amount > 0}
-        key = tuple(sorted(wanted.items()))
+        key = (*sorted(wanted.items()), *sorted(labels.items()))
         known = self._feasible.get(key)
         if known is None or monotonic() - known[0] > FEASIBILITY_TTL_S:
-            known = self._feasible[key] = (monotonic(), missing_resources(wanted) if wanted else None)
+            missing = missing_resources(wanted, labels) if wanted or labels else None
+            known = self._feasible[key] = (monotonic(), missing)
         return known[1]
 
 
@@ -329,7 +330,12 @@ def _cancel(task: _Task, *, force: bool) -> None:
 
 
 def _words(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    """Return what an error of Ray's says: of one that wraps another, the other; its last line, where its point is."""
+    cause = getattr(error, "cause", None)
+    if isinstance(error, RayTaskError) and isinstance(cause, BaseException):
+        return f"{type(cause).__name__}: {cause}"
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
 
 
 def _resources(stage: PlanStage) -> dict[str, float]:

@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import importlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import PickleBuffer
 from time import perf_counter
 from typing import Any, Literal, cast
 
@@ -36,6 +37,8 @@ from flowmason_ray.spec.templates import Template, parse_template
 from flowmason_ray.stores.blobs import LocalBlobs
 from flowmason_ray.stores.encoding import Encoder
 
+INTERRUPT_S = 0.1
+"""How often an asynchronous component's loop wakes up to be interrupted: well within `STOP_GRACE_S`."""
 KEPT_STAGES = 4096
 """Compiled stages that a worker keeps: compiling one takes about as long as a Ray call."""
 KEPT_VALUES = 4
@@ -116,11 +119,11 @@ class Report:
 # -- caches of this worker process ------------------------------------------------------------------------------------------
 
 _stages: OrderedDict[str, _Work] = OrderedDict()
-_runs: OrderedDict[str, RunInfo] = OrderedDict()
+_runs: OrderedDict[bytes, RunInfo] = OrderedDict()
 _items: OrderedDict[str, Any] = OrderedDict()
 
 
-def _cached(cache: OrderedDict[str, Any], key: str, limit: int, make: Callable[[], Any]) -> Any:
+def _cached(cache: OrderedDict[Any, Any], key: Any, limit: int, make: Callable[[], Any]) -> Any:
     if key in cache:
         cache.move_to_end(key)
         return cache[key]
@@ -220,7 +223,7 @@ class _Scope:
         return _cached(_items, reference.hex(), KEPT_VALUES, lambda: restore(self._get(reference)))
 
     def _value(self, binding: Binding) -> Any:
-        return binding.value if binding.argument is None else restore(self._arguments[binding.argument])
+        return restore(binding.value if binding.argument is None else self._arguments[binding.argument])
 
     def draw(self, kind: Literal["now", "today", "uuid"]) -> str:
         """Return a value that a replay sees again."""
@@ -272,7 +275,7 @@ def run_attempt(classes: Mapping[str, Any], data: AttemptData, *arguments: Any) 
     started = perf_counter()
     told: list[Event] = []
     try:
-        run: RunInfo = _cached(_runs, data.run_id, KEPT_VALUES, lambda: _unpack_run(data.run))
+        run: RunInfo = _cached(_runs, data.run, KEPT_VALUES, lambda: _unpack_run(data.run))
         work: _Work = _cached(_stages, data.stage.digest, KEPT_STAGES, lambda: _compile(data.stage, run, classes))
         given = prepare(work, _Scope(data, run, arguments, ray.get))
         if given is DECLINED:
@@ -290,12 +293,30 @@ def run_attempt(classes: Mapping[str, Any], data: AttemptData, *arguments: Any) 
             )
             result = work.instance.execute(given, context)
             if work.component.is_async:
-                result = asyncio.run(result)
+                result = asyncio.run(_interruptible(result))
             value = finish(work.component, result, work.schema)
         return _report(value, run, perf_counter() - started, tuple(told))
     except Exception as exc:  # foreign code runs here: any exception is a failed attempt
         failure = fail(exc, data.path, data.attempt)
         return Report(status="failed", failure=failure, duration_s=perf_counter() - started, told=tuple(told)), None
+
+
+async def _interruptible(call: Coroutine[Any, Any, Any]) -> Any:
+    """Await a component so that cancelling its task reaches it.
+
+    Ray cancels by asking the interpreter for a KeyboardInterrupt, which waits for the next bytecode: a loop that sleeps in
+    the kernel would not notice before its worker is killed.
+    """
+
+    async def beat() -> None:
+        while True:  # noqa: ASYNC110  # waking up is the point
+            await asyncio.sleep(INTERRUPT_S)
+
+    beating = asyncio.create_task(beat())
+    try:
+        return await call
+    finally:
+        beating.cancel()
 
 
 def gather_results(
@@ -307,7 +328,7 @@ def gather_results(
     def bound(part: Any) -> Any:
         """Put the values into a part whose handles the coordinator has replaced by bindings, or by null."""
         if isinstance(part, Binding):
-            return part.value if part.argument is None else restore(arguments[part.argument])
+            return restore(part.value if part.argument is None else arguments[part.argument])
         if isinstance(part, dict):
             return {name: bound(each) for name, each in cast("dict[str, Any]", part).items()}
         return [bound(each) for each in cast("list[Any]", part)] if isinstance(part, list) else None
@@ -340,9 +361,29 @@ def _report(value: Value, run: RunInfo, duration_s: float, told: tuple[Event, ..
 
 @dataclass(frozen=True, slots=True)
 class ArrowFrame:
-    """A frame on its way between processes: Ray moves Arrow tables without copying them, polars frames it would pickle."""
+    """A frame on its way between processes: an Arrow IPC stream in one buffer, which Ray keeps in shared memory as it is.
+
+    A receiver reads it there without copying. (Ray's own way with Arrow tables fails on slices with polars' strings: "Unhandled
+    Arrow array type: string_view", Ray 2.60, `ray/_private/arrow_serialization.py`; a polars frame as such would be pickled.)
+    """
 
     table: Any
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        import pyarrow  # pyright: ignore[reportMissingTypeStubs]  # it has none
+
+        arrow: Any = pyarrow  # its types are partly unknown
+        sink = arrow.BufferOutputStream()
+        with arrow.ipc.new_stream(sink, self.table.schema) as writer:
+            writer.write_table(self.table)
+        return (_arrow_frame, (PickleBuffer(sink.getvalue()),))
+
+
+def _arrow_frame(buffer: Any) -> ArrowFrame:
+    import pyarrow  # pyright: ignore[reportMissingTypeStubs]  # it has none
+
+    arrow: Any = pyarrow  # its types are partly unknown
+    return ArrowFrame(arrow.ipc.open_stream(arrow.py_buffer(buffer)).read_all())
 
 
 def portable(value: Any) -> Any:

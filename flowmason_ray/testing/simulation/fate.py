@@ -21,7 +21,7 @@ BRANCHES: dict[str, tuple[str | None, ...]] = {
     "sim_switch": ("left", "middle", "right", "left", "middle", "right", "left", "middle", "right", None, "nowhere"),
 }
 """What constructs that take a branch may decide, each as often as it is listed."""
-COUNTS = (0, 1, 1, 2, 2, 3, 3, 4, 7)
+COUNTS = (0, 1, 2, 2, 3, 3, 4, 7)
 """How many items a loop may have."""
 
 
@@ -57,12 +57,12 @@ def mood_of(seed: int) -> Mood:
     """Return the mood of a seed."""
     random = Random(f"mood {seed}")
     return Mood(
-        failures=random.choice((0.0, 0.01, 0.03, 0.1, 0.1, 0.3)),
-        declines=random.choice((0.0, 0.2, 0.5)),
+        failures=random.choice((0.0, 0.0, 0.01, 0.03, 0.1, 0.3)),
+        declines=random.choice((0.0, 0.1, 0.4)),
         duplicates=random.choice((0.0, 0.1, 0.5)),
         spread=random.choice((0.0, 1.0, 5.0)),
-        cancel_after=random.choice((None, None, None, random.randrange(0, 100), random.randrange(0, 20))),
-        crash_after=random.choice((None, None, random.randrange(1, 150), random.randrange(1, 30))),
+        cancel_after=random.choice((None, None, None, None, random.randrange(0, 100), random.randrange(0, 20))),
+        crash_after=random.choice((None, None, None, random.randrange(1, 150), random.randrange(1, 30))),
     )
 
 
@@ -107,11 +107,11 @@ class Fate:
 
     def leaves(self, path: str) -> bool:
         """Tell whether a `return`, `break_loop` or `continue_loop` takes effect."""
-        return self.number("leaves", path) < 0.4
+        return self.number("leaves", path) < 0.3
 
     def indices(self, path: str) -> tuple[int, list[int] | None]:
         """Return how many items a loop has, and the indices of those that its filter lets through (None: no filter)."""
-        choices = COUNTS if path.count("[") < 2 else COUNTS[:5]
+        choices = COUNTS if path.count("[") < 2 else COUNTS[:6]
         count = choices[int(self.number("count", path) * len(choices))]
         if self.number("filters", path) < 0.7:
             return count, None

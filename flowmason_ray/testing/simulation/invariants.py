@@ -181,6 +181,17 @@ def only_what_runs_is_stopped(books: Books, step: Step) -> str | None:
     return None
 
 
+def what_is_cancelled_is_told_to_stop(books: Books, step: Step) -> str | None:
+    """An attempt that runs when its stage is cancelled is told so."""
+    told = {output.path for output in step.outputs if isinstance(output, CancelStage)}
+    for output in step.outputs:
+        if not isinstance(output, StageEnded) or output.status != "cancelled" or output.path in told:
+            continue
+        if output.path in books.running:
+            return f"{output.path} is cancelled, and its attempt goes on"
+    return None
+
+
 def nothing_runs_when_the_run_has_ended(books: Books, step: Step) -> str | None:
     """When the run ends, every attempt has been answered."""
     if any(isinstance(output, RUN_ENDED) for output in step.outputs) and books.running:
@@ -213,6 +224,7 @@ AFTER: tuple[Law, ...] = (
     windows_are_kept,
     windows_move_in_order,
     only_what_runs_is_stopped,
+    what_is_cancelled_is_told_to_stop,
     nothing_runs_when_the_run_has_ended,
 )
 """Judged with the step in the books."""

@@ -91,7 +91,7 @@ class _Maker:
     def _kind(self, place: _Place) -> str:
         if place.depth < MAX_DEPTH and self._made < MAX_STAGES and self.chance(0.3):
             return self.random.choice(CONSTRUCTS)
-        if self.chance(0.06):
+        if self.chance(0.12 if place.in_loop else 0.03):
             return self.random.choice(LEAVING if place.in_loop else LEAVING[:1])
         if self.chance(0.04):
             return "wait_for_approval"
@@ -124,15 +124,16 @@ class _Maker:
         random = self.random
         if place.readable and self.chance(0.35):
             stage["depends_on"] = random.sample(place.readable, min(len(place.readable), random.choice((1, 1, 2))))
-        if self.chance(0.15):
+        if self.chance(0.08):
             stage["when"] = "context.attempt > 0"  # whether it holds is decided by fate
-        if self.chance(0.04):
+        if self.chance(0.015):
             stage["enabled"] = False
         if self.chance(0.35):
-            stage["retry"] = {"max_attempts": random.choice((2, 3)), "initial_delay_ms": random.choice((1, 500))}
+            retry: dict[str, Any] = {"max_attempts": random.choice((2, 3)), "initial_delay_ms": random.choice((1, 500))}
             if self.chance(0.3):
-                stage["retry"]["retry_on"] = random.sample(CODES, 2)
-        if self.chance(0.4):
+                retry["retry_on"] = random.sample(CODES, 2)
+            stage["retry"] = retry
+        if self.chance(0.5):
             stage["on_error"] = random.choice(("continue", "fallback"))
             if stage["on_error"] == "fallback":
                 stage["fallback_output"] = {"fallback": stage["id"]}
@@ -167,10 +168,11 @@ class _Maker:
         return []
 
     def _wait_for_approval(self, stage: dict[str, Any], place: _Place, chain: tuple[str, ...]) -> list[str]:
-        stage["config"] = {"message": "May it go on?"}
+        config: dict[str, Any] = {"message": "May it go on?"}
         if self.chance(0.5):
-            stage["config"]["timeout_ms"] = self.random.choice((500, 3000))
-            stage["config"]["on_timeout"] = self.random.choice(("fail", "continue"))
+            config["timeout_ms"] = self.random.choice((500, 3000))
+            config["on_timeout"] = self.random.choice(("fail", "continue"))
+        stage["config"] = config
         return []
 
     # -- constructs -----------------------------------------------------------------------------------------------------
@@ -238,10 +240,11 @@ class _Maker:
 
     def _trycatch(self, stage: dict[str, Any], place: _Place, chain: tuple[str, ...]) -> list[str]:
         (tried, caught, last), seen = self._bodies(place, chain, 3, follow=True)
-        stage["config"] = {"try_stages": tried, "catch_stages": caught, "finally_stages": last}
-        stage["config"]["error_scope"] = self.random.choice(("propagate", "continue", "continue"))
+        config: dict[str, Any] = {"try_stages": tried, "catch_stages": caught, "finally_stages": last}
+        stage["config"] = config
+        config["error_scope"] = self.random.choice(("propagate", "continue", "continue"))
         if self.chance(0.3):
-            stage["config"]["catch_error_types"] = self.random.sample((*CODES, "Oops", "too_many_errors"), 3)
+            config["catch_error_types"] = self.random.sample((*CODES, "Oops", "too_many_errors"), 3)
         return seen
 
     def _parallel(self, stage: dict[str, Any], place: _Place, chain: tuple[str, ...]) -> list[str]:

@@ -291,10 +291,14 @@ def first_wrong(seeds: Iterable[int], make_state: MakeState = RunState) -> Simul
 
 def comparable(outputs: list[Output]) -> list[Any]:
     """Return outputs in a form in which those of two lives can be compared: commands carry scopes, which differ."""
-    return [
-        output if isinstance(output, Event) else (type(output).__name__, output.path, output.attempt)
-        for output in outputs
-    ]
+    return [_comparable(output) for output in outputs]
+
+
+def _comparable(output: Output) -> Any:
+    if isinstance(output, Event):
+        return output
+    fact = getattr(output, "delay_s", None) or getattr(output, "first_started_at", None)
+    return (type(output).__name__, output.path, output.attempt, fact)
 
 
 def describe(output: Output) -> str:

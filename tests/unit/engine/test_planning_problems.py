@@ -29,10 +29,13 @@ def sets(id: str, name: str = "x", value: Any = 1, **keys: Any) -> dict[str, Any
     return stage(id, "variable_set", config={"name": name, "value": value}, **keys)
 
 
+INVALID_PIPELINE = ("invalid_config", "/stages/0/config/pipeline", None)
+
 CASES: dict[str, tuple[Stages, dict[str, Any], str, str, str | None]] = {
     # name: stages, pipeline keys, code, pointer, nearest
     "component": ([stage("a", "ecoh")], {}, "unknown_component", "/stages/0/component_type", "echo"),
     "version": ([stage("a", "echo@^2")], {}, "component_version", "/stages/0/component_type", None),
+    "range": ([stage("a", "echo@new")], {}, "invalid_range", "/stages/0/component_type", None),
     "slot": ([stage("a", "abstract")], {}, "unfilled_slot", "/stages/0/component_type", None),
     "depends": ([stage("fetch"), stage("b", after="fetchh")], {}, "unknown_stage", "/stages/1/depends_on/0", "fetch"),
     "depends on itself": ([stage("a", after="a")], {}, "self_reference", "/stages/0/depends_on/0", None),
@@ -219,6 +222,140 @@ CASES: dict[str, tuple[Stages, dict[str, Any], str, str, str | None]] = {
     "two results": ([stage("a")], {"output_stage_id": "a", "output": 1}, "conflicting_keys", "/output", None),
     "result template": ([stage("fetch")], {"output": {"x": "{{stages.fech}}"}}, "unknown_stage", "/output/x", "fetch"),
     "result expression": ([stage("a")], {"output": "{{ a b }}"}, "invalid_expression", "/output", None),
+    "branch target": (
+        [stage("c", "router", config={"value": "{{input.x}}", "routes": {"a/b": ["feth"]}}), stage("fetch")],
+        {},
+        "unknown_stage",
+        "/stages/0/config/routes/a~1b/0",
+        "fetch",
+    ),
+    "parallel target": (
+        [stage("c", "parallel", config={"branches": [["a"], ["fech"]]}), stage("a"), stage("fetch")],
+        {},
+        "unknown_stage",
+        "/stages/0/config/branches/1/0",
+        "fetch",
+    ),
+    "route is no list": (
+        [stage("c", "router", config={"value": "{{input.x}}", "routes": {"a": "b"}}), stage("b")],
+        {},
+        "invalid_config",
+        "/stages/0/config/routes/a",
+        None,
+    ),
+    "routes are no object": (
+        [stage("c", "router", config={"value": "{{input.x}}", "routes": ["b"]}), stage("b")],
+        {},
+        "invalid_value",
+        "/stages/0/config/routes",
+        None,
+    ),
+    "routes alike": (
+        [stage("c", "router", config={"value": "x", "routes": {"a": [], "A": []}, "case_insensitive": True})],
+        {},
+        "invalid_config",
+        "/stages/0/config/routes/A",
+        None,
+    ),
+    "quorum": (
+        [stage("c", "parallel", config={"branches": [["a"]], "wait_for": 2}), stage("a")],
+        {},
+        "invalid_config",
+        "/stages/0/config/wait_for",
+        None,
+    ),
+    "quorum in words": (
+        [stage("c", "parallel", config={"branches": [["a"]], "wait_for": "some"}), stage("a")],
+        {},
+        "invalid_config",
+        "/stages/0/config/wait_for",
+        None,
+    ),
+    "no branches": ([stage("c", "parallel")], {}, "missing_field", "/stages/0/config", None),
+    "error scope": (
+        [stage("t", "trycatch", config={"try_stages": ["a"], "error_scope": "x"}), stage("a")],
+        {},
+        "invalid_config",
+        "/stages/0/config/error_scope",
+        None,
+    ),
+    "error types": (
+        [stage("t", "trycatch", config={"try_stages": ["a"], "catch_error_types": "x"}), stage("a")],
+        {},
+        "invalid_config",
+        "/stages/0/config/catch_error_types",
+        None,
+    ),
+    "items": (
+        [foreach("e", "b", config={"items": 3}), stage("b")],
+        {},
+        "invalid_config",
+        "/stages/0/config/items",
+        None,
+    ),
+    "form": (
+        [stage("w", "wait_for_approval", config={"message": "m", "form": {"type": "objct"}})],
+        {},
+        "invalid_config",
+        "/stages/0/config/form/type",
+        None,
+    ),
+    "on timeout": (
+        [stage("w", "wait_for_approval", config={"message": "m", "on_timeout": "die"})],
+        {},
+        "invalid_config",
+        "/stages/0/config/on_timeout",
+        None,
+    ),
+    "pipeline is no text": ([stage("s", "subpipeline", config={"pipeline": 3})], {}, *INVALID_PIPELINE),
+    "pipeline is a template": (
+        [stage("s", "subpipeline", config={"pipeline": "{{input.x}}"})],
+        {},
+        *INVALID_PIPELINE,
+    ),
+    "break outside a loop": ([stage("b", "break_loop")], {}, "not_in_loop", "/stages/0", None),
+    "continue outside a loop": (
+        [conditional("c", "b"), stage("b", "continue_loop")],
+        {},
+        "not_in_loop",
+        "/stages/1",
+        None,
+    ),
+    "after a return": (
+        [stage("r", "return"), stage("b", after="r"), stage("c", after="b")],
+        {},
+        "unreachable_stage",
+        "/stages/1/depends_on/0",
+        None,
+    ),
+    "after a return whose condition is written out": (
+        [stage("r", "return", config={"condition": "1 < 2"}), stage("b", after="r")],
+        {},
+        "unreachable_stage",
+        "/stages/1/depends_on/0",
+        None,
+    ),
+    "after a continue": (
+        [foreach("e", "n b"), stage("n", "continue_loop"), stage("b", after="n")],
+        {},
+        "unreachable_stage",
+        "/stages/2/depends_on/0",
+        None,
+    ),
+    "after a decision of which every branch leaves": (
+        [conditional("c", "r", "s"), stage("r", "return"), stage("s", "return"), stage("b", after="c")],
+        {},
+        "unreachable_stage",
+        "/stages/3/depends_on/0",
+        None,
+    ),
+    "with a return or not at all": (
+        [stage("r", "return", when="input.x"), stage("b", after="r")],
+        {},
+        "unreachable_stage",
+        "/stages/1/depends_on/0",
+        None,
+    ),
     "collect": (
         [foreach("e", "b", config={"collect": "{{stages.c}}"}), stage("b")],
         {},
@@ -253,7 +390,7 @@ CASES: dict[str, tuple[Stages, dict[str, Any], str, str, str | None]] = {
     ),
     "missing field": ([stage("l", "logger", config={})], {}, "missing_field", "/stages/0/config", None),
     "literal": (
-        [stage("f", "foreach", config={"items": 1, "loop_stages": ["b"], "batch_size": "x"}), stage("b")],
+        [stage("f", "foreach", config={"items": [1], "loop_stages": ["b"], "batch_size": "x"}), stage("b")],
         {},
         "invalid_value",
         "/stages/0/config/batch_size",
@@ -331,6 +468,23 @@ FINE: dict[str, tuple[Stages, dict[str, Any]]] = {
         [stage("h", "http_request", config={"url": "http://x", "timeout": "{{stages.a.value}}"}), stage("a")],
         {},
     ),
+    "after a return that may be skipped": (
+        [stage("r", "return", when="input.x"), stage("a"), stage("b", after="a r")],
+        {},
+    ),
+    "after a return that is skipped with what it waits for": (
+        [stage("a", when="input.x"), stage("r", "return", after="a"), stage("o"), stage("b", after="o r")],
+        {},
+    ),
+    "after a decision of which one branch leaves": (
+        [conditional("c", "r", "s"), stage("r", "return"), stage("s"), stage("b", after="c")],
+        {},
+    ),
+    "a decision without a branch for it goes on": (
+        [conditional("c", "r"), stage("r", "return"), stage("b", after="c")],
+        {},
+    ),
+    "beside a return": ([stage("r", "return"), stage("b")], {}),
     "setters in exclusive branches": ([conditional("c", "a", "b"), sets("a"), sets("b")], {}),
     "setters that are ordered": ([sets("a"), sets("b", after="a"), reads("vars.x")], {}),
     "setters of which one reads": ([sets("b", value="{{vars.x + 1}}"), sets("a")], {}),
@@ -415,6 +569,47 @@ def test_a_likely_slip_in_an_open_input_is_a_warning() -> None:
 def test_caching_is_a_warning_as_long_as_it_is_not_built() -> None:
     problems = problems_of(stage("a", cache=True))
     assert [(p.code, p.severity, p.path) for p in problems] == [("not_supported", "warning", "/stages/0/cache")]
+
+
+WARNINGS: dict[str, tuple[Stages, str, str]] = {
+    "a branch that is never taken": (
+        [stage("c", "conditional", config={"condition": False, "true_branch_stages": ["a"]}), stage("a")],
+        "constant_condition",
+        "/stages/0/config/condition",
+    ),
+    "a condition that reads nothing": (
+        [stage("c", "conditional", config={"condition": "1 < 2", "false_branch_stages": ["a"]}), stage("a")],
+        "constant_condition",
+        "/stages/0/config/condition",
+    ),
+    "a time limit on a loop": (
+        [foreach("e", "b", timeout_ms=5), stage("b")],
+        "covers_decision_only",
+        "/stages/0/timeout_ms",
+    ),
+    "a retry of a loop": (
+        [foreach("e", "b", retry={"max_attempts": 2}), stage("b")],
+        "covers_decision_only",
+        "/stages/0/retry",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WARNINGS)
+def test_what_may_be_a_slip_is_a_warning_and_can_be_run(name: str) -> None:
+    stages, code, pointer = WARNINGS[name]
+    assert [(p.code, p.path, p.severity) for p in problems_of(*stages)] == [(code, pointer, "warning")]
+    assert plan_of(*stages)
+
+
+def test_a_written_condition_without_a_branch_for_the_other_case_says_nothing() -> None:
+    config = {"condition": True, "true_branch_stages": ["a"]}
+    assert problems_of(stage("c", "conditional", config=config), stage("a")) == []
+
+
+def test_defaults_are_no_limits_on_constructs() -> None:
+    defaults = {"timeout_ms": 5, "retry": {"max_attempts": 2}}
+    assert problems_of(foreach("e", "b"), stage("b"), defaults=defaults) == []
 
 
 def test_the_environment_may_be_read_where_the_project_allows_it() -> None:

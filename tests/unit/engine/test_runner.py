@@ -51,6 +51,8 @@ class Log:
 class Scripted:
     """An executor that answers as `answer(command, deliver)` says."""
 
+    tells_beginning = False
+
     def __init__(self, log: Log, answer: Callable[[StartStage, Deliver], Event | None] | None = None) -> None:
         self._log = log
         self._answer = answer

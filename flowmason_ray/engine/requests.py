@@ -1,0 +1,66 @@
+"""What is asked of a run while it is under way, from this process or another: answers to its questions, and to stop.
+
+Requests of other processes come through the run's log (`RunLog.requests`), which is looked at every `LISTEN_S`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import time
+from typing import Any
+
+from flowmason_ray.engine.events import ApprovalAnswered, CancelRequested, Event, StageLogged
+from flowmason_ray.engine.run_log import RunLog
+from flowmason_ray.engine.run_state import RunState
+from flowmason_ray.errors import StoreError
+from flowmason_ray.spec.input_schema import InputSchema
+
+LISTEN_S = 0.4
+"""How often the log is asked for requests: half of the second within which they are to take effect."""
+
+
+class Requests:
+    """Takes what is asked of one run, and delivers it as events."""
+
+    def __init__(self, state: RunState, log: RunLog, deliver: Callable[[Event], None]) -> None:
+        self._state = state
+        self._log = log
+        self._deliver = deliver
+
+    def answer(self, path: str, data: Any, by: str | None) -> None:
+        """Take an answer to what the stage at `path` asks; what was not asked, or does not fit the form, is passed over."""
+        asked = self._state.asked.get(path)
+        if asked is None:
+            self._warn(path, "An answer came that this stage does not wait for; it was passed over.")
+            return
+        scope, index = asked
+        form = scope.plan.stages[index].options.form
+        problems = InputSchema(form).violations(data, subject="answer") if form is not None else []
+        if problems:
+            words = "; ".join(problem.message for problem in problems)
+            self._warn(path, f"An answer does not fit the form and was passed over: {words}")
+        else:
+            self._deliver(ApprovalAnswered(at=time(), path=path, data=data, by=by))
+
+    def _warn(self, path: str, message: str) -> None:
+        self._deliver(StageLogged(at=time(), path=path, level="warning", message=message))
+
+    async def listen(self) -> None:
+        """Take up what other processes ask, until cancelled."""
+        taken = 0
+        while True:
+            await asyncio.sleep(LISTEN_S)
+            try:
+                requests = await self._log.requests(after=taken)
+            except StoreError as exc:  # a log that can be written but not read: the run goes on, deaf for now
+                self._warn("", f"Requests from other processes cannot be read: {exc.message}")
+                continue
+            for request in requests:
+                taken = request.number
+                body = request.body
+                if request.kind == "answer":
+                    self.answer(str(body.get("path")), body.get("data"), body.get("by"))
+                elif request.kind == "cancel":
+                    message = str(body.get("message") or "The run was cancelled.")
+                    self._deliver(CancelRequested(at=time(), message=message))
