@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowmason_ray.components.base import InvalidComponent
 from flowmason_ray.engine.events import RunCancelled, RunSucceeded
+from flowmason_ray.engine.replay import Replayed
 from flowmason_ray.engine.run_log import RunLog, RunRecord, RunStore
 from flowmason_ray.engine.runner import Durability, Observer, Runner
 from flowmason_ray.engine.summary import StageSummary, Summary
@@ -158,7 +159,13 @@ class PreparedRun:
         if self._wrap is not None:
             executor = self._wrap(executor)
         self._runner = Runner(
-            self.plan, executor, self._log(), self.info, observers=self._observers, durability=self._durability
+            self.plan,
+            executor,
+            self._log(),
+            self.info,
+            observers=self._observers,
+            durability=self._durability,
+            resumed=self._resumed(),
         )
         if self._cancelled is not None:
             self._runner.cancel(self._cancelled)
@@ -176,6 +183,10 @@ class PreparedRun:
             duration_s=perf_counter() - started,
             stages=self._summary.stages,
         )
+
+    def _resumed(self) -> Replayed | None:
+        """Return the state that the run begins with; None: it begins at the beginning."""
+        return None
 
     def _log(self) -> RunLog:
         store = self._store
