@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -66,14 +69,16 @@ def run(
         )
         workspace = open_workspace(_path(file))
         watcher = make_watcher(quiet=quiet)
-        prepared = PreparedRun(
-            loaded,
-            value,
-            on=on,
-            store=workspace.store() if store else None,
-            observers=[watcher] if watcher is not None else (),
-            workspace=workspace,
-        )
+        given = input_text is not None or input_file is not None or sample or bool(sets)
+        with _told_how_to_give_an_input(given=given):
+            prepared = PreparedRun(
+                loaded,
+                value,
+                on=on,
+                store=workspace.store() if store else None,
+                observers=[watcher] if watcher is not None else (),
+                workspace=workspace,
+            )
         if watcher is not None:
             if prepared.warnings:
                 from flowmason_ray.cli.problem_report import print_problems
@@ -97,6 +102,21 @@ def _path(file: str) -> Any:
     from pathlib import Path
 
     return Path(file)
+
+
+@contextmanager
+def _told_how_to_give_an_input(*, given: bool) -> Generator[None]:
+    """Let an input that misses its schema, because none was given, say how one is given."""
+    from flowmason_ray.errors import InvalidInput
+
+    try:
+        yield
+    except InvalidInput as exc:
+        if given:
+            raise
+        hint = "Give the input with -i JSON, -f FILE or --set KEY=VALUE, or take the pipeline's own with --sample."
+        *others, last = exc.problems
+        raise InvalidInput([*others, replace(last, hint=last.hint or hint)]) from None
 
 
 def _sample(loaded: LoadedPipeline, file: str) -> Any:

@@ -380,3 +380,9 @@ def test_ray_is_said_to_be_starting_before_anything_happens(
     assert view.preparing == (f"connecting to Ray at {address}…" if address else "starting Ray…")
     view(RunCancelled(failure=Failure(code="cancelled", message="The run was cancelled.")))
     assert view.preparing is None
+
+
+def test_without_an_input_it_says_how_to_give_one(fm: Fm) -> None:
+    file = fm.write(ADD)
+    assert "--sample" in fm("run", file).err
+    assert "--sample" not in fm("run", file, "-i", '{"b": 1}').err
