@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,6 @@ def test_a_time_limit_of_a_call_belongs_into_its_config(tmp_path: Path) -> None:
 @pytest.mark.parametrize("depth", [32, 33])
 def test_calls_nest_thirty_two_deep(depth: int, tmp_path: Path) -> None:
     names = ["main", *(f"p{i}" for i in range(1, depth))]
-    pipelines = {name: [call(below)] for name, below in zip(names, names[1:], strict=False)}
+    pipelines = {name: [call(below)] for name, below in pairwise(names)}
     write(tmp_path, **pipelines, **{names[-1]: [stage("a")]})
     assert [p.code for p in check(tmp_path)] == ([] if depth == 32 else ["nested_too_deeply"])
