@@ -99,7 +99,7 @@ class PreparedRun:
             source: The pipeline.
             input: Its input; the schema's defaults are applied.
             on: `local` (this process), `ray`, or None: Ray when `RAY_ADDRESS` is set.
-            store: Where the run is recorded; None: in memory only.
+            store: Where the run is recorded; None: nowhere, only its result is kept.
             components: Component classes that the pipeline may use, besides the project's.
             observers: Are shown every event of the run, in order.
             durability: What is durable when (`engine.runner.Durability`).
@@ -189,22 +189,19 @@ class PreparedRun:
         return None
 
     def _log(self) -> RunLog:
-        store = self._store
-        if store is None:
-            from flowmason_ray.stores.memory import MemoryRunStore
-
-            store = MemoryRunStore()
-        return store.create(
-            RunRecord(
-                run_id=self.run_id,
-                pipeline=self.plan.name,
-                version=self.plan.version,
-                status="running",
-                created_at=self.info.started_at,
-                file=None if self.plan.file is None else str(Path(self.plan.file).resolve()),
-            ),
-            secrets=self.info.secrets.values(),
+        record = RunRecord(
+            run_id=self.run_id,
+            pipeline=self.plan.name,
+            version=self.plan.version,
+            status="running",
+            created_at=self.info.started_at,
+            file=None if self.plan.file is None else str(Path(self.plan.file).resolve()),
         )
+        if self._store is None:
+            from flowmason_ray.stores.memory import ForgettingRunLog
+
+            return ForgettingRunLog(record)
+        return self._store.create(record, secrets=self.info.secrets.values())
 
 
 def _plain_input(given: Mapping[str, Any] | None) -> dict[str, Any]:

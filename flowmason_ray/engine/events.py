@@ -95,6 +95,8 @@ class StageSucceeded(Event):
     decision: Mapping[str, Any] | None = None
     duration_s: float = 0.0
     usage: Mapping[str, Any] | None = None
+    size_bytes: int = field(default=0, compare=False)
+    """About how much `value` is in this process's memory until it is recorded; 0: little. Not part of the log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

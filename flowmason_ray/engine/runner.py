@@ -35,6 +35,7 @@ from flowmason_ray.engine.events import (
     StageLogged,
     StageStarted,
     StageStopped,
+    StageSucceeded,
     TimerFired,
 )
 from flowmason_ray.engine.executor import Executor, RunInfo
@@ -54,6 +55,10 @@ Durability = Literal["none", "run", "stage"]
 
 TURN_S = 0.005
 """How long the runner keeps the event loop: short enough for a live view at 20 frames a second."""
+
+
+UNWRITTEN_BYTES = 32 * 2**20
+"""How much of values may wait for the log before the run waits for it: what makes them may be faster than the disk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +113,8 @@ class Runner:
         self._waiting: dict[str, StartStage] = {}
         """Those of them for which it is being made durable."""
         self._flushing: asyncio.Task[None] | None = None
+        self._unwritten = 0
+        """Bytes of values in events that may not have been written yet."""
         self._last: Event | None = None
         self._random = random.Random(run.seed)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -223,8 +230,11 @@ class Runner:
         deadline = perf_counter() + TURN_S
         while inbox and self._last is None:
             self._handle(inbox.popleft())
-            if perf_counter() > deadline:
+            if perf_counter() > deadline or self._unwritten > UNWRITTEN_BYTES:
                 break
+        if self._unwritten > UNWRITTEN_BYTES:
+            await self._log.flush()
+            self._unwritten = 0
         if self._held and self._flushing is None:
             self._flushing = asyncio.create_task(self._start_held())
         if self._flushing is not None and self._flushing.done():
@@ -252,7 +262,9 @@ class Runner:
     def _handle(self, event: Event) -> None:
         """One stimulus and everything that the state machine makes of it."""
         event = self._deadlines.completed(event)
-        if isinstance(event, StageFailed):
+        if type(event) is StageSucceeded:
+            self._unwritten += event.size_bytes
+        elif isinstance(event, StageFailed):
             event = self._masked(replace(event, draw=self._random.random()))
         self._record(event)
         for output in self._state.handle(event):
