@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowmason_ray.components.base import InvalidComponent
 from flowmason_ray.engine.events import RunCancelled, RunSucceeded
+from flowmason_ray.engine.replay import Replayed
 from flowmason_ray.engine.run_log import RunLog, RunRecord, RunStore
 from flowmason_ray.engine.runner import Durability, Observer, Runner
 from flowmason_ray.engine.summary import StageSummary, Summary
@@ -98,7 +99,7 @@ class PreparedRun:
             source: The pipeline.
             input: Its input; the schema's defaults are applied.
             on: `local` (this process), `ray`, or None: Ray when `RAY_ADDRESS` is set.
-            store: Where the run is recorded; None: in memory only.
+            store: Where the run is recorded; None: nowhere, only its result is kept.
             components: Component classes that the pipeline may use, besides the project's.
             observers: Are shown every event of the run, in order.
             durability: What is durable when (`engine.runner.Durability`).
@@ -158,7 +159,13 @@ class PreparedRun:
         if self._wrap is not None:
             executor = self._wrap(executor)
         self._runner = Runner(
-            self.plan, executor, self._log(), self.info, observers=self._observers, durability=self._durability
+            self.plan,
+            executor,
+            self._log(),
+            self.info,
+            observers=self._observers,
+            durability=self._durability,
+            resumed=self._resumed(),
         )
         if self._cancelled is not None:
             self._runner.cancel(self._cancelled)
@@ -177,23 +184,24 @@ class PreparedRun:
             stages=self._summary.stages,
         )
 
-    def _log(self) -> RunLog:
-        store = self._store
-        if store is None:
-            from flowmason_ray.stores.memory import MemoryRunStore
+    def _resumed(self) -> Replayed | None:
+        """Return the state that the run begins with; None: it begins at the beginning."""
+        return None
 
-            store = MemoryRunStore()
-        return store.create(
-            RunRecord(
-                run_id=self.run_id,
-                pipeline=self.plan.name,
-                version=self.plan.version,
-                status="running",
-                created_at=self.info.started_at,
-                file=None if self.plan.file is None else str(Path(self.plan.file).resolve()),
-            ),
-            secrets=self.info.secrets.values(),
+    def _log(self) -> RunLog:
+        record = RunRecord(
+            run_id=self.run_id,
+            pipeline=self.plan.name,
+            version=self.plan.version,
+            status="running",
+            created_at=self.info.started_at,
+            file=None if self.plan.file is None else str(Path(self.plan.file).resolve()),
         )
+        if self._store is None:
+            from flowmason_ray.stores.memory import ForgettingRunLog
+
+            return ForgettingRunLog(record)
+        return self._store.create(record, secrets=self.info.secrets.values())
 
 
 def _plain_input(given: Mapping[str, Any] | None) -> dict[str, Any]:

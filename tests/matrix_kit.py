@@ -268,7 +268,7 @@ def _trycatch(id: str, node: Node, place: str) -> Node:
     bodies = {"try": [boom], "catch": [caught], "finally": [last]}
     after = {"try": boom, "catch": caught, "finally": last}[place]
     bodies[place] = [*members, *bodies[place]]
-    own_stages = {
+    own_stages: dict[str, dict[str, Any]] = {
         boom: {"id": boom, "component_type": "boom"},
         caught: leaf(caught, f"{{{{stages.{boom}.error.code}}}}"),
         last: leaf(last, [f"{{{{stages.{boom}.status}}}}", f"{{{{stages.{caught}.status}}}}"]),
@@ -461,7 +461,7 @@ def case_of(chain: Sequence[str], *, places: Mapping[int, str] = {}, fuse: str =
     """Return the pipeline of nested constructs, with a stage after them that reads them."""
     node = nest(chain, places=places)
     stages = [*node.stages, leaf("end", node.out, depends_on=[node.id])]
-    pipeline = {"name": "case", "stages": stages}
+    pipeline: dict[str, Any] = {"name": "case", "stages": stages}
     if fuse != "auto":
         for each in (pipeline, *node.files.values()):
             for stage in each["stages"]:

@@ -85,7 +85,7 @@ def run(
 
                 print_problems(prepared.warnings)
             watcher.begin(prepared)
-        result = _drive(prepared, watcher)
+        result = drive(prepared, watcher)
     except FlowMasonError as exc:
         if not as_json:
             raise
@@ -94,7 +94,7 @@ def run(
 
         write_json(error_document(exc))
         return exc.exit_code
-    _tell(result, prepared, loaded, as_json=as_json, stored=store)
+    tell(result, prepared, loaded, as_json=as_json, stored=store)
     return EXIT_CODES[result.status]
 
 
@@ -127,8 +127,8 @@ def _sample(loaded: LoadedPipeline, file: str) -> Any:
     return loaded.pipeline.sample_input
 
 
-def _drive(prepared: PreparedRun, watcher: Watcher | None) -> RunResult:
-    """Run it: with what components print kept off stdout, and with signals that cancel it."""
+def drive(prepared: PreparedRun, watcher: Watcher | None) -> RunResult:
+    """Run what is prepared: with what components print kept off stdout, and with signals that cancel it."""
     import asyncio
 
     from flowmason_ray.cli.cancelling import cancel_on_signals
@@ -145,7 +145,8 @@ def _drive(prepared: PreparedRun, watcher: Watcher | None) -> RunResult:
     return result
 
 
-def _tell(result: RunResult, prepared: PreparedRun, loaded: LoadedPipeline, *, as_json: bool, stored: bool) -> None:
+def tell(result: RunResult, prepared: PreparedRun, loaded: LoadedPipeline, *, as_json: bool, stored: bool) -> None:
+    """Put the result on stdout, and what went wrong on stderr."""
     if result.failure is not None:
         from flowmason_ray.cli.failure_report import print_failure
 

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from flowmason_ray.engine.component import ComponentSpec
 from flowmason_ray.engine.output_dump import dump_output
-from flowmason_ray.engine.values import Decision, is_frame, not_recordable, printable
+from flowmason_ray.engine.values import Decision, is_frame, printable, recorded_size
 from flowmason_ray.errors import Failure, FlowMasonError, StageError, TemporaryError
 
 if TYPE_CHECKING:
@@ -65,6 +65,8 @@ class Value(NamedTuple):
 
     value: Any
     decision: Mapping[str, Any] | None = None
+    size_bytes: int = 0
+    """About how much there is to record; 0: little, or not known."""
 
 
 DECLINED = object()
@@ -96,9 +98,10 @@ def prepare(work: Work, scope: Scope) -> Any:
     if component is None:
         if work.schema is not None:
             conform(config, work.schema)
-        if (problem := not_recordable(config)) is not None:
-            raise InvalidOutput(f"The value that a template made is not JSON: {problem}.")
-        return Value(config)
+        try:
+            return Value(config, size_bytes=recorded_size(config))
+        except TypeError as exc:
+            raise InvalidOutput(f"The value that a template made is not JSON: {exc}.") from exc
     if work.fixed:
         config = {**config, **work.fixed}
     try:
@@ -153,13 +156,11 @@ def finish(component: ComponentSpec, result: Any, schema: InputSchema | None = N
             raise InvalidOutput(_violations(f"The output of component {component.name!r}", exc)) from exc
     try:
         value = dump_output(result, is_frame)
+        size_bytes = recorded_size(value)
     except (TypeError, ValueError) as exc:
         raise InvalidOutput(f"The output of component {component.name!r} is not JSON: {exc}.") from exc
-    if (problem := not_recordable(value)) is not None:
-        raise InvalidOutput(f"The output of component {component.name!r} is not JSON: {problem}.")
-    if component.kind == "control_flow":
-        return Value(value, {"branch": value.get("branch")})
-    return Value(value)
+    decision = {"branch": value.get("branch")} if component.kind == "control_flow" else None
+    return Value(value, decision, size_bytes)
 
 
 def fail(exc: BaseException, path: str, attempt: int) -> Failure:

@@ -60,6 +60,15 @@ class RunCreated(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunResumed(Event):
+    """A run that was interrupted goes on in another process. `repeated`: the attempts that are begun again."""
+
+    kind: ClassVar[str] = "run_resumed"
+
+    repeated: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StageStarted(Event):
     """An attempt was handed to the executor."""
 
@@ -86,6 +95,8 @@ class StageSucceeded(Event):
     decision: Mapping[str, Any] | None = None
     duration_s: float = 0.0
     usage: Mapping[str, Any] | None = None
+    size_bytes: int = field(default=0, compare=False)
+    """About how much `value` is in this process's memory until it is recorded; 0: little. Not part of the log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -314,6 +325,7 @@ EVENT_TYPES: dict[str, type[Event]] = {
     cls.kind: cls
     for cls in (
         RunCreated,
+        RunResumed,
         StageStarted,
         StageSucceeded,
         StageFailed,

@@ -49,24 +49,62 @@ class Packed:
     size_bytes: int
 
 
+class ItemSource:
+    """The base of what a loop can take its items from without having all of them in memory. It travels between processes."""
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        raise NotImplementedError
+
+    def item(self, index: int) -> Any:
+        """Return one, as JSON. Asked for in about the order of the items."""
+        raise NotImplementedError
+
+    def to_json(self) -> dict[str, Any]:
+        """Return how it is recorded: where it is, not what is in it."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True, slots=True)
 class Items:
-    """The items of a loop: a list or a frame, and which of them are to be processed."""
+    """The items of a loop: a list, a frame or an `ItemSource`; which of them are to be processed, and how many at a time."""
 
     source: Any
     indices: Sequence[int] | None = field(default=None)
     """Positions in `source` that are processed; None for all."""
+    batch: int | None = None
+    """How many of them make up one item, which is a list then; the last one may be shorter. None: they are the items."""
 
     def __len__(self) -> int:
-        return len(self.source) if self.indices is None else len(self.indices)
+        count = len(self.source) if self.indices is None else len(self.indices)
+        return count if self.batch is None else -(-count // self.batch)
 
     def index(self, position: int) -> int:
-        """Return the index in the source of the item at `position`."""
-        return position if self.indices is None else self.indices[position]
+        """Return the index of the item at `position`: in the source, or for batches its number."""
+        return position if self.indices is None or self.batch is not None else self.indices[position]
 
     def item(self, position: int) -> Any:
-        """Return the item at `position`: an element, or a frame's row as an object."""
-        index = self.index(position)
+        """Return the item at `position`: an element, a frame's row as an object, or a list of those."""
+        if self.batch is None:
+            return self._element(position if self.indices is None else self.indices[position])
+        return [self._element(index) for index in self._batch(position)]
+
+    def only(self, position: int) -> Items:
+        """Return the items with no other than the one at `position`; it has position 0 there."""
+        if self.batch is None:
+            return Items(self.source, [self.index(position)])
+        return Items(self.source, list(self._batch(position)), self.batch)
+
+    def _batch(self, position: int) -> Sequence[int]:
+        assert self.batch is not None
+        start = position * self.batch
+        if self.indices is not None:
+            return self.indices[start : start + self.batch]
+        return range(start, min(start + self.batch, len(self.source)))
+
+    def _element(self, index: int) -> Any:
+        if isinstance(self.source, ItemSource):
+            return self.source.item(index)
         return self.source.row(index, named=True) if is_frame(self.source) else self.source[index]
 
 
@@ -78,15 +116,29 @@ def not_recordable(value: Any) -> str | None:
     a walk through every value.
     """
     try:
-        orjson.dumps(value, default=_opaque, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY)
+        recorded_size(value)
     except TypeError as exc:
         return str(exc)
     return None
 
 
-def _opaque(value: Any) -> None:
-    if not (is_frame(value) or isinstance(value, (Items, Packed))):
-        raise TypeError(f"a value of type {type(value).__name__!r}")
+def recorded_size(value: Any) -> int:
+    """Return about how many bytes a value takes when it is written down: its JSON, and its frames in memory.
+
+    Raises:
+        TypeError: it cannot be written down; says why.
+    """
+    frames = 0
+
+    def opaque(part: Any) -> None:
+        nonlocal frames
+        if is_frame(part):
+            frames += int(part.estimated_size())
+        elif not isinstance(part, (Items, Packed)):
+            raise TypeError(f"a value of type {type(part).__name__!r}")
+
+    text = orjson.dumps(value, default=opaque, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY)
+    return len(text) + frames
 
 
 def printable(text: str) -> str:

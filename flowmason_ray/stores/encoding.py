@@ -19,7 +19,7 @@ import orjson
 
 from flowmason_ray.engine.events import EVENT_TYPES, Event, SkipReason
 from flowmason_ray.engine.secrecy import Masking
-from flowmason_ray.engine.values import INLINE_LIMIT_BYTES, Items, Packed, is_frame
+from flowmason_ray.engine.values import INLINE_LIMIT_BYTES, Items, ItemSource, Packed, is_frame
 from flowmason_ray.errors import Failure, RunNotFound, StoreError
 from flowmason_ray.stores.blobs import BlobStore
 
@@ -29,7 +29,8 @@ JSON_TYPE = "application/json"
 FRAME_TYPE = "application/vnd.apache.arrow.file"
 """The registered media type of an Arrow IPC file (IANA, 2021)."""
 
-_OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+# Dataclasses are passed through, so that the items of a loop are recorded as `_default` says and not as orjson would.
+_OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_PASSTHROUGH_DATACLASS
 
 
 class Encoder:
@@ -86,7 +87,9 @@ class Encoder:
             self._packed = True
             return orjson.Fragment(self.value(value)[1])
         if isinstance(value, Items):
-            return {"source": value.source, "indices": value.indices}
+            return _items(value, value.source)
+        if isinstance(value, ItemSource):
+            return value.to_json()
         raise TypeError(f"a value of type {type(value).__name__!r} cannot be recorded")
 
     def _frame(self, frame: Any) -> dict[str, Any]:
@@ -153,17 +156,24 @@ def _escaped(value: Any) -> Any:
         listed = [_escaped(each) for each in items]
         return listed if any(new is not old for new, old in zip(listed, items, strict=True)) else items
     if isinstance(value, Items):
-        return {"source": _escaped(value.source), "indices": value.indices}
+        return _items(value, _escaped(value.source))
     return value
 
 
+def _items(items: Items, source: Any) -> dict[str, Any]:
+    written = {"source": source, "indices": items.indices}
+    return written if items.batch is None else {**written, "batch": items.batch}
+
+
+_NOT_RECORDED = frozenset({"at", "size_bytes"})
+"""`at` has a place of its own; `size_bytes` only matters until the value is recorded."""
 _FIELDS: dict[type[Event], tuple[str, ...]] = {}
 
 
 def _field_names(cls: type[Event]) -> tuple[str, ...]:
     names = _FIELDS.get(cls)
     if names is None:
-        names = _FIELDS[cls] = tuple(field.name for field in fields(cls) if field.name != "at")
+        names = _FIELDS[cls] = tuple(field.name for field in fields(cls) if field.name not in _NOT_RECORDED)
     return names
 
 
@@ -206,6 +216,7 @@ _FROM_JSON: dict[str, Callable[[Any], Any]] = {
     "failure": lambda data: Failure(**data),
     "reason": SkipReason,
     "names": tuple,
+    "repeated": tuple,
 }
 """Fields whose recorded form is not the value itself."""
 

@@ -39,6 +39,13 @@ class MemoryRunLog:
         """Nothing to do."""
 
 
+class ForgettingRunLog(MemoryRunLog):
+    """The log of a run of which only the result is wanted: nothing is kept, so that values can go as soon as they are read."""
+
+    def append(self, event: Event) -> None:
+        """Keep nothing of an event."""
+
+
 def ended_record(record: RunRecord, event: Event) -> RunRecord:
     """Return the record of a run with how it ended."""
     words: dict[type[Event], str] = {RunSucceeded: "succeeded", RunFailed: "failed", RunCancelled: "cancelled"}

@@ -6,7 +6,7 @@ A component only finds the items, or decides that a loop ends; the iterations ar
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from pydantic import BaseModel, Field
 
@@ -39,7 +39,10 @@ class Foreach:
     class Input(BaseModel):
         """The items, the body, and how the loop runs."""
 
-        items: Any = Field(description="A list, or a frame (its rows as objects).")
+        items: Any = Field(
+            description="A list, a frame (its rows as objects), or a file of the project that is read as the loop goes on: "
+            '`{"dataset": "path", "format": …}` with the format ndjson, csv, tsv, parquet or arrow.'
+        )
         loop_stages: list[str] = Field(description="The stages of the body.")
         item_variable: str = Field(default="item", description="What the body calls the current item.")
         index_variable: str = Field(default="index", description="What the body calls its index, from 0.")
@@ -74,12 +77,7 @@ class Foreach:
 
     async def execute(self, input: Input, context: Context) -> Decision:
         """Find the items that are to be processed."""
-        source = input.items
-        if isinstance(source, tuple):
-            source = list(source)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-        if not isinstance(source, list) and not is_frame(source):
-            kind = "null" if source is None else type(source).__name__
-            raise PermanentError(f"'items' is a list or a frame; found {kind}.", code="invalid_config")
+        source = _source(input.items, context)
         indices: list[int] | None = None
         if input.filter_expression is not None:
             keep = parse_expression(input.filter_expression)
@@ -87,14 +85,29 @@ class Foreach:
             indices = [
                 i for i in range(len(everything)) if keep.evaluate(DictScope({"item": everything.item(i), "index": i}))
             ]
-        items = Items(source, indices)
-        if input.batch_size is not None:
-            rows = [items.item(i) for i in range(len(items))]
-            items = Items([rows[i : i + input.batch_size] for i in range(0, len(rows), input.batch_size)])
+        items = Items(source, indices, input.batch_size)
         facts: dict[str, Any] = {"count": len(items)}
-        if items.indices is not None:
-            facts["indices"] = list(items.indices)
+        if indices is not None and items.batch is None:
+            facts["indices"] = indices
         return Decision(facts=facts, value=items)
+
+
+def _source(items: Any, context: Context) -> Any:
+    """Return what the items are taken from.
+
+    Raises:
+        PermanentError: they are neither a list nor a frame nor a dataset, or the dataset cannot be read.
+    """
+    if isinstance(items, tuple):
+        return list(items)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    if isinstance(items, list) or is_frame(items):
+        return items  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(items, dict) and "dataset" in items:
+        from flowmason_ray.components.datasets import open_dataset
+
+        return open_dataset(cast("dict[str, Any]", items), context.project_dir)
+    kind = "null" if items is None else type(items).__name__  # pyright: ignore[reportUnknownArgumentType]
+    raise PermanentError(f"'items' is a list, a frame or a dataset; found {kind}.", code="invalid_config")
 
 
 @control_flow(name="break_loop", cost=Cost.TRIVIAL, category="control_flow")

@@ -80,8 +80,10 @@ class Foreach(Construct):
             window=window, break_on_error=_option(config, "break_on_error", bool, True), min_success_ratio=ratio
         )
         items = config.get("items", [])
-        if not isinstance(items, list | Mapping) and not (isinstance(items, str) and "{{" in items):
-            raise ConfigProblem(f"'items' is a list, a frame or a dataset; found {items!r}.", "/items")
+        dataset = isinstance(items, Mapping) and "dataset" in items
+        if not dataset and not isinstance(items, list) and not (isinstance(items, str) and "{{" in items):
+            message = f"'items' is a list, a frame or a dataset ({{\"dataset\": path}}); found {items!r}."
+            raise ConfigProblem(message, "/items")
         body = Body(name="loop", members=stage_list(config, "loop_stages"), loop=True, variables=variables)
         late = {"collect": config["collect"]} if config.get("collect") is not None else None
         return Shape(bodies=(body,), options=options, late=late)

@@ -269,6 +269,7 @@ class InProcessExecutor:
             value=value.value,
             decision=value.decision,
             duration_s=duration_s,
+            size_bytes=value.size_bytes,
         )
 
     @staticmethod

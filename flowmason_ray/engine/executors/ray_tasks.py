@@ -46,7 +46,7 @@ from flowmason_ray.engine.executors.ray_worker import (
 )
 from flowmason_ray.engine.plan import PlanStage
 from flowmason_ray.engine.scope import WORDS, Scope
-from flowmason_ray.engine.values import INLINE_LIMIT_BYTES, Packed
+from flowmason_ray.engine.values import INLINE_LIMIT_BYTES, ItemSource, Packed
 from flowmason_ray.errors import Failure, FlowMasonError
 
 IO_CORES = 0.25
@@ -463,7 +463,9 @@ def _loop_binding(scope: Scope, *, wants_index: bool) -> tuple[Any, int, bool]:
     items = scope.items
     if isinstance(items, RemoteValue):
         return [items.reference], scope.position, wants_index
-    # Only this iteration's item travels, not all of them.
+    # Only this iteration's item travels, not all of them. One that lies in a file is read where it is needed.
+    if isinstance(items.source, ItemSource) and not wants_index:
+        return items.only(scope.position), 0, False
     value = items.index(scope.position) if wants_index else items.item(scope.position)
     return _Single(value), 0, False
 

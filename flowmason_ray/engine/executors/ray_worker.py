@@ -393,7 +393,7 @@ def portable(value: Any) -> Any:
 
         return ArrowFrame(value.to_arrow(compat_level=polars.CompatLevel.newest()))
     if isinstance(value, Items):
-        return Items(portable(value.source), value.indices)
+        return Items(portable(value.source), value.indices, value.batch)
     return _rebuilt(value, portable)
 
 
@@ -404,7 +404,7 @@ def restore(value: Any) -> Any:
 
         return cast("Any", polars).from_arrow(value.table, rechunk=False)
     if isinstance(value, Items):
-        return Items(restore(value.source), value.indices)
+        return Items(restore(value.source), value.indices, value.batch)
     return _rebuilt(value, restore)
 
 

@@ -89,7 +89,7 @@ def test_every_field_that_does_not_fit_is_named() -> None:
 
 
 def test_a_hidden_stage_is_its_rendered_template() -> None:
-    assert prepare(work("{{input.n}}", component=False), SCOPE) == Value(3)
+    assert prepare(work("{{input.n}}", component=False), SCOPE) == Value(3, size_bytes=1)
 
 
 def test_a_hidden_stage_may_have_a_schema() -> None:
@@ -109,13 +109,13 @@ def test_a_template_that_makes_no_json_fails() -> None:
 
 
 def test_outputs_objects_and_decisions() -> None:
-    assert finish(spec(), Made.Output(n=2)) == Value({"n": 2, "extra": None})
-    assert finish(spec(), {"n": "4"}) == Value({"n": 4, "extra": None})
+    assert finish(spec(), Made.Output(n=2)) == Value({"n": 2, "extra": None}, size_bytes=20)
+    assert finish(spec(), {"n": "4"}) == Value({"n": 4, "extra": None}, size_bytes=20)
     assert finish(spec(), Decision(facts={"count": 1}, value=[1])) == Value([1], {"count": 1})
 
 
 def test_a_decision_of_a_third_partys_control_flow_is_its_branch() -> None:
-    assert finish(spec(Fork), {"branch": "x"}) == Value({"branch": "x"}, {"branch": "x"})
+    assert finish(spec(Fork), {"branch": "x"}) == Value({"branch": "x"}, {"branch": "x"}, 14)
     assert finish(spec(Fork), Fork.Output()).decision == {"branch": None}
 
 
