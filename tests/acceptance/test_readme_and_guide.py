@@ -26,12 +26,16 @@ from flowmason_ray import validate
 from tests.cli_kit import ROOT
 
 GUIDE = ROOT / "docs" / "guide"
-PAGES = [ROOT / "README.md", *(GUIDE / f"{name}.md" for name in ("first-pipeline", "components", "runs-and-log", "project"))]
+PAGES = [
+    ROOT / "README.md",
+    *(GUIDE / f"{name}.md" for name in ("first-pipeline", "components", "runs-and-log", "project")),
+]
 ON_RAY = [GUIDE / "running-on-ray.md"]
 ALL = sorted([ROOT / "README.md", *GUIDE.glob("*.md")])
 
 BLOCK = re.compile(
-    r"(?:<!-- (?P<note>[^\n]*?) -->\n)?^```(?P<language>\w+)(?P<words>[^\n]*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE
+    r"(?:<!-- (?P<note>[^\n]*?) -->\n)?^```(?P<language>\w+)(?P<words>[^\n]*)\n(?P<text>.*?)^```$",
+    re.DOTALL | re.MULTILINE,
 )
 VARIES = [
     (re.compile(r"r_[0-9a-z]{8,}"), "RUN"),

@@ -43,6 +43,8 @@ def codes_in(tree: ast.AST) -> Iterator[str]:
                     yield from texts(node.args[0])
             case ast.Assign(targets=[ast.Name(id="code")]) | ast.AnnAssign(target=ast.Name(id="code")):
                 yield from texts(node.value)
+                if isinstance(node.value, ast.Call):  # Field(default="…")
+                    yield from (text for k in node.value.keywords if k.arg == "default" for text in texts(k.value))
             case ast.Assign(targets=[ast.Name(id=name)], value=ast.Dict(values=values)) if name in GIVE_CODES:
                 for value in values:
                     if isinstance(value, ast.Tuple):
