@@ -68,7 +68,8 @@ class Page:
         elif note == "prints":
             self._compare(text)
         elif language == "bash":
-            self._shell(text, int(re.search(r"exits (\d+)", block["words"] or "exits 0")[1]))  # pyright: ignore[reportOptionalSubscript]
+            words: str = block["words"]
+            self._shell(text, int(words.split()[1]) if words.strip() else 0)
         elif language == "python":
             self._process([sys.executable, "-c", text], 0)
         elif language == "json":
