@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowmason_ray.components.base import InvalidComponent
 from flowmason_ray.engine.events import RunCancelled, RunSucceeded
+from flowmason_ray.engine.replay import Replayed
 from flowmason_ray.engine.run_log import RunLog, RunRecord, RunStore
 from flowmason_ray.engine.runner import Durability, Observer, Runner
 from flowmason_ray.engine.summary import StageSummary, Summary
@@ -116,7 +117,9 @@ class PreparedRun:
         loaded = source if isinstance(source, LoadedPipeline) else load(source)
         file = loaded.source.file
         self.workspace = workspace or open_workspace(Path(file) if file else Path.cwd(), components=components)
-        self.plan: Plan = self.workspace.plan(loaded)
+        self.plan: Plan
+        self.plan, self.warnings = self.workspace.plan_with_warnings(loaded)
+        """`warnings`: what does not keep the pipeline from running but is worth knowing."""
         given = _plain_input(input)
         value = given if self.plan.input_schema is None else self.plan.input_schema.apply(given)
         self._store = store
@@ -156,7 +159,13 @@ class PreparedRun:
         if self._wrap is not None:
             executor = self._wrap(executor)
         self._runner = Runner(
-            self.plan, executor, self._log(), self.info, observers=self._observers, durability=self._durability
+            self.plan,
+            executor,
+            self._log(),
+            self.info,
+            observers=self._observers,
+            durability=self._durability,
+            resumed=self._resumed(),
         )
         if self._cancelled is not None:
             self._runner.cancel(self._cancelled)
@@ -175,6 +184,10 @@ class PreparedRun:
             stages=self._summary.stages,
         )
 
+    def _resumed(self) -> Replayed | None:
+        """Return the state that the run begins with; None: it begins at the beginning."""
+        return None
+
     def _log(self) -> RunLog:
         record = RunRecord(
             run_id=self.run_id,
@@ -182,7 +195,7 @@ class PreparedRun:
             version=self.plan.version,
             status="running",
             created_at=self.info.started_at,
-            file=self.plan.file,
+            file=None if self.plan.file is None else str(Path(self.plan.file).resolve()),
         )
         if self._store is None:
             from flowmason_ray.stores.memory import ForgettingRunLog

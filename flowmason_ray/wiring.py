@@ -17,9 +17,9 @@ from flowmason_ray.components.registry import Registry
 from flowmason_ray.engine.context import read_environment
 from flowmason_ray.engine.executor import Executor, RunInfo
 from flowmason_ray.engine.plan import Plan
-from flowmason_ray.engine.planning import make_plan, try_plan
+from flowmason_ray.engine.planning import try_plan
 from flowmason_ray.engine.secrecy import Secret
-from flowmason_ray.errors import InvalidCall, MissingExtra, Problem
+from flowmason_ray.errors import InvalidCall, InvalidPipeline, MissingExtra, Problem
 from flowmason_ray.ids import RunId, new_run_id
 from flowmason_ray.settings import Project, find_project
 from flowmason_ray.spec.finding import find_pipeline
@@ -45,10 +45,21 @@ class Workspace:
         Raises:
             InvalidPipeline: it cannot be run.
         """
+        return self.plan_with_warnings(loaded)[0]
+
+    def plan_with_warnings(self, loaded: LoadedPipeline) -> tuple[Plan, list[Problem]]:
+        """Compile a pipeline; return the plan, and what does not keep it from running but is worth knowing.
+
+        Raises:
+            InvalidPipeline: it cannot be run.
+        """
         settings = self.project.settings
-        return make_plan(
+        plan, problems = try_plan(
             loaded, self.registry, env=settings.env_allow, secrets=settings.secrets, pipelines=self.find_pipeline
         )
+        if plan is None:
+            raise InvalidPipeline([p for p in problems if p.severity == "error"])
+        return plan, [*loaded.warnings, *problems]
 
     def check(self, loaded: LoadedPipeline) -> list[Problem]:
         """Return every problem of a pipeline, warnings included."""

@@ -14,6 +14,7 @@ from flowmason_ray.cli import (
     fmt_command,
     init_command,
     plan_command,
+    resume_command,
     run_command,
     runs_commands,
     test_command,
@@ -49,6 +50,7 @@ def make_app() -> typer.Typer:
         """FlowMason: pipelines as plain JSON files that run in-process and on Ray."""
 
     app.command("run")(run_command.run)
+    app.command("resume")(resume_command.resume)
     app.command("validate")(validate_command.validate)
     app.command("test")(test_command.run_tests)
     app.command("plan")(plan_command.plan)

@@ -100,6 +100,9 @@ class LiveView(Watcher):
         height = max(3, min(MOST_LINES, self._console.size.height - 4))
         width = self._console.size.width - 1
         lines = [self._line(row, now) for row in self._rows(height)]
+        if self.preparing is not None:
+            spinner = self._spinner[self._frame % len(self._spinner)]
+            lines.insert(0, Text(f"{spinner} {self.preparing}  {duration(now - self.started)}", style="cyan"))
         rest = self._rest(len(lines), height)
         if rest is not None:
             lines.append(rest)

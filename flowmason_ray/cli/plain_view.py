@@ -39,6 +39,8 @@ class PlainView(Watcher):
     def open(self) -> None:
         """Say what runs."""
         note(self.title)
+        if self.preparing is not None:
+            note(self.preparing)
 
     # -- told by the run's thread: only queue -------------------------------------------------------------------------
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -66,17 +69,23 @@ def run(
         )
         workspace = open_workspace(_path(file))
         watcher = make_watcher(quiet=quiet)
-        prepared = PreparedRun(
-            loaded,
-            value,
-            on=on,
-            store=workspace.store() if store else None,
-            observers=[watcher] if watcher is not None else (),
-            workspace=workspace,
-        )
+        given = input_text is not None or input_file is not None or sample or bool(sets)
+        with _told_how_to_give_an_input(given=given):
+            prepared = PreparedRun(
+                loaded,
+                value,
+                on=on,
+                store=workspace.store() if store else None,
+                observers=[watcher] if watcher is not None else (),
+                workspace=workspace,
+            )
         if watcher is not None:
+            if prepared.warnings:
+                from flowmason_ray.cli.problem_report import print_problems
+
+                print_problems(prepared.warnings)
             watcher.begin(prepared)
-        result = _drive(prepared, watcher)
+        result = drive(prepared, watcher)
     except FlowMasonError as exc:
         if not as_json:
             raise
@@ -85,7 +94,7 @@ def run(
 
         write_json(error_document(exc))
         return exc.exit_code
-    _tell(result, prepared, loaded, as_json=as_json, stored=store)
+    tell(result, prepared, loaded, as_json=as_json, stored=store)
     return EXIT_CODES[result.status]
 
 
@@ -93,6 +102,21 @@ def _path(file: str) -> Any:
     from pathlib import Path
 
     return Path(file)
+
+
+@contextmanager
+def _told_how_to_give_an_input(*, given: bool) -> Generator[None]:
+    """Let an input that misses its schema, because none was given, say how one is given."""
+    from flowmason_ray.errors import InvalidInput
+
+    try:
+        yield
+    except InvalidInput as exc:
+        if given:
+            raise
+        hint = "Give the input with -i JSON, -f FILE or --set KEY=VALUE, or take the pipeline's own with --sample."
+        *others, last = exc.problems
+        raise InvalidInput([*others, replace(last, hint=last.hint or hint)]) from None
 
 
 def _sample(loaded: LoadedPipeline, file: str) -> Any:
@@ -103,8 +127,8 @@ def _sample(loaded: LoadedPipeline, file: str) -> Any:
     return loaded.pipeline.sample_input
 
 
-def _drive(prepared: PreparedRun, watcher: Watcher | None) -> RunResult:
-    """Run it: with what components print kept off stdout, and with signals that cancel it."""
+def drive(prepared: PreparedRun, watcher: Watcher | None) -> RunResult:
+    """Run what is prepared: with what components print kept off stdout, and with signals that cancel it."""
     import asyncio
 
     from flowmason_ray.cli.cancelling import cancel_on_signals
@@ -121,7 +145,8 @@ def _drive(prepared: PreparedRun, watcher: Watcher | None) -> RunResult:
     return result
 
 
-def _tell(result: RunResult, prepared: PreparedRun, loaded: LoadedPipeline, *, as_json: bool, stored: bool) -> None:
+def tell(result: RunResult, prepared: PreparedRun, loaded: LoadedPipeline, *, as_json: bool, stored: bool) -> None:
+    """Put the result on stdout, and what went wrong on stderr."""
     if result.failure is not None:
         from flowmason_ray.cli.failure_report import print_failure
 

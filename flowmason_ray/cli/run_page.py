@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from flowmason_ray.cli.problem_report import shown_path
 from flowmason_ray.cli.words import COLOURS, REASONS, counted, duration, shortened, signs, when
 from flowmason_ray.engine.events import RunSucceeded
 from flowmason_ray.engine.summary import StageSummary, Summary
@@ -79,7 +80,7 @@ def run_page(run: RecordedRun, paint: Paint) -> str:
         f"run      {record.run_id}",
         f"started  {when(record.created_at)}",
     ]
-    lines += [f"file     {record.file}"] if record.file else []
+    lines += [f"file     {shown_path(record.file)}"] if record.file else []
     lines += [f"used     {', '.join(f'{n} {v:,}' for n, v in run.summary.usage.items())}"] if run.summary.usage else []
     if record.status == "interrupted":
         lines.append("The process that ran it has gone without ending it.")

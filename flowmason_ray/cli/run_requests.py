@@ -38,7 +38,7 @@ async def answer_stage(store: RunStore, run: str, path: str, text: str, by: str 
     record = await _under_way(store, run)
     deadline = monotonic() + _RECORDING_S
     asking, position = await _asking(store, record)
-    while path not in asking and monotonic() < deadline:  # noqa: ASYNC110  # another process writes the log: no event tells
+    while path not in asking and monotonic() < deadline:  # another process writes the log: no event tells
         await asyncio.sleep(_POLL_S)
         asking, position = await _asking(store, record)
     if path not in asking:

@@ -6,6 +6,7 @@ keeps the processor busy gets in the way of the other.
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import threading
@@ -42,6 +43,8 @@ class Watcher(ABC):
         self.title = ""
         self.sayings: deque[str] = deque()
         """Lines to be shown as soon as possible; safe to append to from a signal handler."""
+        self.preparing: str | None = None
+        """What is done before the first stage can start, until the first event."""
         self._over = threading.Event()
 
     def begin(self, prepared: PreparedRun) -> None:
@@ -51,6 +54,9 @@ class Watcher(ABC):
         self.tally = Tally(prepared.plan)
         self.title = f"{prepared.plan.name} {prepared.plan.version} on {prepared.on}, run {prepared.run_id}"
         self.started = time()
+        if prepared.on == "ray":
+            address = os.environ.get("RAY_ADDRESS")
+            self.preparing = f"connecting to Ray at {address}…" if address else "starting Ray…"
         self.tally.on_asked = lambda event: self.say(
             f"{event.path} asks: {event.message}  Answer with: "
             + shlex.join(["fm", "runs", "answer", prepared.run_id, event.path, "--data", "JSON"])
@@ -59,6 +65,7 @@ class Watcher(ABC):
 
     def __call__(self, event: Event) -> None:
         """Take an event."""
+        self.preparing = None
         self.tally(event)
 
     @contextmanager
@@ -146,8 +153,6 @@ def _fields(fields: object) -> str:
 
 def make_watcher(*, quiet: bool) -> Watcher | None:
     """Return the view that suits stderr; None when nothing is to be shown."""
-    import os
-
     if quiet:
         return None
     if is_terminal(sys.stderr) and os.environ.get("TERM", "dumb") != "dumb":

@@ -47,6 +47,8 @@ class Draft:
     component: ComponentSpec | None = None
     construct: Construct | None = None
     shape: Shape = field(default_factory=Shape)
+    misshapen: bool = False
+    """Whether its shape is not known: its component does not exist, or its config cannot be planned."""
     template: Template = WHOLE
     fixed: dict[str, Any] = field(default_factory=dict[str, Any])
     when: Expression | None = None
@@ -89,12 +91,13 @@ def _draft(stage: Stage, pointer: str, catalogue: Catalogue, report: Report) -> 
     draft.component = component = _find_component(stage, pointer, catalogue, report)
     config = dict(stage.config)
     fixed_names: Collection[str] = ()
+    draft.misshapen = component is None
     if component is not None:
         draft.construct = CONSTRUCTS.get(component.name)
         if draft.construct is None and component.kind is Kind.CONTROL_FLOW:
             draft.construct = BRANCHING
         if draft.construct is not None:
-            draft.shape = _shape(draft.construct, stage, pointer, report)
+            draft.shape, draft.misshapen = _shape(draft.construct, stage, pointer, report)
             for name in draft.construct.bare_expressions:
                 if isinstance(text := config.get(name), str) and "{{" not in text:
                     config[name] = "{{" + text + "}}"
@@ -129,12 +132,13 @@ def parse_at(value: V, pointer: str, report: Report, parse: Callable[[V], T]) ->
         return None
 
 
-def _shape(construct: Construct, stage: Stage, pointer: str, report: Report) -> Shape:
+def _shape(construct: Construct, stage: Stage, pointer: str, report: Report) -> tuple[Shape, bool]:
+    """Return the shape, and whether it could not be told."""
     try:
-        return construct.shape(stage.config)
+        return construct.shape(stage.config), False
     except ConfigProblem as exc:
         report("invalid_config", f"Stage {stage.id!r}: {exc.message}", f"{pointer}/config{exc.pointer}")
-        return Shape()
+        return Shape(), True
 
 
 def _body_fields(component: ComponentSpec, config: Mapping[str, Any]) -> Iterator[str]:

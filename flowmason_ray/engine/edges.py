@@ -9,7 +9,7 @@ it, one branch reading its sibling, a body reading its own owner's output.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from flowmason_ray.engine.bodies import Bodies, RegionNode
@@ -68,6 +68,8 @@ class EdgeFinder:
         for name, setters in self._setters.items():
             for setter in setters:
                 self._setters_in[name, id(bodies.home[setter].scope)].append(setter)
+        self._lost = {name for draft in drafts.values() if draft.misshapen for name in _loop_names(draft)}
+        """The variables of loops that could not be understood: that their bodies read them is no further mistake."""
         self._suggestions = Suggestions(drafts)
         self._above: dict[str, set[str]] = {}
         self.edges = Edges()
@@ -127,6 +129,8 @@ class EdgeFinder:
         return [name for node in self._bodies.home[stage].up() if node.body for name in node.body.variables]
 
     def _unknown_root(self, draft: Draft, root: str, pointer: str) -> None:
+        if root in self._lost:
+            return
         hint = f"A stage's output is written 'stages.{root}'." if root in self._drafts else None
         known = [*ROOTS, *self.loop_variables(draft.id)]
         self._report(
@@ -381,6 +385,15 @@ class Names:
                     nearest=close,
                     severity="warning",
                 )
+
+
+def _loop_names(draft: Draft) -> Iterator[str]:
+    """Yield the variables that a stage's config gives to its body, if it is that of a loop."""
+    config = draft.spec.config if draft.spec is not None else {}
+    if "loop_stages" in config:
+        for key, default in (("item_variable", "item"), ("index_variable", "index")):
+            name = config.get(key, default)
+            yield name if isinstance(name, str) else default
 
 
 def _variables_read(draft: Draft) -> dict[str, str]:

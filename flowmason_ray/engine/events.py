@@ -60,6 +60,15 @@ class RunCreated(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunResumed(Event):
+    """A run that was interrupted goes on in another process. `repeated`: the attempts that are begun again."""
+
+    kind: ClassVar[str] = "run_resumed"
+
+    repeated: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StageStarted(Event):
     """An attempt was handed to the executor."""
 
@@ -316,6 +325,7 @@ EVENT_TYPES: dict[str, type[Event]] = {
     cls.kind: cls
     for cls in (
         RunCreated,
+        RunResumed,
         StageStarted,
         StageSucceeded,
         StageFailed,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from flowmason_ray.engine.commands import CancelStage, GatherResults, Output, StartStage, StartTimer
 from flowmason_ray.engine.component import Effect
-from flowmason_ray.engine.events import Event, StageRetrying
+from flowmason_ray.engine.events import RUN_ENDED, Event, StageRetrying
 from flowmason_ray.engine.plan import Plan
 from flowmason_ray.engine.run_state import RunState
 
@@ -39,6 +39,10 @@ class Replayed:
 
     state: RunState
     outstanding: Outstanding
+    ended: Event | None = None
+    """How the run ended, when only the record of that was missing."""
+    decided: Sequence[Event] = ()
+    """Reports for attempts in doubt, from whoever resumes."""
 
 
 def replay(
@@ -63,6 +67,7 @@ def replay(
     begun: dict[str, StartStage | GatherResults] = {}
     delays: dict[str, tuple[StartTimer, float]] = {}
     stops: dict[str, CancelStage] = {}
+    ended: Event | None = None
     for event in stimuli:
         if not event.stimulus:
             continue
@@ -76,7 +81,9 @@ def replay(
             stops.pop(path, None)
         for output in outputs:
             _note(output, event.at, begun, delays, stops)
-    return Replayed(state=state, outstanding=_outstanding(state, begun, delays, stops))
+            if isinstance(output, RUN_ENDED):
+                ended = output
+    return Replayed(state=state, outstanding=_outstanding(state, begun, delays, stops), ended=ended)
 
 
 def _note(

@@ -26,6 +26,7 @@ class RunRecord:
     """Seconds since the epoch."""
     ended_at: float | None = None
     file: str | None = None
+    """The pipeline file, as an absolute path; None when the pipeline was not in a file."""
     failure: Mapping[str, Any] | None = None
 
 

@@ -28,16 +28,19 @@ from flowmason_ray.engine.events import (
     Event,
     RunCreated,
     RunFailed,
+    RunResumed,
     RunSucceeded,
     StageBegan,
     StageFailed,
     StageLogged,
+    StageStarted,
     StageStopped,
     StageSucceeded,
     TimerFired,
 )
 from flowmason_ray.engine.executor import Executor, RunInfo
 from flowmason_ray.engine.plan import Plan
+from flowmason_ray.engine.replay import Replayed
 from flowmason_ray.engine.requests import Requests
 from flowmason_ray.engine.run_log import RunLog
 from flowmason_ray.engine.run_state import RunState
@@ -78,14 +81,26 @@ class Runner:
         *,
         observers: Sequence[Observer] = (),
         durability: Durability = "run",
+        resumed: Replayed | None = None,
     ) -> None:
+        """
+        Args:
+            plan: What is run.
+            executor: Who carries it out; opened and closed here.
+            log: Where it is recorded; closed here.
+            run: What attempts know about the run.
+            observers: Are shown every event.
+            durability: What is durable when.
+            resumed: The state of a run that was interrupted; None: a new run.
+        """
         self._plan = plan
         self._executor = executor
         self._log = log
         self._run = run
         self._observers = tuple(observers)
         self._durability = durability if log.durable else "none"
-        self._state = RunState(plan)
+        self._resumed = resumed
+        self._state = RunState(plan) if resumed is None else resumed.state
         self._masking = Masking(run.secrets.values())
         self._inbox: deque[Event] = deque()
         self._arrived = asyncio.Event()
@@ -151,7 +166,12 @@ class Runner:
                 self._executor.open(self._run, self._deliver)
                 if self._plan.timeout_s is not None:
                     limit = self._loop.call_later(self._plan.timeout_s, self._run_overdue)
-                self._inbox.appendleft(self._created())  # before a cancellation that came while the executor was opened
+                if self._resumed is None:
+                    self._inbox.appendleft(
+                        self._created()
+                    )  # before a cancellation that came while the executor was opened
+                else:
+                    self._go_on(self._resumed)
                 listening = asyncio.create_task(self._requests.listen())
                 if self._cancel_first is not None:
                     self._inbox.append(CancelRequested(at=time(), message=self._cancel_first))
@@ -184,6 +204,23 @@ class Runner:
             input=run.input,
             seed=run.seed,
         )
+
+    def _go_on(self, resumed: Replayed) -> None:
+        """Begin again what an interrupted run had under way."""
+        now, left = time(), resumed.outstanding
+        self._last = resumed.ended
+        self._inbox.extend(replace(event, at=now) for event in resumed.decided)
+        self._record(RunResumed(at=now, repeated=tuple(command.path for command in left.repeat)))
+        for command in left.repeat:
+            if isinstance(command, GatherResults):
+                self._gather(command)
+            else:
+                self._record(StageStarted(at=now, path=command.path, attempt=command.attempt))
+                self._start(command)
+        for stop in left.stopped:
+            self._inbox.append(StageStopped(at=now, path=stop.path, attempt=stop.attempt))
+        for timer, due in zip(left.timers, left.due_at, strict=True):
+            self._start_timer(replace(timer, delay_s=max(0.0, due - now)))
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
@@ -240,9 +277,7 @@ class Runner:
                 else:
                     self._record(self._masked(output) if type(output) is ApprovalRequested else output)
             elif isinstance(output, GatherResults):
-                report = self._executor.gather(output)
-                if report is not None:
-                    self._inbox.append(report)
+                self._gather(output)
             elif isinstance(output, CancelStage):
                 self._cancel(output)
             elif isinstance(output, StartTimer):
@@ -297,6 +332,11 @@ class Runner:
         if report is not None:
             self._inbox.append(report)
             self._arrived.set()
+
+    def _gather(self, command: GatherResults) -> None:
+        report = self._executor.gather(command)
+        if report is not None:
+            self._inbox.append(report)
 
     def _cancel(self, command: CancelStage) -> None:
         for held in (self._held, self._waiting):

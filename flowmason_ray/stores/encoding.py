@@ -216,6 +216,7 @@ _FROM_JSON: dict[str, Callable[[Any], Any]] = {
     "failure": lambda data: Failure(**data),
     "reason": SkipReason,
     "names": tuple,
+    "repeated": tuple,
 }
 """Fields whose recorded form is not the value itself."""
 

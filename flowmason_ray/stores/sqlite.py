@@ -25,7 +25,7 @@ import orjson
 
 from flowmason_ray.engine.events import FORMAT_VERSION, RUN_ENDED, Event
 from flowmason_ray.engine.run_log import Recorded, Request, RunRecord
-from flowmason_ray.errors import RunNotFound, StoreError, StoreUnavailable
+from flowmason_ray.errors import Fenced, RunNotFound, StoreError, StoreUnavailable
 from flowmason_ray.stores.blobs import BlobStore
 from flowmason_ray.stores.encoding import Encoder
 from flowmason_ray.stores.memory import ended_record
@@ -119,23 +119,35 @@ class SqliteRunLog:
 
     durable = True
 
-    def __init__(self, file: Path, blobs: BlobStore | None, record: RunRecord, secrets: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        file: Path,
+        blobs: BlobStore | None,
+        record: RunRecord,
+        secrets: Iterable[str] = (),
+        *,
+        reopen: bool = False,
+    ) -> None:
         self._file = file
         self._record = record
+        recorded = 0
         with _clear_errors(file, "open"):
-            self._connection = _connect(file, create=True)
+            self._connection = _connect(file, create=not reopen)
             try:
-                self._run = self._insert_run(record)
+                if reopen:
+                    self._run, recorded = self._take_over(record)
+                else:
+                    self._run = self._insert_run(record)
             except BaseException:
                 self._connection.close()
                 raise
         self._encoder = Encoder(blobs, secrets=secrets)
         self._queue: deque[Event] = deque()
-        self._position = 0
-        self._wanted = 0
+        self._position = recorded
+        self._wanted = recorded
         """Everything up to this position should be committed without delay."""
-        self._committed = 0
-        self._appended = 0
+        self._committed = recorded
+        self._appended = recorded
         self._wake = threading.Condition()
         self._waiting: list[tuple[int, asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self._error: StoreError | None = None
@@ -161,6 +173,31 @@ class SqliteRunLog:
         )
         assert cursor.lastrowid is not None
         return cursor.lastrowid
+
+    def _take_over(self, record: RunRecord) -> tuple[int, int]:
+        """Become the writer of a run whose process has gone; return its number and its last position.
+
+        Raises:
+            Fenced: somebody else has become it meanwhile.
+        """
+        connection = self._connection
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            row = connection.execute(f"SELECT id, {_COLUMNS} FROM runs WHERE run_id = ?", (record.run_id,)).fetchone()
+            if row is None or _record(row[1:]).status != "interrupted":
+                status = "gone" if row is None else _record(row[1:]).status
+                raise Fenced(f"Run {record.run_id!r} is {status}: only one that was interrupted can be taken up again.")
+            connection.execute(
+                "UPDATE runs SET host = ?, pid = ?, pid_started = ? WHERE id = ?",
+                (socket.gethostname(), os.getpid(), _process_start(os.getpid()) or "", row[0]),
+            )
+            found = connection.execute("SELECT coalesce(max(position), 0) FROM events WHERE run = ?", (row[0],))
+            position: int = found.fetchone()[0]
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        return row[0], position
 
     def append(self, event: Event) -> None:
         """Queue an event."""
@@ -307,6 +344,15 @@ class SqliteRunStore:
             StoreUnavailable: the file cannot be opened or written.
         """
         return SqliteRunLog(self._file, self.blobs, record, secrets)
+
+    def reopen(self, record: RunRecord, *, secrets: Iterable[str] = ()) -> SqliteRunLog:
+        """Go on with the log of a run that was interrupted.
+
+        Raises:
+            Fenced: it was not, or another process has taken it up.
+            StoreUnavailable: the file cannot be opened or written.
+        """
+        return SqliteRunLog(self._file, self.blobs, record, secrets, reopen=True)
 
     @contextmanager
     def _reading(self) -> Generator[sqlite3.Connection | None]:

@@ -335,3 +335,54 @@ def test_ray_that_is_not_installed_names_the_extra(fm: Fm, absent: Any) -> None:
     assert done.code == 2
     assert "pip install 'flowmason-ray[ray]'" in done.err
     assert os.environ.get("RAY_ADDRESS") is None
+
+
+def test_warnings_are_shown_before_a_run_and_not_when_quiet(fm: Fm) -> None:
+    file = fm.write(pipeline({**set_stage("a", 1), "cache": True}, output={"v": "{{ stages.a.v_a }}"}))
+    done = fm("run", file)
+    assert (done.code, done.out) == (0, '{"v":1}\n')
+    assert "warning[not_supported]" in done.err
+    assert done.err.index("warning") < done.err.index("on local")
+    assert "warning" not in fm("run", file, "--quiet").err
+    assert json.loads(fm("run", file, "--json").out)["status"] == "succeeded"
+
+
+def test_the_recorded_file_is_absolute_and_shown_from_here(fm: Fm) -> None:
+    fm("run", fm.write(ADD), "--sample", "-q")
+    assert fm("runs", "show", "last", "--json").json["file"] == str(fm.directory.resolve() / "p.pipeline.json")
+    assert "file     p.pipeline.json" in fm("runs", "show", "last").out
+
+
+def test_a_result_that_cannot_be_made_is_told_in_words(fm: Fm) -> None:
+    done = fm("run", fm.write(pipeline(set_stage("a", 1), output={"x": "{{ input.nothing }}"})))
+    assert done.code == 1
+    shown = done.err + "".join(fm("runs", *words).out for words in (["list"], ["show", "last"], ["story", "last"]))
+    assert "The result cannot be made: " in shown
+    assert "the result: " in shown
+    assert "$output" not in shown
+
+
+@pytest.mark.parametrize("address", [None, "127.0.0.1:1"])
+def test_ray_is_said_to_be_starting_before_anything_happens(
+    fm: Fm, monkeypatch: pytest.MonkeyPatch, address: str | None
+) -> None:
+    from flowmason_ray.api import PreparedRun
+    from flowmason_ray.cli.plain_view import PlainView
+    from flowmason_ray.engine.events import RunCancelled
+    from flowmason_ray.errors import Failure
+
+    if address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    else:
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    view = PlainView()
+    view.begin(PreparedRun(ADD, {"a": 1}, on="ray"))
+    assert view.preparing == (f"connecting to Ray at {address}…" if address else "starting Ray…")
+    view(RunCancelled(failure=Failure(code="cancelled", message="The run was cancelled.")))
+    assert view.preparing is None
+
+
+def test_without_an_input_it_says_how_to_give_one(fm: Fm) -> None:
+    file = fm.write(ADD)
+    assert "--sample" in fm("run", file).err
+    assert "--sample" not in fm("run", file, "-i", '{"b": 1}').err

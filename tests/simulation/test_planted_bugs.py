@@ -16,7 +16,7 @@ from flowmason_ray.engine.commands import CancelStage, Output
 from flowmason_ray.engine.control_flow.foreach import Foreach
 from flowmason_ray.engine.control_flow.trycatch import TryCatch
 from flowmason_ray.engine.events import Event, SkipReason, StageRetrying, StageSucceeded
-from flowmason_ray.engine.plan import Plan
+from flowmason_ray.engine.plan import Plan, PlanStage
 from flowmason_ray.engine.run_state import WAITING, RunState, _Active  # pyright: ignore[reportPrivateUsage]  # bugs are planted inside
 from flowmason_ray.engine.scope import Scope
 from flowmason_ray.errors import Failure
@@ -132,11 +132,11 @@ class ForgetfulReplay(RunState):
 class WrongSkip(RunState):
     """One skipped input is enough to skip a stage."""
 
-    def _all_skipped(self, scope: Scope, stage: Any) -> bool:
+    def _all_skipped(self, scope: Scope, stage: PlanStage) -> bool:
         return any(scope.at(target)[0].status[target.index] == 8 for target in stage.upstreams)
 
 
-PLANTED = {
+PLANTED: dict[type[RunState], str | None] = {
     LeakedLoopVariable: "values_are_its_own",
     UnfencedLateReport: "late_reports_change_nothing",
     SkippedJoin: "stages_start_after_their_inputs",
@@ -220,7 +220,10 @@ def test_the_shortest_story_still_shows_the_failure() -> None:
 def test_the_command_prints_a_finding_with_its_seed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(Foreach, "_advance", lambda *_: None)
+    def stuck(self: Foreach, run: Any, scope: Scope, index: int, loop: Any) -> None:
+        pass
+
+    monkeypatch.setattr(Foreach, "_advance", stuck)
     assert main(["--seeds", "300"]) == 1
     out = capsys.readouterr().out
     assert "every_run_ends" in out

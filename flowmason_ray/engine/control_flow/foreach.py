@@ -55,7 +55,9 @@ def _option(config: Mapping[str, Any], key: str, kind: type | tuple[type, ...], 
     value = config.get(key, default)
     if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
         return value
-    raise ConfigProblem(f"{key!r} is fixed when the plan is made: write a literal value, not {value!r}.", f"/{key}")
+    expected = "a name" if kind is str else "true or false" if kind is bool else "a number"
+    message = f"{key!r} is fixed when the plan is made: write {expected}, not {value!r}."
+    raise ConfigProblem(message, f"/{key}")
 
 
 class Foreach(Construct):

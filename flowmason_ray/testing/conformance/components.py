@@ -7,7 +7,7 @@ import os
 import time
 from datetime import timedelta
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict
 
@@ -114,8 +114,8 @@ def look(value: Any) -> dict[str, Any]:
     if type(value).__name__ == "DataFrame":
         return {"kind": "frame", "length": value.height, "sum": int(value["n"].sum()), "columns": list(value.columns)}
     if isinstance(value, list):
-        items: list[Any] = value
-        return {"kind": "list", "length": len(items), "sum": sum(i["n"] for i in items if isinstance(i, dict))}
+        numbers = [each["n"] for each in cast("list[dict[str, int]]", value)]
+        return {"kind": "list", "length": len(numbers), "sum": sum(numbers)}
     return {"kind": type(value).__name__, "length": None, "sum": None}
 
 

@@ -5,9 +5,10 @@ They are grouped by what they are about; `scenarios()` returns all of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from flowmason_ray.engine.events import Event
 from flowmason_ray.testing.conformance.checking import Capability, Outcome, Scenario
 
 
@@ -22,10 +23,10 @@ def scenario(
     gives: Any = ...,
     statuses: Mapping[str, str] | None = None,
     fails: str | None = None,
-    judge: Any = None,
+    judge: Callable[[Outcome], None] | None = None,
     needs: Sequence[Capability] = (),
     input: Mapping[str, Any] | None = None,
-    cancel_when: Any = None,
+    cancel_when: Callable[[Event], bool] | None = None,
     **keys: Any,
 ) -> Scenario:
     """Return a scenario.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 from flowmason_ray.engine.events import Event, StageStarted
 from flowmason_ray.testing.conformance.checking import Capability, Outcome, Scenario
@@ -236,7 +235,7 @@ def _expect(holds: bool, message: str) -> None:
     assert holds, message
 
 
-def _starts(path: str) -> Any:
+def _starts(path: str) -> Callable[[Event], bool]:
     def starts(event: Event) -> bool:
         return isinstance(event, StageStarted) and event.path == path
 

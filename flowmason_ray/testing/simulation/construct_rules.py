@@ -145,7 +145,7 @@ class ConstructRules:
 
     def _parallel(self, stage: Stage, chain: Chain, path: str, instance: Instance) -> Ended:
         wait_for = stage.config["wait_for"]
-        needed = {"all": len(stage.bodies), "any": 1}.get(wait_for, wait_for)
+        needed: int = {"all": len(stage.bodies), "any": 1}.get(wait_for) or wait_for
         failed = {n: f for n, b in stage.bodies.items() if (f := self._failure_in(b, chain)) is not None}
         done = {n: self._end_of(b, chain) for n, b in stage.bodies.items() if n not in failed and self._done(b, chain)}
         lost = self._oracle.fate.gather_failure(path)
@@ -278,7 +278,7 @@ class ConstructRules:
             result = config["default_result"] if how == "default" else None
             value.update(status="failed", error=failure.to_json(), result=result)
             if timed_out and instance.status == "succeeded":
-                value["error"] = {**value["error"], "message": instance.value["error"]["message"]}
+                value["error"] = {**failure.to_json(), "message": instance.value["error"]["message"]}
         return value, self._oracle.fate.gather_failure(path)
 
     @staticmethod

@@ -185,8 +185,9 @@ def what_is_cancelled_is_told_to_stop(books: Books, step: Step) -> str | None:
     """An attempt that runs when its stage is cancelled is told so."""
     told = {output.path for output in step.outputs if isinstance(output, CancelStage)}
     for output in step.outputs:
-        cancelled = isinstance(output, StageEnded) and output.status == "cancelled"
-        if cancelled and output.path in books.running and output.path not in told:
+        if not isinstance(output, StageEnded) or output.status != "cancelled" or output.path in told:
+            continue
+        if output.path in books.running:
             return f"{output.path} is cancelled, and its attempt goes on"
     return None
 

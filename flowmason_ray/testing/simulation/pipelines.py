@@ -129,9 +129,10 @@ class _Maker:
         if self.chance(0.015):
             stage["enabled"] = False
         if self.chance(0.35):
-            stage["retry"] = {"max_attempts": random.choice((2, 3)), "initial_delay_ms": random.choice((1, 500))}
+            retry: dict[str, Any] = {"max_attempts": random.choice((2, 3)), "initial_delay_ms": random.choice((1, 500))}
             if self.chance(0.3):
-                stage["retry"]["retry_on"] = random.sample(CODES, 2)
+                retry["retry_on"] = random.sample(CODES, 2)
+            stage["retry"] = retry
         if self.chance(0.5):
             stage["on_error"] = random.choice(("continue", "fallback"))
             if stage["on_error"] == "fallback":
@@ -167,10 +168,11 @@ class _Maker:
         return []
 
     def _wait_for_approval(self, stage: dict[str, Any], place: _Place, chain: tuple[str, ...]) -> list[str]:
-        stage["config"] = {"message": "May it go on?"}
+        config: dict[str, Any] = {"message": "May it go on?"}
         if self.chance(0.5):
-            stage["config"]["timeout_ms"] = self.random.choice((500, 3000))
-            stage["config"]["on_timeout"] = self.random.choice(("fail", "continue"))
+            config["timeout_ms"] = self.random.choice((500, 3000))
+            config["on_timeout"] = self.random.choice(("fail", "continue"))
+        stage["config"] = config
         return []
 
     # -- constructs -----------------------------------------------------------------------------------------------------
@@ -238,10 +240,11 @@ class _Maker:
 
     def _trycatch(self, stage: dict[str, Any], place: _Place, chain: tuple[str, ...]) -> list[str]:
         (tried, caught, last), seen = self._bodies(place, chain, 3, follow=True)
-        stage["config"] = {"try_stages": tried, "catch_stages": caught, "finally_stages": last}
-        stage["config"]["error_scope"] = self.random.choice(("propagate", "continue", "continue"))
+        config: dict[str, Any] = {"try_stages": tried, "catch_stages": caught, "finally_stages": last}
+        stage["config"] = config
+        config["error_scope"] = self.random.choice(("propagate", "continue", "continue"))
         if self.chance(0.3):
-            stage["config"]["catch_error_types"] = self.random.sample((*CODES, "Oops", "too_many_errors"), 3)
+            config["catch_error_types"] = self.random.sample((*CODES, "Oops", "too_many_errors"), 3)
         return seen
 
     def _parallel(self, stage: dict[str, Any], place: _Place, chain: tuple[str, ...]) -> list[str]:

@@ -92,8 +92,8 @@ class World:
                 continue
             self.now = max(self.now, at)
             event = replace(event, at=self.now)
-            path = getattr(event, "path", None)
-            flight = self.flights.get(path) if path is not None else None
+            path: str = getattr(event, "path", "")
+            flight = self.flights.get(path)
             if flight is not None and flight.number == number:
                 del self.flights[path]
                 self._maybe_repeat(event)

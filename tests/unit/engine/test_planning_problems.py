@@ -651,3 +651,17 @@ def test_a_validator_that_fails_on_a_literal_is_a_problem_and_on_a_template_is_n
     assert [(p.code, p.path) for p in check({"x": "b"})] == [("invalid_value", "/stages/0/config")]
     assert "KeyError" in check({"x": "b"})[0].message
     assert check({"x": "{{input.x}}"}) == []
+
+
+@pytest.mark.parametrize(
+    ("loop", "codes"),
+    [
+        (foreach("e", "b", config={"max_parallel": 0}), ["invalid_config"]),
+        (foreach("e", "b", config={"item_variable": "row", "parallel": "yes"}), ["invalid_config"]),
+        ({**foreach("e", "b"), "component_type": "forech"}, ["unknown_component"]),
+    ],
+)
+def test_a_loop_that_is_not_understood_is_one_problem(loop: dict[str, Any], codes: list[str]) -> None:
+    name = loop["config"].get("item_variable", "item")
+    problems = problems_of(loop, reads(name, id="b"))
+    assert [p.code for p in problems] == codes

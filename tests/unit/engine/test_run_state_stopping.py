@@ -10,6 +10,7 @@ from flowmason_ray.engine.events import (
     ApprovalAnswered,
     CancelRequested,
     Event,
+    RunCancelled,
     RunCreated,
     StageFailed,
     StageStopped,
@@ -105,7 +106,7 @@ def test_stages_that_a_stopped_construct_never_opened_are_cancelled() -> None:
 
 def test_a_run_that_was_cancelled_first_does_not_start() -> None:
     state = RunState(plan_of(stage("a")))
-    assert [event.kind for event in state.handle(CancelRequested())] == ["run_cancelled"]  # pyright: ignore[reportAttributeAccessIssue]  # all are events
+    assert [type(event) for event in state.handle(CancelRequested())] == [RunCancelled]
     created = RunCreated(run_id="r", pipeline="p", version="1", plan_digest="", input={}, seed=0)
     assert state.handle(created) == []
 

@@ -1,0 +1,215 @@
+"""A run whose process is killed goes on where it was: nothing that had finished runs again, questions can still be answered."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli_kit import command, environment
+
+COMPONENTS = """
+import time
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from flowmason_ray import operator
+
+
+class In(BaseModel):
+    name: str
+    seconds: float = 0
+
+
+class Out(BaseModel):
+    name: str
+
+
+def note(input, context):
+    with open(context.project_dir / "calls.txt", "a") as file:
+        file.write(f"{context.path} {context.attempt} {context.idempotency_key}\\n")
+    time.sleep(input.seconds)
+
+
+@operator(effect="pure")
+class Work:
+    Input, Output = In, Out
+
+    def execute(self, input, context):
+        note(input, context)
+        return Out(name=input.name)
+
+
+@operator(effect="effectful")
+class Pay:
+    Input, Output = In, Out
+
+    def execute(self, input, context):
+        first = not (context.project_dir / "calls.txt").exists()
+        note(In(name=input.name, seconds=input.seconds if first else 0), context)
+        return Out(name=input.name)
+"""
+
+
+class Project:
+    """A project in which runs are started as processes of their own."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        (root / "flowmason.json").write_text("{}")
+        (root / "components").mkdir()
+        (root / "components" / "work.py").write_text(COMPONENTS)
+
+    def start(self, stages: list[dict[str, Any]], **more: Any) -> subprocess.Popen[str]:
+        file = self.root / "p.pipeline.json"
+        file.write_text(json.dumps({"name": "p", "stages": stages, **more}))
+        return subprocess.Popen(
+            command("run", str(file), "--json"), cwd=self.root, env=environment(), text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def fm(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command(*arguments),
+            cwd=self.root,
+            env=environment(),
+            text=True,
+            capture_output=True,
+            timeout=50,
+            check=False,
+        )
+
+    def calls(self) -> list[str]:
+        file = self.root / "calls.txt"
+        return file.read_text().splitlines() if file.exists() else []
+
+    def kill_when(self, process: subprocess.Popen[str], kind: str, path: str) -> None:
+        """Kill a run's process as soon as an event is in its log."""
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            events = [json.loads(line) for line in self.fm("runs", "events", "last").stdout.splitlines()]
+            if any(e["kind"] == kind and e.get("path") == path for e in events):
+                break
+            time.sleep(0.05)
+        else:
+            pytest.fail(f"no {kind} of {path}")
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)
+
+
+def loop(**config: Any) -> list[dict[str, Any]]:
+    return [
+        {"id": "first", "component_type": "work", "config": {"name": "first"}},
+        {
+            "id": "each",
+            "component_type": "foreach",
+            "config": {
+                "items": ["a", "b", "c", "d"],
+                "loop_stages": ["slow"],
+                "collect": "{{stages.slow.name}}",
+                **config,
+            },
+            "depends_on": ["first"],
+        },
+        {
+            "id": "slow",
+            "component_type": "work",
+            "config": {"name": "{{item}}", "seconds": "{{0.1 if index < 2 else 3}}"},
+        },
+    ]
+
+
+def test_a_killed_loop_goes_on_with_the_item_that_was_in_flight(project: Project):
+    process = project.start(loop())
+    project.kill_when(process, "stage_started", "each[2]/slow")
+    before = project.calls()
+    assert "interrupted" in project.fm("runs", "list").stdout
+    done = project.fm("resume", "last", "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["output"]["results"] == ["a", "b", "c", "d"]
+    assert {path: s["status"] for path, s in document["stages"].items()} == dict.fromkeys(
+        ["first", "each", *(f"each[{i}]/slow" for i in range(4))], "succeeded"
+    )
+    again = project.calls()[len(before) :]
+    assert [line.split()[0] for line in again] == ["each[2]/slow", "each[3]/slow"]
+    assert again[0] == next((line for line in before if line.startswith("each[2]/")), again[0])  # the same key again
+    story = project.fm("runs", "story", "last").stdout
+    assert "each[2]/slow" in story
+    finished = project.fm("resume", "last")
+    assert finished.returncode == 2
+    assert "is succeeded: only a run that was interrupted" in finished.stderr
+
+
+def test_a_question_outlives_the_process_that_asked(project: Project):
+    ask = {"id": "ask", "component_type": "wait_for_approval", "config": {"message": "Go?"}}
+    process = project.start([ask], output={"answer": "{{stages.ask.data}}"})
+    project.kill_when(process, "approval_requested", "ask")
+    resumed = subprocess.Popen(
+        command("resume", "last", "--json"), cwd=project.root, env=environment(), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    deadline = time.monotonic() + 30
+    answered = project.fm("runs", "answer", "last", "ask", "--data", "42")
+    while answered.returncode and time.monotonic() < deadline:
+        answered = project.fm("runs", "answer", "last", "ask", "--data", "42")
+    out, err = resumed.communicate(timeout=40)
+    assert resumed.returncode == 0, err
+    assert json.loads(out)["output"] == {"answer": 42}
+
+
+@pytest.mark.parametrize(
+    ("decision", "code", "status"), [("retry", 0, "succeeded"), ("skip", 0, "skipped"), ("fail", 1, "failed")]
+)
+def test_an_effect_in_doubt_is_never_repeated_silently(project: Project, decision: str, code: int, status: str):
+    pay = {"id": "pay", "component_type": "pay", "config": {"name": "x", "seconds": 30}}
+    process = project.start([pay])
+    project.kill_when(process, "stage_started", "pay")
+    asked = project.fm("resume", "last")
+    assert asked.returncode == 2
+    assert "'pay'" in asked.stderr
+    assert "--in-doubt retry" in asked.stderr
+    before = len(project.calls())
+    done = project.fm("resume", "last", "--in-doubt", decision, "--json")
+    assert done.returncode == code, done.stderr
+    document = json.loads(done.stdout)
+    assert document["stages"]["pay"]["status"] == status
+    assert len(project.calls()) - before == (1 if decision == "retry" else 0)
+    if decision == "fail":
+        assert document["error"]["code"] == "in_doubt"
+
+
+def test_a_changed_pipeline_is_refused(project: Project):
+    process = project.start(loop())
+    project.kill_when(process, "stage_started", "each[2]/slow")
+    file = project.root / "p.pipeline.json"
+    file.write_text(file.read_text().replace('"first"', '"other"'))
+    refused = project.fm("resume", "last")
+    assert refused.returncode == 2
+    assert "has changed" in refused.stderr
+
+
+def test_a_run_that_is_alive_cannot_be_taken_over(project: Project):
+    process = project.start(loop())
+    try:
+        deadline = time.monotonic() + 20
+        while "running" not in project.fm("runs", "list").stdout and time.monotonic() < deadline:
+            time.sleep(0.05)
+        refused = project.fm("resume", "last")
+        assert refused.returncode == 2
+        assert "is running" in refused.stderr
+    finally:
+        process.kill()
+        process.communicate()
