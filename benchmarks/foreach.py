@@ -1,10 +1,12 @@
 """Measures a large loop: items per second, and what the coordinator's memory grows by.
 
-    python -m benchmarks.foreach [--items 100000] [--max-parallel 64] [--failing 100] [--log memory|sqlite] [--json]
+    python -m benchmarks.foreach [--items 100000] [--max-parallel 64] [--failing 100] [--from list|ndjson|csv|parquet]
+                                 [--item-bytes 0] [--log none|memory|sqlite] [--json]
 
 Every n-th item fails (`--failing 100`: 1 %) and is listed under `errors`; the others return a small object. The growth of the
-peak resident set is taken from before the run to its end, so the interpreter, the imports and the list of items given as
-the run's input are not part of it. `engine.md` asks for at most 250 MB.
+peak resident set is taken from before the run to its end, so the interpreter, the imports and a list of items given as the
+run's input are not part of it; a file of items (`--from`) is read while the loop runs, and its reading is part of it.
+`engine.md` asks for at most 250 MB.
 """
 
 from __future__ import annotations
@@ -24,8 +26,10 @@ from pydantic import BaseModel
 from flowmason_ray import operator
 from flowmason_ray.api import PreparedRun
 from flowmason_ray.engine.component import Context
+from flowmason_ray.engine.run_log import RunStore
 from flowmason_ray.errors import PermanentError
 from flowmason_ray.stores.blobs import LocalBlobs
+from flowmason_ray.stores.memory import MemoryRunStore
 from flowmason_ray.stores.sqlite import SqliteRunStore
 
 
@@ -34,61 +38,84 @@ class Work:
     """Returns its item's number, or fails with every n-th."""
 
     class Input(BaseModel):
-        number: int
+        item: dict[str, Any]
         failing: int
 
     class Output(BaseModel):
         number: int
 
     async def execute(self, input: Input, context: Context) -> Output:
-        if input.failing and input.number % input.failing == 0:
-            raise PermanentError(f"Item {input.number} is one of those that fail.")
-        return self.Output(number=input.number)
+        number = input.item["number"]
+        if input.failing and number % input.failing == 0:
+            raise PermanentError(f"Item {number} is one of those that fail.")
+        return self.Output(number=number)
 
 
-def pipeline(window: int) -> dict[str, Any]:
-    """Return a loop over `input.items`."""
-    loop = {
-        "items": "{{input.items}}",
-        "loop_stages": ["work"],
-        "max_parallel": window,
-        "break_on_error": False,
-    }
+def pipeline(items: Any, window: int) -> dict[str, Any]:
+    """Return a loop over `items`."""
+    loop = {"items": items, "loop_stages": ["work"], "max_parallel": window, "break_on_error": False}
+    work = {"item": "{{item}}", "failing": "{{input.failing}}"}
     return {
         "name": "foreach",
         "stages": [
             {"id": "each", "component_type": "foreach", "config": loop},
-            {
-                "id": "work",
-                "component_type": "work",
-                "config": {"number": "{{item}}", "failing": "{{input.failing}}"},
-            },
+            {"id": "work", "component_type": "work", "config": work},
         ],
     }
 
 
-def measure(items: int, window: int, failing: int, log: str) -> dict[str, Any]:
+def write_items(file: Path, items: int, item_bytes: int) -> None:
+    """Write a file of items; polars is only needed for tables, and only while they are written."""
+    rows = ({"number": n, "text": "x" * item_bytes} for n in range(items))
+    if file.suffix == ".parquet":
+        import polars
+
+        polars.DataFrame(list(rows)).write_parquet(file, row_group_size=10_000)
+        return
+    with file.open("w", encoding="utf-8") as out:
+        if file.suffix == ".csv":
+            out.write("number,text\n")
+        for row in rows:
+            out.write(f"{row['number']},{row['text']}\n" if file.suffix == ".csv" else json.dumps(row) + "\n")
+
+
+def store_of(log: str, folder: Path) -> RunStore | None:
+    """Return the store that is asked for."""
+    if log == "sqlite":
+        return SqliteRunStore(folder / "runs.db", LocalBlobs(folder / "blobs"))
+    return MemoryRunStore() if log == "memory" else None
+
+
+def measure(said: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Run the loop once; return what was measured."""
-    with tempfile.TemporaryDirectory() as folder:
-        store = (
-            SqliteRunStore(Path(folder) / "runs.db", LocalBlobs(Path(folder) / "blobs")) if log == "sqlite" else None
-        )
-        given = {"items": list(range(items)), "failing": failing}
-        prepared = PreparedRun(pipeline(window), given, components=[Work], store=store)
-        before = _peak_mib()
-        started = perf_counter()
-        result = asyncio.run(prepared.run()).raise_for_status()
-        seconds = perf_counter() - started
-        output = result.output
-        grown = _peak_mib() - before
-    assert [each["number"] for each in output["results"] if each] == [n for n in range(items) if n % failing]
+    given: dict[str, Any] = {"failing": said.failing}
+    source: Any = "{{input.items}}"
+    if said.source == "list":
+        given["items"] = [{"number": n, "text": "x" * said.item_bytes} for n in range(said.items)]
+    else:
+        file = folder / f"items.{said.source}"
+        write_items(file, said.items, said.item_bytes)
+        source = {"dataset": file.name}
+    (folder / "flowmason.json").write_text('{"name": "benchmark"}', encoding="utf-8")
+    (folder / "foreach.pipeline.json").write_text(json.dumps(pipeline(source, said.max_parallel)), encoding="utf-8")
+    prepared = PreparedRun(folder / "foreach.pipeline.json", given, components=[Work], store=store_of(said.log, folder))
+    before = _peak_mib()
+    started = perf_counter()
+    output = asyncio.run(prepared.run()).raise_for_status().output
+    seconds = perf_counter() - started
+    grown = _peak_mib() - before
+    failed = [error["index"] for error in output["errors"]]
+    assert failed == [n for n in range(said.items) if said.failing and n % said.failing == 0]
+    expected = [None if said.failing and n % said.failing == 0 else {"number": n} for n in range(said.items)]
+    assert output["results"] == expected
     return {
-        "items": items,
-        "log": log,
-        "items_per_s": round(items / seconds),
+        "items": said.items,
+        "from": said.source,
+        "log": said.log,
+        "items_per_s": round(said.items / seconds),
         "seconds": round(seconds, 2),
         "grown_mib": round(grown, 1),
-        "errors": len(output["errors"]),
+        "errors": len(failed),
     }
 
 
@@ -103,10 +130,15 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=100_000)
     parser.add_argument("--max-parallel", type=int, default=64)
     parser.add_argument("--failing", type=int, default=100)
-    parser.add_argument("--log", choices=("memory", "sqlite"), default="memory")
+    parser.add_argument("--from", dest="source", choices=("list", "ndjson", "csv", "parquet"), default="list")
+    parser.add_argument(
+        "--item-bytes", type=int, default=0, help="how long a text each item carries besides its number"
+    )
+    parser.add_argument("--log", choices=("none", "memory", "sqlite"), default="memory")
     parser.add_argument("--json", action="store_true")
     said = parser.parse_args()
-    found = measure(said.items, said.max_parallel, said.failing, said.log)
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(said, Path(folder))
     print(json.dumps(found) if said.json else "  ".join(f"{name} {value}" for name, value in found.items()))
 
 
