@@ -71,7 +71,7 @@ class Page:
             words: str = block["words"]
             self._shell(text, int(words.split()[1]) if words.strip() else 0)
         elif language == "python":
-            self._process([sys.executable, "-c", text], 0)
+            self.process([sys.executable, "-c", text], 0)
         elif language == "json":
             json.loads(text)
         else:
@@ -80,10 +80,11 @@ class Page:
     def _shell(self, text: str, code: int) -> None:
         script = f"set -e\n{text}\n" if code == 0 else text
         where = self.directory.parent / "cwd"
-        self._process(["bash", "-c", f"trap 'pwd > {where}' EXIT\n{script}"], code)
+        self.process(["bash", "-c", f"trap 'pwd > {where}' EXIT\n{script}"], code)
         self.directory = Path(where.read_text(encoding="utf-8").strip())
 
-    def _process(self, command: list[str], code: int) -> None:
+    def process(self, command: list[str], code: int) -> None:
+        """Run a command, and keep what it prints."""
         done = subprocess.run(
             command,
             cwd=self.directory,
@@ -153,3 +154,53 @@ def test_a_page_that_runs_something_is_run() -> None:
     shows = {page for page in ALL if any(b["language"] in ("bash", "python") for b in blocks(page))}
     own_tests = {GUIDE / "testing-engine.md", GUIDE / "testing.md"}  # tests/unit/testing, tests/unit/pipeline_tests
     assert sorted(shows - {*PAGES, *ON_RAY, *own_tests}) == []
+
+
+def test_the_picture_of_the_demo_is_what_fm_draws(tmp_path: Path) -> None:
+    drawn = tmp_path / "plan.svg"
+    opened = open_page(tmp_path)
+    opened.directory = ROOT
+    opened.process(["fm", "plan", "examples/demo/flights.pipeline.json", "--format", "svg", "-o", str(drawn)], 0)
+    kept = ROOT / "docs" / "images" / "flights-plan.svg"
+    assert kept.read_bytes() == drawn.read_bytes()
+    assert kept.stat().st_size < 200_000
+
+
+def test_the_readmes_exit_codes_are_those_of_the_guide() -> None:
+    def codes(page: Path) -> list[str]:
+        return re.findall(r"^\| (\d+) \|", page.read_text(encoding="utf-8"), re.MULTILINE)
+
+    assert codes(ROOT / "README.md") == codes(GUIDE / "cli.md")
+
+
+def test_the_index_names_every_page() -> None:
+    index = (GUIDE / "index.md").read_text(encoding="utf-8")
+    assert [
+        page.name for page in sorted(GUIDE.glob("*.md")) if page.stem != "index" and f"({page.name})" not in index
+    ] == []
+
+
+def test_the_guide_tells_every_kind_of_event() -> None:
+    from flowmason_ray.engine.events import EVENT_TYPES
+
+    page = (GUIDE / "runs-and-log.md").read_text(encoding="utf-8").split("\n## Events\n")[1].split("\n## ")[0]
+    assert sorted(kind for kind in EVENT_TYPES if f"`{kind}`" not in page) == []
+
+
+def test_the_guide_tells_everything_that_a_component_knows() -> None:
+    from flowmason_ray.engine.component import Context
+
+    page = (GUIDE / "components.md").read_text(encoding="utf-8").split("## What it knows")[1].split("\n## ")[0]
+    names = [name for name in vars(Context) if not name.startswith("_")]
+    assert sorted(name for name in names if not re.search(rf"`{name}\b", page)) == []
+
+
+def test_the_architecture_names_every_layer() -> None:
+    import tomllib
+
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    names = {word for line in contracts[0]["layers"] for word in re.findall(r"[a-z_]+", line)}
+    told = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").split("## Layers")[1].split("\n## ")[0]
+    assert sorted(name for name in names - {"__main__"} if not re.search(rf"\b{name}\b", told)) == []
