@@ -12,8 +12,10 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
+from flowmason_ray import settings
 from flowmason_ray.pipeline_tests import cases
 from flowmason_ray.pipeline_tests import json_schema as test_schema
 from flowmason_ray.spec import pipeline
@@ -21,6 +23,9 @@ from flowmason_ray.spec.json_schema import SCHEMA_FILE, schema_bytes
 from flowmason_ray.spec.reference import field_table
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from component_reference import component_reference, component_table  # noqa: E402  # it lies beside this file
 
 PART = re.compile(r"(<!-- generated:(?P<name>[\w-]+) -->\n).*?(<!-- /generated -->)", re.DOTALL)
 
@@ -50,7 +55,19 @@ MODELS: Mapping[str, type[pipeline.Model]] = {
     "test-assertion": cases.Assertion,
     "test-expected-error": cases.ExpectedError,
 }
-"""The tables that documents may ask for, by the name in the marker."""
+"""Models of the format, each with its table."""
+
+
+PARTS: Mapping[str, Callable[[], str]] = {
+    **{name: partial(field_table, model) for name, model in MODELS.items()},
+    "components": lambda: component_table("docs/guide/components-reference.md"),
+    "components-reference": lambda: component_reference(ROOT / "examples"),
+    "project": lambda: field_table(settings.ProjectSettings),
+    "project-testing": lambda: field_table(settings.TestingSettings),
+    "project-stores": lambda: field_table(settings.StoreSettings),
+    "project-http": lambda: field_table(settings.HttpSettings),
+}
+"""Every part that documents may ask for, by the name in the marker."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -82,9 +99,9 @@ def wanted() -> dict[Path, bytes]:
 def generated_part(match: re.Match[str]) -> str:
     """Return a marked part with its content made anew."""
     name = match["name"]
-    if name not in MODELS:
-        raise SystemExit(f"There is no generated part {name!r}; known: {', '.join(MODELS)}.")
-    return f"{match[1]}{field_table(MODELS[name])}{match[3]}"
+    if name not in PARTS:
+        raise SystemExit(f"There is no generated part {name!r}; known: {', '.join(PARTS)}.")
+    return f"{match[1]}{PARTS[name]()}{match[3]}"
 
 
 def current(path: Path) -> bytes | None:

@@ -163,8 +163,8 @@ def narrate(event: Mapping[str, Any]) -> str:
         case "run_created":
             return f"the run was accepted (plan {str(event['plan_digest'])[:16]})"
         case "run_resumed":
-            again = event.get("repeated") or ()
-            return f"the run was interrupted, and goes on{f'; begins again: {", ".join(again)}' if again else ''}"
+            again = ", ".join(event.get("repeated") or ())
+            return f"the run was interrupted, and goes on{f'; begins again: {again}' if again else ''}"
         case "stage_started":
             return f"attempt {event['attempt']} starts" if event["attempt"] > 1 else "starts"
         case "stage_succeeded":

@@ -9,12 +9,12 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, JsonValue
 from pydantic.fields import FieldInfo
 
-from flowmason_ray.spec.pipeline import EXTENSION_PREFIX, Model
+from flowmason_ray.spec.pipeline import EXTENSION_PREFIX
 
 _WORDS: dict[Any, str] = {str: "text", int: "whole number", float: "number", bool: "true or false"}
 
 
-def field_table(model: type[Model]) -> str:
+def field_table(model: type[BaseModel]) -> str:
     """Return a Markdown table of the fields of a model: name, type, default, meaning; ends with a line break."""
     lines = ["| field | type | default | meaning |", "|---|---|---|---|"]
     for name, field in model.model_fields.items():
@@ -44,7 +44,7 @@ def type_words(annotation: Any) -> str:
 
 
 def _is_any(annotation: Any) -> bool:
-    return annotation is JsonValue
+    return annotation is JsonValue or annotation is Any
 
 
 def _either(words: list[str]) -> str:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,14 +67,29 @@ class Project:
         (root / "flowmason.json").write_text("{}")
         (root / "components").mkdir()
         (root / "components" / "work.py").write_text(COMPONENTS)
+        self._processes: list[subprocess.Popen[str]] = []
 
     def start(self, stages: list[dict[str, Any]], **more: Any) -> subprocess.Popen[str]:
         file = self.root / "p.pipeline.json"
         file.write_text(json.dumps({"name": "p", "stages": stages, **more}))
-        return subprocess.Popen(
-            command("run", str(file), "--json"), cwd=self.root, env=environment(), text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+        return self.begin("run", str(file), "--json")
+
+    def begin(self, *arguments: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            command(*arguments),
+            cwd=self.root,
+            env=environment(),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        self._processes.append(process)
+        return process
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.communicate()
 
     def fm(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -105,8 +121,10 @@ class Project:
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Project:
-    return Project(tmp_path)
+def project(tmp_path: Path) -> Iterator[Project]:
+    project = Project(tmp_path)
+    yield project
+    project.close()
 
 
 def loop(**config: Any) -> list[dict[str, Any]]:
@@ -159,10 +177,7 @@ def test_a_question_outlives_the_process_that_asked(project: Project):
     ask = {"id": "ask", "component_type": "wait_for_approval", "config": {"message": "Go?"}}
     process = project.start([ask], output={"answer": "{{stages.ask.data}}"})
     project.kill_when(process, "approval_requested", "ask")
-    resumed = subprocess.Popen(
-        command("resume", "last", "--json"), cwd=project.root, env=environment(), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+    resumed = project.begin("resume", "last", "--json")
     deadline = time.monotonic() + 30
     answered = project.fm("runs", "answer", "last", "ask", "--data", "42")
     while answered.returncode and time.monotonic() < deadline:
@@ -204,14 +219,10 @@ def test_a_changed_pipeline_is_refused(project: Project):
 
 
 def test_a_run_that_is_alive_cannot_be_taken_over(project: Project):
-    process = project.start(loop())
-    try:
-        deadline = time.monotonic() + 20
-        while "running" not in project.fm("runs", "list").stdout and time.monotonic() < deadline:
-            time.sleep(0.05)
-        refused = project.fm("resume", "last")
-        assert refused.returncode == 2
-        assert "is running" in refused.stderr
-    finally:
-        process.kill()
-        process.communicate()
+    project.start(loop())
+    deadline = time.monotonic() + 20
+    while "running" not in project.fm("runs", "list").stdout and time.monotonic() < deadline:
+        time.sleep(0.05)
+    refused = project.fm("resume", "last")
+    assert refused.returncode == 2
+    assert "is running" in refused.stderr
