@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from flowmason_ray.api import PreparedRun
+from flowmason_ray.components.datasets import recorded_dataset
 from flowmason_ray.engine.events import Event, RunCreated, StageDeclined, StageFailed, StageSucceeded
 from flowmason_ray.engine.replay import Replayed, replay
 from flowmason_ray.engine.run_log import RunLog, RunRecord
@@ -113,11 +114,11 @@ async def prepare_resume(
             f"Run {record.run_id!r} is {record.status}: only a run that was interrupted can be taken up again."
         )
     file = _file_of(record)
+    space = workspace or open_workspace(file)
     decoder = Decoder(store.blobs)
     events: list[Event] = []
     async for recorded in store.read(record.run_id):
-        events.append(_with_items(event_from_json(recorded.event, decoder)))
-    space = workspace or open_workspace(file)
+        events.append(_with_items(event_from_json(recorded.event, decoder), space.project.root))
     return ResumedRun(record, events, store=store, workspace=space, in_doubt=in_doubt, on=on, observers=observers)
 
 
@@ -128,13 +129,16 @@ def _file_of(record: RunRecord) -> Path:
     return Path(record.file)
 
 
-def _with_items(event: Event) -> Event:
+def _with_items(event: Event, project_dir: Path) -> Event:
     """Give a loop's items back their shape: they are recorded as plain JSON."""
     if isinstance(event, StageSucceeded) and event.decision is not None and "count" in event.decision:
         value: Any = event.value
-        if isinstance(value, dict) and value.keys() == {"source", "indices"}:
+        if isinstance(value, dict) and {"source", "indices"} <= value.keys():
             items = cast("dict[str, Any]", value)
-            return replace(event, value=Items(items["source"], items["indices"]))
+            source = items["source"]
+            if isinstance(source, dict):  # a list or a frame is recorded as itself
+                source = recorded_dataset(cast("dict[str, Any]", source), project_dir)
+            return replace(event, value=Items(source, items["indices"], items.get("batch")))
     return event
 
 

@@ -22,7 +22,7 @@ from typing import Any, Protocol, cast
 
 import orjson
 
-from flowmason_ray.components.files import existing_file, file_errors
+from flowmason_ray.components.files import existing_file, file_errors, resolve_inside
 from flowmason_ray.engine.values import ItemSource
 from flowmason_ray.errors import PermanentError, nearest
 
@@ -79,8 +79,13 @@ class Dataset(ItemSource):
         return _opened(self).item(index)
 
     def to_json(self) -> dict[str, Any]:
-        """Return which file it is."""
-        return {"dataset": self.name, "format": self.format, "size_bytes": self.size_bytes}
+        """Return which file it is; `recorded_dataset` is the inverse."""
+        return {
+            "dataset": self.name,
+            "format": self.format,
+            "size_bytes": self.size_bytes,
+            "modified_ns": self.modified_ns,
+        }
 
     def check(self) -> None:
         """Make sure that the file is still the one that was opened.
@@ -127,6 +132,13 @@ def open_dataset(said: Mapping[str, Any], project_dir: Path) -> Dataset:
     dataset = Dataset(file, path, kind, facts.st_size, facts.st_mtime_ns)
     len(dataset)
     return dataset
+
+
+def recorded_dataset(recorded: Mapping[str, Any], project_dir: Path) -> Dataset:
+    """Return the dataset that a log tells of. It is not opened: whether the file is still the same is seen when it is read."""
+    name: str = recorded["dataset"]
+    file = resolve_inside(project_dir, name)
+    return Dataset(file, name, recorded["format"], recorded["size_bytes"], recorded["modified_ns"])
 
 
 class _Opened:

@@ -149,8 +149,10 @@ def loop(**config: Any) -> list[dict[str, Any]]:
     ]
 
 
-def test_a_killed_loop_goes_on_with_the_item_that_was_in_flight(project: Project):
-    process = project.start(loop())
+@pytest.mark.parametrize("items", [["a", "b", "c", "d"], {"dataset": "items.ndjson"}], ids=["list", "file"])
+def test_a_killed_loop_goes_on_with_the_item_that_was_in_flight(project: Project, items: Any):
+    (project.root / "items.ndjson").write_text('"a"\n"b"\n"c"\n"d"\n', encoding="utf-8")
+    process = project.start(loop(items=items))
     project.kill_when(process, "stage_started", "each[2]/slow")
     before = project.calls()
     assert "interrupted" in project.fm("runs", "list").stdout

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowmason_ray.components import datasets
-from flowmason_ray.components.datasets import Dataset, open_dataset
+from flowmason_ray.components.datasets import Dataset, open_dataset, recorded_dataset
 from flowmason_ray.engine.values import Items
 from flowmason_ray.errors import PermanentError
 from flowmason_ray.stores.encoding import Encoder
@@ -163,12 +163,26 @@ def test_a_dataset_travels_as_a_path(tmp_path: Path) -> None:
     assert pickle.loads(packed).item(0) == ROWS[35]
 
 
+def test_what_the_log_says_is_the_dataset_again(tmp_path: Path) -> None:
+    dataset = put(tmp_path, "a.ndjson")
+    again = recorded_dataset(json.loads(json.dumps(dataset.to_json())), tmp_path)
+    assert again == dataset
+    assert again.item(3) == ROWS[3]
+    (tmp_path / "a.ndjson").unlink()
+    assert recorded_dataset(dataset.to_json(), tmp_path) == dataset, "to be missed when it is read"
+
+
 def test_the_log_says_which_file_it_was(tmp_path: Path) -> None:
     dataset = put(tmp_path, "a.ndjson")
     key, text = Encoder(None).value(Items(dataset, None, 100))
     assert key == "value"
     assert json.loads(text) == {
-        "source": {"dataset": "a.ndjson", "format": "ndjson", "size_bytes": dataset.size_bytes},
+        "source": {
+            "dataset": "a.ndjson",
+            "format": "ndjson",
+            "size_bytes": dataset.size_bytes,
+            "modified_ns": dataset.modified_ns,
+        },
         "indices": None,
         "batch": 100,
     }
