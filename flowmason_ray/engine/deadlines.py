@@ -24,16 +24,18 @@ class Deadlines:
     def __init__(self, stop: Callable[[CancelStage], None]) -> None:
         """`stop` stops an attempt; its answer is to be shown to `completed`."""
         self._stop = stop
+        self.watching = False
+        """Whether any attempt has had a time limit so far; until then `completed` need not be asked."""
         self._waiting: dict[Attempt, StartStage] = {}
         self._running: dict[Attempt, asyncio.TimerHandle] = {}
         self._overdue: dict[Attempt, float] = {}
 
     def watch(self, command: StartStage, *, begun: bool) -> None:
-        """Note that an attempt is about to start; its time counts from now if it has `begun`, else from `begin`."""
-        if command.stage.timeout_s is not None:
-            self._waiting[command.path, command.attempt] = command
-            if begun:
-                self.begin(command.path, command.attempt)
+        """Note that an attempt with a time limit is about to start; it counts from now if it has `begun`, else from `begin`."""
+        self.watching = True
+        self._waiting[command.path, command.attempt] = command
+        if begun:
+            self.begin(command.path, command.attempt)
 
     def begin(self, path: str, attempt: int) -> None:
         """An attempt has got its place: from now on its time counts."""

@@ -261,7 +261,8 @@ class Runner:
 
     def _handle(self, event: Event) -> None:
         """One stimulus and everything that the state machine makes of it."""
-        event = self._deadlines.completed(event)
+        if self._deadlines.watching:
+            event = self._deadlines.completed(event)
         if type(event) is StageSucceeded:
             self._unwritten += event.size_bytes
         elif isinstance(event, StageFailed):
@@ -269,7 +270,9 @@ class Runner:
         self._record(event)
         for output in self._state.handle(event):
             kind = type(output)
-            if kind is StartStage:
+            if kind is StageStarted:
+                self._record(output)  # pyright: ignore[reportArgumentType]  # type() is compared, which pyright does not narrow by
+            elif kind is StartStage:
                 self._start(output)  # pyright: ignore[reportArgumentType]  # type() is compared, which pyright does not narrow by
             elif isinstance(output, Event):
                 if isinstance(output, RUN_ENDED):
@@ -327,11 +330,11 @@ class Runner:
             self._begin(command)
 
     def _begin(self, command: StartStage) -> None:
-        self._deadlines.watch(command, begun=not self._tells_beginning)
+        if command.stage.timeout_s is not None:
+            self._deadlines.watch(command, begun=not self._tells_beginning)
         report = self._executor.start(command)
         if report is not None:
             self._inbox.append(report)
-            self._arrived.set()
 
     def _gather(self, command: GatherResults) -> None:
         report = self._executor.gather(command)
