@@ -9,6 +9,7 @@ Two constructs of which the outer one has no body stand in sequence: the outer o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -483,3 +484,35 @@ def refused_at(chain: Sequence[str]) -> int | None:
         elif kind in ("break_loop", "continue_loop") and not in_loop and found is None:
             found = position
     return found
+
+
+# -- the guide's table -----------------------------------------------------------------------------------------------------
+
+GUIDE = Path(__file__).parents[1] / "docs" / "guide" / "control-flow.md"
+PART = re.compile(r"(<!-- matrix -->\n)(.*?)(<!-- /matrix -->)", re.DOTALL)
+TESTS = "../../tests/integration/test_control_flow_matrix.py"
+
+
+def matrix_table() -> str:
+    """Return the table of `CONSTRUCTS` inside each other, every cell with the test that shows it."""
+    names = [f"`{name}`" if "/" not in name else name for name in CONSTRUCTS]
+    lines = [f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    for outer, name in zip(CONSTRUCTS, names, strict=True):
+        cells = [
+            f'[{_mark(outer, inner)}]({TESTS} "test_each_construct_inside_each_other[{outer}-{inner}]")'
+            for inner in CONSTRUCTS
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _mark(outer: str, inner: str) -> str:
+    chain = (kinds_of(outer)[0], kinds_of(inner)[0])
+    if refused_at(chain) is None:
+        return "✓" if outer in WITH_BODY else "→"
+    return "✗" if refused_at(("foreach", *chain)) is not None else "↻"
+
+
+if __name__ == "__main__":
+    text = GUIDE.read_text(encoding="utf-8")
+    GUIDE.write_text(PART.sub(lambda match: match[1] + matrix_table() + match[3], text), encoding="utf-8")

@@ -6,6 +6,7 @@ library and works on every file system, network ones included.
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -33,6 +34,9 @@ def watch_tests(paths: Sequence[str], run: Callable[[], int]) -> int:
     Returns:
         The exit code: 0, because ending by Ctrl-C is what watching is meant to do.
     """
+    if is_terminal(sys.stdout):
+        # A shell without job control starts commands in the background with SIGINT ignored, and that is inherited.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         while True:
             before = snapshot(paths)

@@ -102,7 +102,9 @@ def plan_calls(
         draft.callee = planned[name]
         if draft.callee is not None:
             called = f"{draft.callee.name}@{draft.callee.version}"
-            draft.shape = replace(draft.shape, options=replace(options, called=called))
+            limits = [limit for limit in (options.timeout_s, draft.callee.timeout_s) if limit is not None]
+            options = replace(options, called=called, timeout_s=min(limits, default=None))
+            draft.shape = replace(draft.shape, options=options)
 
 
 def identity(loaded: LoadedPipeline) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -422,6 +424,32 @@ def test_what_is_returned_must_fit_the_output_schema() -> None:
     found = result(q, output_schema={"type": "integer"})
     assert found.failure is not None
     assert (found.failure.code, found.failure.stage) == ("invalid_output", "q")
+
+
+# -- calls ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mine", "its", "limit"), [(20, None, "0.02"), (None, 20, "0.02"), (20, 60_000, "0.02"), (60_000, 20, "0.02")]
+)
+@pytest.mark.parametrize(("on_error", "value"), [("fail", None), ("continue", None), ("default", "none")])
+def test_the_shorter_of_two_time_limits_ends_a_call(
+    mine: int | None, its: int | None, limit: str, on_error: str, value: Any, project_dir: Path
+) -> None:
+    called = pipeline(stage("z", "sleepy"), **({} if its is None else {"timeout_ms": its}))
+    (project_dir / "called.pipeline.json").write_text(json.dumps({**called, "name": "called"}), encoding="utf-8")
+    config: dict[str, Any] = {"pipeline": "./called.pipeline.json", "on_error": on_error}
+    if mine is not None:
+        config["timeout_ms"] = mine
+    if on_error == "default":
+        config["default_result"] = value
+    found = result(stage("s", "subpipeline", config=config))
+    assert statuses(found)["s/z"] == "cancelled"
+    error = found.failure.to_json() if found.failure is not None else found.output["error"]
+    assert (error["code"], error["stage"]) == ("timeout", "s")
+    assert f"within {limit} s" in error["message"]
+    if on_error != "fail":
+        assert (found.output["status"], found.output["result"]) == ("failed", value)
 
 
 # -- approvals ------------------------------------------------------------------------------------------------------------------

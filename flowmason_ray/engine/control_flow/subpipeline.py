@@ -27,6 +27,7 @@ class CallOptions:
 
     pipeline: str
     timeout_s: float | None
+    """For the whole call: what the config says or the called pipeline itself, whichever is shorter."""
     on_error: str
     called: str = ""
     """`name@version` of the pipeline that was found."""
