@@ -89,8 +89,6 @@ class Failure:
     error_type: str | None = None
     traceback: str | None = None
     retry_after_s: float | None = None
-    permanent: bool | None = None
-    """True: its component said that repeating cannot help (`PermanentError`), whatever the code."""
     details: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:

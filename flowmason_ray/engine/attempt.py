@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from flowmason_ray.engine.component import ComponentSpec
 from flowmason_ray.engine.output_dump import dump_output
 from flowmason_ray.engine.values import Decision, is_frame, printable, recorded_size
-from flowmason_ray.errors import Failure, FlowMasonError, PermanentError, StageError, TemporaryError
+from flowmason_ray.errors import Failure, FlowMasonError, StageError, TemporaryError
 
 if TYPE_CHECKING:
     from flowmason_ray.spec.expressions import Expression, Scope
@@ -174,7 +174,6 @@ def fail(exc: BaseException, path: str, attempt: int) -> Failure:
             attempts=attempt,
             error_type=type(exc).__name__,
             retry_after_s=delay,
-            permanent=True if isinstance(exc, PermanentError) else None,
             details=_plain(getattr(exc, "details", None)),
         )
     name = type(exc).__name__

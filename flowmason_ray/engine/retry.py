@@ -41,8 +41,6 @@ def wants_retry(policy: RetryPolicy, failure: Failure, attempt: int) -> bool:
     """Tell whether `attempt` (counted from 1), which ended in `failure`, is followed by another."""
     if attempt >= policy.max_attempts:
         return False
-    if failure.permanent:
-        return False
     if policy.retry_on:
         return failure.code in policy.retry_on or (failure.error_type or "") in policy.retry_on
     return failure.code not in NEVER_RETRIED

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -71,10 +69,3 @@ def test_the_last_attempt_is_not_repeated(policy: RetryPolicy, attempt: int) -> 
 def test_what_would_only_repeat_is_retried_only_when_named(code: str) -> None:
     assert not wants_retry(RetryPolicy(max_attempts=2), failure(code=code), 1)
     assert wants_retry(RetryPolicy(max_attempts=2, retry_on=frozenset({code})), failure(code=code), 1)
-
-
-def test_what_is_permanent_is_never_repeated_whatever_its_code():
-    policy = RetryPolicy(max_attempts=5, retry_on=frozenset({"file_not_found"}))
-    failure = Failure(code="file_not_found", message="m")
-    assert wants_retry(policy, failure, 1)
-    assert not wants_retry(policy, replace(failure, permanent=True), 1)
