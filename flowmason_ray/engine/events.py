@@ -69,13 +69,28 @@ class RunResumed(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunPaused(Event):
+    """The run stops here until it is resumed; nothing of it runs any more.
+
+    Attempts with an effect that cannot be repeated were waited for, so none is in doubt. `stopped`: the other attempts that
+    were under way; they begin again when the run is resumed.
+    """
+
+    kind: ClassVar[str] = "run_paused"
+
+    by: str | None = None
+    stopped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StageStarted(Event):
-    """An attempt was handed to the executor."""
+    """An attempt was handed to the executor. `fingerprint`: of what it is given (`engine.fingerprint`), when it has one."""
 
     kind: ClassVar[str] = "stage_started"
 
     path: str
     attempt: int
+    fingerprint: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +112,24 @@ class StageSucceeded(Event):
     usage: Mapping[str, Any] | None = None
     size_bytes: int = field(default=0, compare=False)
     """About how much `value` is in this process's memory until it is recorded; 0: little. Not part of the log."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageReused(Event):
+    """An attempt was answered with what was recorded before for the same fingerprint: the component was not called.
+
+    `value` and `decision` are as in `StageSucceeded`. `source` says where they come from: the run, and how (`record`: a
+    record of that run; `cache`: a result it left in the cache).
+    """
+
+    kind: ClassVar[str] = "stage_reused"
+    stimulus: ClassVar[bool] = True
+
+    path: str
+    attempt: int
+    value: Any
+    decision: Mapping[str, Any] | None = None
+    source: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -326,8 +359,10 @@ EVENT_TYPES: dict[str, type[Event]] = {
     for cls in (
         RunCreated,
         RunResumed,
+        RunPaused,
         StageStarted,
         StageSucceeded,
+        StageReused,
         StageFailed,
         StageDeclined,
         StageStopped,

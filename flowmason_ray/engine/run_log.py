@@ -2,6 +2,10 @@
 
 `append` only queues; `flush` says when everything queued is durable. A store groups what is queued into one commit, so the
 price of durability is paid per flush, not per event.
+
+Whoever writes holds a *lease* on the run, with a number that grows at every change of hands, the *epoch*. The lease is
+renewed while the process lives, by the store's own clock; every commit checks the epoch, so a process that was stopped,
+replaced and continued can write nothing any more (`Fenced`).
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from flowmason_ray.engine.events import Event
+from flowmason_ray.engine.events import Event, StageSucceeded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +25,8 @@ class RunRecord:
     pipeline: str
     version: str
     status: str
-    """`running`, `succeeded`, `failed`, `cancelled`, or `interrupted` (its process has gone without ending it)."""
+    """`running`, `paused`, `succeeded`, `failed`, `cancelled`, or `interrupted`: its process has gone without ending it, or
+    has not renewed its lease in time."""
     created_at: float
     """Seconds since the epoch."""
     ended_at: float | None = None
@@ -42,7 +47,7 @@ class Recorded:
 class Request:
     """What somebody, perhaps in another process, asks of a run that is under way.
 
-    `kind` is `answer` (`body`: `path`, `data`, `by`) or `cancel` (`body`: `message`).
+    `kind` is `answer` (`body`: `path`, `data`, `by`), `cancel` (`body`: `message`) or `pause` (`body`: `by`).
     """
 
     number: int
@@ -51,11 +56,36 @@ class Request:
     body: Mapping[str, Any]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedResult:
+    """What a stage with `cache` returned before, perhaps in another run."""
+
+    value: Any
+    decision: Mapping[str, Any] | None = None
+    run_id: str
+    """The run that made it."""
+    created_at: float
+    """Seconds since the epoch, by the store's clock."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pruned:
+    """What was removed, or with `dry_run` would be."""
+
+    runs: Sequence[str]
+    results: int
+    """Cached results that had expired."""
+    blobs: int
+    blob_bytes: int
+
+
 class RunLog(Protocol):
     """The log of one run, for its writer."""
 
     durable: bool
     """Whether a flush costs anything: False for logs that live in memory."""
+    epoch: int
+    """Counts the writers of this run, from 1."""
 
     def append(self, event: Event) -> None:
         """Queue an event.
@@ -70,7 +100,28 @@ class RunLog(Protocol):
 
         Raises:
             StoreUnavailable: it could not be written.
+            Fenced: another process has taken the run over; nothing of what was not flushed before is in the log.
         """
+        ...
+
+    def check_lease(self) -> None:
+        """Make sure, without waiting, that this process may still act for the run; called before every effect.
+
+        Raises:
+            Fenced: the lease may have run out since it was last renewed, as after a long stop of the process. The next
+                flush renews it, unless somebody else has taken the run over.
+        """
+        ...
+
+    def keep_result(self, fingerprint: str, event: StageSucceeded, *, ttl_s: float | None) -> None:
+        """Queue a stage's result for reuse by later runs, behind the events that are queued already.
+
+        A result that the log cannot give back as it was (it held a secret, which is masked) is not kept.
+        """
+        ...
+
+    async def kept_result(self, fingerprint: str) -> CachedResult | None:
+        """Return the result kept under a fingerprint, unless it has expired or cannot be read any more."""
         ...
 
     async def requests(self, *, after: int) -> Sequence[Request]:
@@ -78,7 +129,7 @@ class RunLog(Protocol):
         ...
 
     async def close(self) -> None:
-        """Flush, and end writing."""
+        """Flush, end writing, and give the lease back: a run that has not ended can be taken up again at once."""
         ...
 
 
@@ -87,6 +138,15 @@ class RunStore(Protocol):
 
     def create(self, record: RunRecord, *, secrets: Iterable[str] = ()) -> RunLog:
         """Begin the log of a new run. Wherever one of `secrets` stands in a text, `***` is recorded."""
+        ...
+
+    def reopen(self, record: RunRecord, *, secrets: Iterable[str] = ()) -> RunLog:
+        """Become the writer of a run that is paused or interrupted, with the next epoch.
+
+        Raises:
+            Fenced: it is neither (any more).
+            StoreUnavailable: the store cannot be reached or written.
+        """
         ...
 
     async def list_runs(
@@ -108,5 +168,23 @@ class RunStore(Protocol):
         ...
 
     def read(self, run_id: str, *, after: int = 0) -> AsyncIterator[Recorded]:
-        """Yield the events of a run, from the one behind position `after`."""
+        """Yield the events of a run, from the one behind position `after`, up to the last one that is there now."""
+        ...
+
+    def follow(self, run_id: str, *, after: int = 0) -> AsyncIterator[Recorded]:
+        """Yield the events of a run as they are recorded, until one of them ends or pauses the run, or it is interrupted."""
+        ...
+
+    async def prune(
+        self, *, older_than_s: float | None = None, keep: int | None = None, dry_run: bool = False
+    ) -> Pruned:
+        """Remove ended runs, expired results, and the blobs that nothing refers to any more.
+
+        A blob that a run under way may still refer to is never removed, whatever other processes do meanwhile.
+
+        Args:
+            older_than_s: Remove runs that ended longer ago than this; None: none because of their age.
+            keep: Remove all ended runs but this many of the newest ones; None: none because of their number.
+            dry_run: Only tell what would be removed.
+        """
         ...

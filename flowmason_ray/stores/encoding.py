@@ -217,6 +217,7 @@ _FROM_JSON: dict[str, Callable[[Any], Any]] = {
     "reason": SkipReason,
     "names": tuple,
     "repeated": tuple,
+    "stopped": tuple,
 }
 """Fields whose recorded form is not the value itself."""
 
