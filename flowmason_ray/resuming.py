@@ -115,7 +115,7 @@ async def prepare_resume(
         )
     file = _file_of(record)
     space = workspace or open_workspace(file)
-    decoder = Decoder(store.blobs)
+    decoder = Decoder(store.blobs, lazy=True)
     events: list[Event] = []
     async for recorded in store.read(record.run_id):
         events.append(_with_items(event_from_json(recorded.event, decoder), space.project.root))

@@ -39,6 +39,7 @@ from flowmason_ray.engine.events import (
     TimerFired,
 )
 from flowmason_ray.engine.executor import Executor, RunInfo
+from flowmason_ray.engine.kept import plain
 from flowmason_ray.engine.plan import Plan
 from flowmason_ray.engine.replay import Replayed
 from flowmason_ray.engine.requests import Requests
@@ -368,8 +369,9 @@ class Runner:
         value: Any = None
         if isinstance(event, RunSucceeded):
             try:
-                value = await self._executor.fetch(event.value)
-                event = replace(event, value=value)
+                fetched = await self._executor.fetch(event.value)
+                value = plain(fetched)
+                event = replace(event, value=fetched)
             except FlowMasonError as exc:
                 failure = Failure(code=exc.code, message=f"The result cannot be fetched: {exc.message}")
                 event = RunFailed(at=time(), failure=failure)

@@ -13,11 +13,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from io import BytesIO
+from math import isfinite
 from typing import Any, cast
 
 import orjson
 
+from flowmason_ray.engine.commands import Each, Several
 from flowmason_ray.engine.events import EVENT_TYPES, Event, SkipReason
+from flowmason_ray.engine.kept import Kept, KeptList, Shelf
 from flowmason_ray.engine.secrecy import Masking
 from flowmason_ray.engine.values import INLINE_LIMIT_BYTES, Items, ItemSource, Packed, is_frame
 from flowmason_ray.errors import Failure, RunNotFound, StoreError
@@ -45,6 +48,9 @@ class Encoder:
         self._blobs = blobs
         self._masking = Masking(secrets)
         self._packed = False
+        self._masked = False
+        self._written = b""
+        """The last value's text, and whether a secret was masked in it."""
 
     def body(self, event: Event, *, without: frozenset[str] = frozenset()) -> bytes:
         """Return the JSON of an event's fields, but those in `without`."""
@@ -67,17 +73,35 @@ class Encoder:
         if isinstance(value, Packed):
             marker = {BLOB: {"size_bytes": value.size_bytes, "media_type": JSON_TYPE}}
             return "packed", value.packed or orjson.dumps(marker)
+        if isinstance(value, Kept):
+            return self._kept(value)
         self._packed = False
         text = orjson.dumps(value, default=self._default, option=_OPTIONS)
         if self._packed and (escaped := _escaped(value)) is not value:
             text = orjson.dumps(escaped, default=self._default, option=_OPTIONS)
-        text = self._masking.encoded(text)
+        unmasked, text = text, self._masking.encoded(text)
+        self._masked, self._written = text is not unmasked, text
         if len(text) > INLINE_LIMIT_BYTES and self._blobs is not None:
             digest = self._blobs.put(text)
             key = "packed_json" if self._packed else "value_json"
             marker = {BLOB: {"digest": digest, "size_bytes": len(text), "media_type": JSON_TYPE, "form": key}}
             return "packed", orjson.dumps(marker)
         return ("packed" if self._packed else "value"), text
+
+    def _kept(self, kept: Kept) -> tuple[str, bytes]:
+        """Record a value that may be let go of afterwards, if its record says exactly what it is."""
+        if kept.packed is not None:
+            return "packed", kept.packed
+        value = kept.load()
+        key, text = self.value(value)
+        if key == "packed":
+            kept.recorded(text, exactly=self._says_exactly(value))
+        return key, text
+
+    def _says_exactly(self, value: Any) -> bool:
+        """Tell whether what was written last reads back as `value`: no secret was masked, no null stands for NaN."""
+        written, self._written = self._written, b""
+        return not self._masked and (b"null" not in written or not _has_nan(value))
 
     def _default(self, value: Any) -> Any:
         if is_frame(value):
@@ -86,6 +110,17 @@ class Encoder:
         if isinstance(value, Packed):
             self._packed = True
             return orjson.Fragment(self.value(value)[1])
+        if isinstance(value, Kept):
+            if value.packed is None:
+                return value.load()
+            self._packed = True
+            return orjson.Fragment(value.packed)
+        if isinstance(value, KeptList):
+            return list(value.parts)
+        if isinstance(value, Several):
+            return dict(value.parts)
+        if isinstance(value, Each):
+            return list(value.parts)
         if isinstance(value, Items):
             return _items(value, value.source)
         if isinstance(value, ItemSource):
@@ -105,8 +140,22 @@ class Encoder:
 class Decoder:
     """Brings recorded values back."""
 
-    def __init__(self, blobs: BlobStore | None) -> None:
+    def __init__(self, blobs: BlobStore | None, *, lazy: bool = False) -> None:
+        """
+        Args:
+            blobs: Where large values are.
+            lazy: Whether those come back as handles (`engine.kept`), which read them when somebody asks.
+        """
         self._blobs = blobs
+        self._shelf = Shelf(Decoder(blobs).packed) if lazy else None
+
+    def packed(self, text: bytes) -> Any:
+        """Return what a recorded form stands for.
+
+        Raises:
+            StoreError: it lies in a blob that cannot be read.
+        """
+        return self._unpack(orjson.loads(text))
 
     def value(self, event: Mapping[str, Any], name: str = "value") -> Any:
         """Return the value of a recorded event (None when it has none).
@@ -115,7 +164,14 @@ class Decoder:
             StoreError: it lies in a blob that cannot be read.
         """
         packed = "packed" if name == "value" else f"{name}_packed"
-        return self._unpack(event[packed]) if packed in event else event.get(name)
+        if packed not in event:
+            return event.get(name)
+        data = event[packed]
+        return self._handle(data) if name == "value" and self._shelf and _is_blob(data) else self._unpack(data)
+
+    def _handle(self, marker: Mapping[str, Any]) -> Kept:
+        assert self._shelf is not None
+        return Kept(self._shelf, size_bytes=marker[BLOB].get("size_bytes", 0), packed=orjson.dumps(marker))
 
     def _unpack(self, data: Any) -> Any:
         if isinstance(data, dict):
@@ -128,7 +184,10 @@ class Decoder:
                     found = cast("dict[str, Any]", literal)
             return {key: self._unpack(value) for key, value in found.items()}
         if isinstance(data, list):
-            return [self._unpack(value) for value in data]  # pyright: ignore[reportUnknownVariableType]
+            listed = cast("list[Any]", data)
+            if self._shelf and any(_is_blob(each) for each in listed):
+                return KeptList([self._handle(each) if _is_blob(each) else self._unpack(each) for each in listed])
+            return [self._unpack(value) for value in listed]
         return data
 
     def _blob(self, marker: Mapping[str, Any]) -> Any:
@@ -143,6 +202,23 @@ class Decoder:
         return self._unpack(data) if marker.get("form") == "packed_json" else data
 
 
+def _is_blob(data: Any) -> bool:
+    """Tell whether a recorded form is the place of a JSON value in the blob store; frames are not, they come as they are."""
+    if not isinstance(data, dict):
+        return False
+    marker = cast("dict[str, Any]", data).get(BLOB)
+    return isinstance(marker, dict) and cast("dict[str, Any]", marker).get("media_type") == JSON_TYPE
+
+
+def _has_nan(value: Any) -> bool:
+    """Tell whether a value holds a number that JSON does not have."""
+    if isinstance(value, float):
+        return not isfinite(value)
+    if isinstance(value, dict):
+        return any(_has_nan(each) for each in cast("dict[Any, Any]", value).values())
+    return isinstance(value, list) and any(_has_nan(each) for each in cast("list[Any]", value))
+
+
 def _escaped(value: Any) -> Any:
     """Return `value` with every object that looks like one of our markers wrapped; the same object when there is none."""
     if isinstance(value, dict):
@@ -155,8 +231,15 @@ def _escaped(value: Any) -> Any:
         items = cast("list[Any]", value)
         listed = [_escaped(each) for each in items]
         return listed if any(new is not old for new, old in zip(listed, items, strict=True)) else items
+    if isinstance(value, KeptList):
+        parts = [_escaped(each) for each in value.parts]
+        return KeptList(parts) if any(new is not old for new, old in zip(parts, value.parts, strict=True)) else value
+    if isinstance(value, Several):
+        members = {name: _escaped(each) for name, each in value.parts.items()}
+        return Several(members) if any(members[name] is not value.parts[name] for name in members) else value
     if isinstance(value, Items):
-        return _items(value, _escaped(value.source))
+        source = _escaped(value.source)
+        return value if source is value.source else _items(value, source)
     return value
 
 
