@@ -109,9 +109,9 @@ async def prepare_resume(
         InvalidCall: it was not interrupted, has no file, or cannot go on as asked.
     """
     record = await store.find(run_id)
-    if record.status != "interrupted":
+    if record.status not in ("interrupted", "paused"):
         raise InvalidCall(
-            f"Run {record.run_id!r} is {record.status}: only a run that was interrupted can be taken up again."
+            f"Run {record.run_id!r} is {record.status}: only a run that was interrupted or paused can be taken up again."
         )
     file = _file_of(record)
     space = workspace or open_workspace(file)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 group = typer.Typer(help="Look at runs: what ran, what happened in it, and why.", no_args_is_help=True)
 
-STATUSES = ("running", "succeeded", "failed", "cancelled", "interrupted")
+STATUSES = ("running", "paused", "succeeded", "failed", "cancelled", "interrupted")
 
 RunId = Annotated[
     str, typer.Argument(metavar="RUN", help="A run id, the beginning of one, or 'last' for the newest run.")
@@ -47,7 +47,7 @@ def list_runs(
         close = nearest(status, STATUSES)
         hint = f" Did you mean {close!r}?" if close else ""
         raise InvalidCall(f"There is no status {status!r}; there is: {', '.join(STATUSES)}.{hint}")
-    records = _wait(_store(project).list_runs(limit=limit, status=status, pipeline=pipeline))
+    records = _wait(store_of(project).list_runs(limit=limit, status=status, pipeline=pipeline))
     if as_json:
         write_json({"runs": [record_json(record) for record in records]})
     elif not records:
@@ -66,7 +66,7 @@ def show_run(run: RunId, as_json: AsJson = False, project: Project = ".") -> Non
     from flowmason_ray.cli.run_page import read_run, run_document, run_page
     from flowmason_ray.cli.terminal import painter, write_json, write_text
 
-    store = _store(project)
+    store = store_of(project)
     found = _wait(read_run(store, run))
     if as_json:
         write_json(run_document(found))
@@ -90,7 +90,7 @@ def story(
     """Tell what happened in a run, in order."""
     from flowmason_ray.cli.run_story import tell
 
-    _wait(tell(_store(project), run, path, as_json=as_json))
+    _wait(tell(store_of(project), run, path, as_json=as_json))
 
 
 @group.command("events")
@@ -104,7 +104,7 @@ def events(
     """Print a run's events as they are recorded, one JSON document a line."""
     from flowmason_ray.cli.run_story import print_events
 
-    _wait(print_events(_store(project), run, follow=follow))
+    _wait(print_events(store_of(project), run, follow=follow))
 
 
 @group.command("answer")
@@ -121,7 +121,7 @@ def answer(
     """Answer a stage that waits for a person (wait_for_approval)."""
     from flowmason_ray.cli.run_requests import answer_stage
 
-    _wait(answer_stage(_store(project), run, path.strip("/"), data, by))
+    _wait(answer_stage(store_of(project), run, path.strip("/"), data, by))
 
 
 @group.command("cancel")
@@ -130,10 +130,15 @@ def cancel(run: RunId, project: Project = ".") -> None:
     """Cancel a run that is under way, wherever it was started."""
     from flowmason_ray.cli.run_requests import cancel_run
 
-    _wait(cancel_run(_store(project), run))
+    _wait(cancel_run(store_of(project), run))
 
 
-def _store(project: str) -> RunStore:
+def store_of(project: str) -> RunStore:
+    """Return the store of the project around a directory.
+
+    Raises:
+        InvalidCall: there is no such directory.
+    """
     from pathlib import Path
 
     from flowmason_ray.errors import InvalidCall
