@@ -134,7 +134,7 @@ class RunLog(Protocol):
 
 
 class RunStore(Protocol):
-    """Where the logs of all runs are."""
+    """Where the logs of all runs are. `blobs`, where a store has that, is where their large values are (`stores.blobs`)."""
 
     def create(self, record: RunRecord, *, secrets: Iterable[str] = ()) -> RunLog:
         """Begin the log of a new run. Wherever one of `secrets` stands in a text, `***` is recorded."""
@@ -150,9 +150,9 @@ class RunStore(Protocol):
         ...
 
     async def list_runs(
-        self, *, limit: int = 50, pipeline: str | None = None, status: str | None = None
+        self, *, limit: int = 50, pipeline: str | None = None, status: str | None = None, since: float | None = None
     ) -> list[RunRecord]:
-        """Return the newest runs first."""
+        """Return the newest runs first; with `since` (seconds since the epoch) only those created then or later."""
         ...
 
     async def find(self, run_id: str) -> RunRecord:
@@ -182,9 +182,11 @@ class RunStore(Protocol):
 
         A blob that a run under way may still refer to is never removed, whatever other processes do meanwhile.
 
+        Without `older_than_s` and `keep` no runs are removed. With both, a run has to be old and not among those that are kept.
+
         Args:
-            older_than_s: Remove runs that ended longer ago than this; None: none because of their age.
-            keep: Remove all ended runs but this many of the newest ones; None: none because of their number.
+            older_than_s: Remove runs that ended longer ago than this; None: however long ago.
+            keep: Keep this many of the ended runs, those that ended last; None: none because of their number.
             dry_run: Only tell what would be removed.
         """
         ...

@@ -5,11 +5,14 @@ A value is recorded under `value` when it is plain JSON of at most `INLINE_LIMIT
 Arrow IPC file. Keeping the two apart means that data that happens to look like such an object is never mistaken for one;
 where both meet under `packed`, what only looks so is wrapped: `{"$literal": {"$blob": …}}`.
 
-Numbers that JSON does not have, NaN and the infinities, are recorded as null.
+Numbers that JSON does not have, NaN and the infinities, are recorded as null, and secrets as `***`. Whoever wants the value
+and not its record has to know: where the recorded form is not faithful, the event also says `"lossy": true` (in a blob's
+marker too, so that what a worker packed is known for what it is).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from io import BytesIO
@@ -19,7 +22,7 @@ from typing import Any, cast
 import orjson
 
 from flowmason_ray.engine.commands import Each, Several
-from flowmason_ray.engine.events import EVENT_TYPES, Event, SkipReason
+from flowmason_ray.engine.events import EVENT_TYPES, Event, SkipReason, StageSucceeded
 from flowmason_ray.engine.kept import Kept, KeptList, Shelf
 from flowmason_ray.engine.secrecy import Masking
 from flowmason_ray.engine.values import INLINE_LIMIT_BYTES, Items, ItemSource, Packed, is_frame
@@ -28,6 +31,10 @@ from flowmason_ray.stores.blobs import BlobStore
 
 BLOB = "$blob"
 LITERAL = "$literal"
+LOSSY = "lossy"
+_LOSSY_MARK = b'"lossy":true'
+"""As it stands in a marker. A value with a member of that name is taken for lossy too, which only costs its reuse."""
+_DIGEST = re.compile(rb"sha256:[0-9a-f]{64}")
 JSON_TYPE = "application/json"
 FRAME_TYPE = "application/vnd.apache.arrow.file"
 """The registered media type of an Arrow IPC file (IANA, 2021)."""
@@ -37,7 +44,7 @@ _OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_PAS
 
 
 class Encoder:
-    """Turns events into their recorded form, putting what is too large into a blob store."""
+    """Turns events into their recorded form, putting what is too large into a blob store. For one thread at a time."""
 
     def __init__(self, blobs: BlobStore | None, *, secrets: Iterable[str] = ()) -> None:
         """
@@ -48,13 +55,18 @@ class Encoder:
         self._blobs = blobs
         self._masking = Masking(secrets)
         self._packed = False
-        self._masked = False
-        self._written = b""
-        """The last value's text, and whether a secret was masked in it."""
+        self._nested_lossy = False
+        self._marks: Mapping[str, Any] = {}
+        """What is added to the markers of frames."""
+        self.lossy = False
+        """Whether what was encoded last is not faithful: reading it back gives something else."""
+        self.digests: set[str] = set()
+        """The blobs that the recorded forms made so far refer to; whoever records them empties it."""
 
     def body(self, event: Event, *, without: frozenset[str] = frozenset()) -> bytes:
         """Return the JSON of an event's fields, but those in `without`."""
         data: dict[str, Any] = {}
+        valued = False
         for name in _field_names(type(event)):
             if name in without:
                 continue
@@ -64,57 +76,95 @@ class Encoder:
             if name in ("value", "input"):
                 key, text = self.value(value)
                 data[key if name == "value" else name if key == "value" else f"{name}_packed"] = orjson.Fragment(text)
+                valued = True
+                if self.lossy:
+                    data[LOSSY] = True
             else:
                 data[name] = value.to_json() if isinstance(value, Failure) else value
-        return self._masking.encoded(orjson.dumps(data, default=self._default, option=_OPTIONS))
+        written = orjson.dumps(data, default=self._default, option=_OPTIONS)
+        masked = self._masking.encoded(written)
+        if masked is not written and valued and LOSSY not in data:
+            data[LOSSY] = True  # the value itself is masked by now: something beside it was, such as a decision
+            masked = self._masking.encoded(orjson.dumps(data, default=self._default, option=_OPTIONS))
+        return masked
+
+    def result(self, event: StageSucceeded) -> bytes | None:
+        """Return what is kept of a result for other runs: its value and decision; None when that is not faithful."""
+        key, text = self.value(event.value)
+        data: dict[str, Any] = {key: orjson.Fragment(text)}
+        if event.decision is not None:
+            data["decision"] = event.decision
+        written = orjson.dumps(data, default=self._default, option=_OPTIONS)
+        return None if self.lossy or self._masking.encoded(written) is not written else written
 
     def value(self, value: Any) -> tuple[str, bytes]:
         """Return how a value is recorded: (`value` or `packed`, JSON text)."""
         if isinstance(value, Packed):
-            marker = {BLOB: {"size_bytes": value.size_bytes, "media_type": JSON_TYPE}}
-            return "packed", value.packed or orjson.dumps(marker)
+            return "packed", self._handle(value)
         if isinstance(value, Kept):
             return self._kept(value)
-        self._packed = False
+        self._packed = self._nested_lossy = False
+        self._marks = {}
+        text, self.lossy = self._text(value)
+        if self.lossy and self._packed:
+            self._marks = {LOSSY: True}
+            text, _ = self._text(value)
+        if len(text) > INLINE_LIMIT_BYTES and self._blobs is not None:
+            key = "packed_json" if self._packed else "value_json"
+            marker = {"digest": self._put(text), "size_bytes": len(text), "media_type": JSON_TYPE, "form": key}
+            return "packed", orjson.dumps({BLOB: {**marker, LOSSY: True} if self.lossy else marker})
+        return ("packed" if self._packed else "value"), text
+
+    def _text(self, value: Any) -> tuple[bytes, bool]:
+        """Return a value's JSON text, and whether it says less than the value."""
         text = orjson.dumps(value, default=self._default, option=_OPTIONS)
         if self._packed and (escaped := _escaped(value)) is not value:
             text = orjson.dumps(escaped, default=self._default, option=_OPTIONS)
-        unmasked, text = text, self._masking.encoded(text)
-        self._masked, self._written = text is not unmasked, text
-        if len(text) > INLINE_LIMIT_BYTES and self._blobs is not None:
-            digest = self._blobs.put(text)
-            key = "packed_json" if self._packed else "value_json"
-            marker = {BLOB: {"digest": digest, "size_bytes": len(text), "media_type": JSON_TYPE, "form": key}}
-            return "packed", orjson.dumps(marker)
-        return ("packed" if self._packed else "value"), text
+        masked = self._masking.encoded(text)
+        lossy = masked is not text or self._nested_lossy or (self._packed and self._blobs is None)
+        # Only a text with `null` in it can hide such a number, so that the walk is rarely made.
+        return masked, lossy or (b"null" in text and not _finite(value))
+
+    def _handle(self, value: Packed | Kept) -> bytes:
+        """Return how the value is recorded that lies somewhere else, as whoever holds it has packed it."""
+        if value.packed is None:
+            self.lossy = True
+            return orjson.dumps({BLOB: {"size_bytes": value.size_bytes, "media_type": JSON_TYPE}})
+        self.digests.update(digests_in(value.packed))
+        self.lossy = _LOSSY_MARK in value.packed
+        return value.packed
+
+    def _put(self, content: bytes) -> str:
+        assert self._blobs is not None
+        digest = self._blobs.put(content)
+        self.digests.add(digest)
+        return digest
 
     def _kept(self, kept: Kept) -> tuple[str, bytes]:
-        """Record a value that may be let go of afterwards, if its record says exactly what it is."""
+        """Record a value that may leave memory afterwards, if its record says exactly what it is."""
         if kept.packed is not None:
-            return "packed", kept.packed
-        value = kept.load()
-        key, text = self.value(value)
+            return "packed", self._handle(kept)
+        key, text = self.value(kept.load())
         if key == "packed":
-            kept.recorded(text, exactly=self._says_exactly(value))
+            kept.recorded(text, exactly=not self.lossy)
         return key, text
-
-    def _says_exactly(self, value: Any) -> bool:
-        """Tell whether what was written last reads back as `value`: no secret was masked, no null stands for NaN."""
-        written, self._written = self._written, b""
-        return not self._masked and (b"null" not in written or not _has_nan(value))
 
     def _default(self, value: Any) -> Any:
         if is_frame(value):
             self._packed = True
-            return {BLOB: self._frame(value)}
+            return {BLOB: {**self._frame(value), **self._marks}}
         if isinstance(value, Packed):
             self._packed = True
-            return orjson.Fragment(self.value(value)[1])
+            handle = self._handle(value)
+            self._nested_lossy |= self.lossy
+            return orjson.Fragment(handle)
         if isinstance(value, Kept):
             if value.packed is None:
                 return value.load()
             self._packed = True
-            return orjson.Fragment(value.packed)
+            handle = self._handle(value)
+            self._nested_lossy |= self.lossy
+            return orjson.Fragment(handle)
         if isinstance(value, KeptList):
             return list(value.parts)
         if isinstance(value, Several):
@@ -134,20 +184,42 @@ class Encoder:
         buffer = BytesIO()
         frame.write_ipc(buffer)
         content = buffer.getvalue()
-        return {"digest": self._blobs.put(content), "size_bytes": len(content), **facts}
+        return {"digest": self._put(content), "size_bytes": len(content), **facts}
+
+
+def digests_in(text: bytes) -> set[str]:
+    """Return the digests of blobs that a recorded form names. What only looks like one is among them; it does no harm."""
+    return {found.decode() for found in _DIGEST.findall(text)} if b"sha256:" in text else set()
+
+
+def _finite(value: Any) -> bool:
+    """Tell whether every number in a value is one that JSON has."""
+    if isinstance(value, float):
+        return isfinite(value)
+    if isinstance(value, dict):
+        return all(_finite(each) for each in cast("dict[Any, Any]", value).values())
+    if isinstance(value, (list, tuple)):
+        return all(_finite(each) for each in cast("Sequence[Any]", value))
+    if isinstance(value, (KeptList, Several, Each)):
+        return _finite(value.parts)
+    if isinstance(value, Items):
+        return _finite(value.source)
+    return True
 
 
 class Decoder:
     """Brings recorded values back."""
 
-    def __init__(self, blobs: BlobStore | None, *, lazy: bool = False) -> None:
+    def __init__(self, blobs: BlobStore | None, *, run_id: str | None = None, lazy: bool = False) -> None:
         """
         Args:
-            blobs: Where large values are.
-            lazy: Whether those come back as handles (`engine.kept`), which read them when somebody asks.
+            blobs: Where large values are; None: nowhere.
+            run_id: Whose values they are, for what is said when one cannot be read.
+            lazy: Whether large values come back as handles (`engine.kept`), which read them when somebody asks.
         """
         self._blobs = blobs
-        self._shelf = Shelf(Decoder(blobs).packed) if lazy else None
+        self._run_id = run_id
+        self._shelf = Shelf(Decoder(blobs, run_id=run_id).packed) if lazy else None
 
     def packed(self, text: bytes) -> Any:
         """Return what a recorded form stands for.
@@ -166,8 +238,14 @@ class Decoder:
         packed = "packed" if name == "value" else f"{name}_packed"
         if packed not in event:
             return event.get(name)
-        data = event[packed]
-        return self._handle(data) if name == "value" and self._shelf and _is_blob(data) else self._unpack(data)
+        try:
+            data = event[packed]
+            return self._handle(data) if name == "value" and self._shelf and _is_blob(data) else self._unpack(data)
+        except StoreError as exc:
+            whose = f" of stage {event['path']!r}" if event.get("path") else ""
+            whose += f" of run {self._run_id!r}" if self._run_id else ""
+            what = "value" if name == "value" else name
+            raise type(exc)(f"The {what}{whose} cannot be read. {exc.message}") from exc
 
     def _handle(self, marker: Mapping[str, Any]) -> Kept:
         assert self._shelf is not None
@@ -193,7 +271,7 @@ class Decoder:
     def _blob(self, marker: Mapping[str, Any]) -> Any:
         if self._blobs is None or "digest" not in marker:
             raise StoreError("The value lies in a blob, and this log was opened without its blob store.")
-        content = self._blobs.get(marker["digest"])
+        content = self._blobs.get(str(marker["digest"]))
         if marker["media_type"] == FRAME_TYPE:
             import polars
 
@@ -208,15 +286,6 @@ def _is_blob(data: Any) -> bool:
         return False
     marker = cast("dict[str, Any]", data).get(BLOB)
     return isinstance(marker, dict) and cast("dict[str, Any]", marker).get("media_type") == JSON_TYPE
-
-
-def _has_nan(value: Any) -> bool:
-    """Tell whether a value holds a number that JSON does not have."""
-    if isinstance(value, float):
-        return not isfinite(value)
-    if isinstance(value, dict):
-        return any(_has_nan(each) for each in cast("dict[Any, Any]", value).values())
-    return isinstance(value, list) and any(_has_nan(each) for each in cast("list[Any]", value))
 
 
 def _escaped(value: Any) -> Any:
@@ -282,16 +351,16 @@ def event_from_json(data: Mapping[str, Any], decoder: Decoder | None = None) -> 
             f"The log holds an event of the kind {data.get('kind')!r}, which this FlowMason does not know."
         )
     facts: dict[str, Any] = {"at": data.get("at", 0.0)}
-    for name in _field_names(cls):
-        if name in ("value", "input"):
-            facts[name] = None if decoder is None else decoder.value(data, name)
-        elif (value := data.get(name)) is not None:
-            facts[name] = _FROM_JSON[name](value) if name in _FROM_JSON else value
-        elif name in _REQUIRED_BUT_NONE:
-            facts[name] = None
     try:
+        for name in _field_names(cls):
+            if name in ("value", "input"):
+                facts[name] = None if decoder is None else decoder.value(data, name)
+            elif (value := data.get(name)) is not None:
+                facts[name] = _FROM_JSON[name](value) if name in _FROM_JSON else value
+            elif name in _REQUIRED_BUT_NONE:
+                facts[name] = None
         return cls(**facts)
-    except TypeError as exc:
+    except (TypeError, ValueError) as exc:
         raise StoreError(f"The log holds a {cls.kind!r} event that is not complete: {exc}.") from exc
 
 
