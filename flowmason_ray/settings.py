@@ -31,9 +31,15 @@ class StoreSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    runs: str = Field(default=".flowmason/runs.db", description="The run log: a SQLite file, relative to the project.")
+    runs: str = Field(
+        default=".flowmason/runs.db",
+        description="The run log: a SQLite file, relative to the project, or a database, `postgresql://user@host/database`. "
+        "The environment variable FLOWMASON_STORE comes first.",
+    )
     blobs: str = Field(
-        default=".flowmason/blobs", description="The directory for large values, relative to the project."
+        default=".flowmason/blobs",
+        description="Large values: a directory, relative to the project, or a URL such as `s3://bucket/prefix`. It belongs to "
+        "one run log. The environment variable FLOWMASON_BLOBS comes first.",
     )
 
 

@@ -28,6 +28,11 @@ from flowmason_ray.spec.loader import LoadedPipeline, load_pipeline_data, load_p
 if TYPE_CHECKING:
     from flowmason_ray.engine.run_log import RunStore
 
+STORE_VARIABLE = "FLOWMASON_STORE"
+"""Says where runs are recorded, instead of the project's `stores.runs`: a URL with a password is better not in a file."""
+BLOBS_VARIABLE = "FLOWMASON_BLOBS"
+"""Says where large values are kept, instead of the project's `stores.blobs`."""
+
 EXECUTORS = ("local", "ray")
 """What `on` may say."""
 
@@ -94,13 +99,22 @@ class Workspace:
             secrets={name: Secret(value) for name, value in read_environment(settings.secrets).items()},
         )
 
-    def store(self) -> RunStore:
-        """Return the project's run log: SQLite, with blobs beside it."""
-        from flowmason_ray.stores.blobs import LocalBlobs
-        from flowmason_ray.stores.sqlite import SqliteRunStore
-
+    def store_addresses(self) -> tuple[str, str]:
+        """Return where runs and their large values are recorded: the environment's word comes before the project's."""
         stores = self.project.settings.stores
-        return SqliteRunStore(self.project.root / stores.runs, LocalBlobs(self.project.root / stores.blobs))
+        return os.environ.get(STORE_VARIABLE) or stores.runs, os.environ.get(BLOBS_VARIABLE) or stores.blobs
+
+    def store(self) -> RunStore:
+        """Return the project's run log, with its blobs.
+
+        Raises:
+            StoreError: the address is none that we know.
+            MissingExtra: what it needs is not installed.
+        """
+        from flowmason_ray.stores.opening import open_store
+
+        runs, blobs = self.store_addresses()
+        return open_store(runs, blobs, self.project.root)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

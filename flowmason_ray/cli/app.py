@@ -12,6 +12,7 @@ import typer
 from flowmason_ray.cli import (
     components_commands,
     control_commands,
+    db_commands,
     fmt_command,
     init_command,
     plan_command,
@@ -61,6 +62,7 @@ def make_app() -> typer.Typer:
     app.command("init")(init_command.init)
     app.add_typer(components_commands.group, name="components")
     app.add_typer(runs_commands.group, name="runs")
+    app.add_typer(db_commands.group, name="db")
     return app
 
 

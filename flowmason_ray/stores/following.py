@@ -7,15 +7,29 @@ nothing is missed that was recorded before it stopped.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Protocol
 
 from flowmason_ray.engine.events import RUN_ENDED, RunPaused
-from flowmason_ray.engine.run_log import Recorded, RunStore
+from flowmason_ray.engine.run_log import Recorded, RunRecord
+
+
+class Readable(Protocol):
+    """What following needs of a store."""
+
+    async def find(self, run_id: str) -> RunRecord:
+        """Return a run."""
+        ...
+
+    def read(self, run_id: str, *, after: int = 0) -> AsyncIterator[Recorded]:
+        """Yield its events."""
+        ...
+
 
 _LAST = frozenset(event.kind for event in (*RUN_ENDED, RunPaused))
 
 
 async def follow(
-    store: RunStore, run_id: str, after: int, news: Callable[[], Awaitable[None]]
+    store: Readable, run_id: str, after: int, news: Callable[[], Awaitable[None]]
 ) -> AsyncIterator[Recorded]:
     """Yield a run's events from the one behind position `after`.
 

@@ -34,7 +34,7 @@ from flowmason_ray.settings import ProjectSettings
 from flowmason_ray.spec.expressions import Expression, StageView, parse_expression
 from flowmason_ray.spec.input_schema import InputSchema
 from flowmason_ray.spec.templates import Template, parse_template
-from flowmason_ray.stores.blobs import LocalBlobs
+from flowmason_ray.stores.blobs import open_blobs
 from flowmason_ray.stores.encoding import Encoder
 
 INTERRUPT_S = 0.1
@@ -245,7 +245,7 @@ def pack_run(run: RunInfo) -> bytes:
             "env": dict(run.env),
             "secrets": {name: secret.reveal() for name, secret in run.secrets.items()},
             "region": run.region,
-            "blobs": str(run.blobs.root) if isinstance(run.blobs, LocalBlobs) else None,
+            "blobs": None if run.blobs is None else run.blobs.address,
         }
     )
 
@@ -255,7 +255,7 @@ def _unpack_run(packed: bytes) -> RunInfo:
     facts["project_dir"] = Path(facts["project_dir"])
     facts["settings"] = None if facts["settings"] is None else ProjectSettings.model_validate(facts["settings"])
     facts["secrets"] = {name: Secret(value) for name, value in facts["secrets"].items()}
-    facts["blobs"] = None if facts["blobs"] is None else LocalBlobs(Path(facts["blobs"]))
+    facts["blobs"] = None if facts["blobs"] is None else open_blobs(facts["blobs"])
     return RunInfo(**facts)
 
 

@@ -84,3 +84,25 @@ def _upgrade_in_transaction(raw: sqlite3.Connection, found: int, target: str) ->
         upgrade(connection, target)
         connection.execute(text(f"PRAGMA user_version={int(target)}"))
     engine.dispose()
+
+
+def upgrade_postgres(raw: Any, schema: str, revision: str = "head") -> None:
+    """Bring a PostgreSQL database up to date, in one transaction; several callers wait for each other.
+
+    Args:
+        raw: A psycopg connection, in autocommit mode.
+        schema: Where the tables are; made if it is not there.
+        revision: How far; for tests.
+    """
+    engine = create_engine("postgresql+psycopg://", creator=lambda: raw, poolclass=StaticPool)
+    raw.autocommit = False
+    with engine.begin() as connection:
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE_LOCK})
+        connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{schema}"'))
+        connection.execute(text(f'SET LOCAL search_path TO "{schema}"'))
+        upgrade(connection, revision)
+    engine.dispose()
+
+
+_UPGRADE_LOCK = 0x666D_7570_6772
+"""The advisory lock that an upgrade holds."""
