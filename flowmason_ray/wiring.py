@@ -114,7 +114,7 @@ class Workspace:
         from flowmason_ray.stores.opening import open_store
 
         runs, blobs = self.store_addresses()
-        return open_store(runs, blobs, self.project.root)
+        return open_store(runs, blobs, self.project.root, lease_s=self.project.settings.stores.lease_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

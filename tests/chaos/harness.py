@@ -47,7 +47,7 @@ LARGE = 100_000
 """Characters of a value that is stored as a blob."""
 TYPICAL_S = 0.45
 """About how long a process takes that is not killed; kills at random moments are drawn from a little more than this."""
-MOST_FSYNCS = 40
+MOST_FSYNCS = 30
 """About how often a process of these calls fsync."""
 ENDS_WITHIN_S = 60.0
 
@@ -245,6 +245,8 @@ class Episode:
         self.skipped: set[str] = set()
         self.failed: set[str] = set()
         self.kills = 0
+        self.said: list[str] = []
+        """What the latest processes were and how they ended, for the message of a failure."""
 
     def play(self) -> None:
         """Run it to its end.
@@ -294,6 +296,7 @@ class Episode:
             self.kills_left -= 1
             self.kills += 1
             self.tally.killed(f"{'after' if after else 'before'} an fsync" if at_fsync else "at a random moment")
+        self.said = [*self.said[-5:], f"fm {' '.join(arguments)}: {status} {err.read_text()[-600:]}"]
         return status, out.read_text(), err.read_text()
 
     def _resume(self, record: RunRecord) -> None:
@@ -305,7 +308,6 @@ class Episode:
             decision = self.random.choice(["retry", "skip", "fail"])
             with self.tally.lock:
                 self.tally.in_doubt += len(paths)
-            before = len(self.recorded)
             status, _, err = self._process("resume", record.run_id, "--in-doubt", decision, "--json", "-q")
             # Killed before it could record what was decided, it may not have been decided: the same is in doubt again.
             for path in paths:
@@ -314,7 +316,6 @@ class Episode:
                     self.retried[what] += 1
                 else:
                     (self.skipped if decision == "skip" else self.failed).add(path)
-            del before
         assert status in (0, 1, -9), f"resume of {self.name} ended with {status}: {err}"
 
     # -- what must hold -------------------------------------------------------------------------------------------------
@@ -438,7 +439,8 @@ def play(
                 try:
                     episode.play()
                 except AssertionError as exc:
-                    raise AssertionError(f"seed {seed}, episode {number}: {exc}") from exc
+                    story = "\n".join(episode.said)
+                    raise AssertionError(f"seed {seed}, episode {number}: {exc}\n{story}") from exc
                 if say and number % 20 == 0:
                     print(f"{tally.total} kills, {tally.runs} runs", file=sys.stderr, flush=True)
 
