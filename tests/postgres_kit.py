@@ -114,7 +114,9 @@ def _runs(folder: Path) -> bool:
     codes: list[int]
     try:
         codes = [
-            subprocess.run([str(folder / name), "--version"], capture_output=True, timeout=20, cwd="/", **who).returncode
+            subprocess.run(
+                [str(folder / name), "--version"], capture_output=True, timeout=20, cwd="/", **who
+            ).returncode
             for name in ("initdb", "postgres", "pg_ctl")
         ]
     except OSError:
