@@ -10,6 +10,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -274,7 +275,7 @@ def test_a_process_of_the_same_number_is_not_mistaken() -> None:
     assert not me.has_gone()
 
     def other(**facts: Any) -> owners.Owner:
-        return owners.Owner(**{"host": me.host, "boot": me.boot, "pid": me.pid, "started": me.started, **facts})
+        return replace(me, **facts)
 
     assert other(started="1").has_gone()
     assert other(pid=2**22 + 1).has_gone(), "above the largest process number that Linux gives"
