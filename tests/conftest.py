@@ -22,6 +22,8 @@ os.environ.pop("RAY_ADDRESS", None)  # the tests' Ray is always their own
 import pytest
 from hypothesis import settings
 
+from tests.postgres_kit import MIGRATED, Server, prepare_template, serving
+
 settings.register_profile("default", deadline=None)  # a loaded machine is no failure
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)  # the same examples on every run
 settings.load_profile("ci" if os.environ.get("CI") else "default")
@@ -62,6 +64,20 @@ def ray_cluster() -> Iterator[str]:
         yield ray.get_runtime_context().gcs_address
     finally:
         ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """A PostgreSQL server for the session, with a template of our tables."""
+    for server in serving():
+        prepare_template(server)
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres: Server) -> str:
+    """The address of a fresh database with our tables."""
+    return postgres.url(postgres.new_database(MIGRATED))
 
 
 @pytest.fixture

@@ -111,16 +111,17 @@ def _candidates() -> Iterator[Path]:
 def _runs(folder: Path) -> bool:
     """Tell whether PostgreSQL's programs in a folder can be run, by `nobody` if we are root."""
     who: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
+    codes: list[int]
     try:
-        done = [
+        codes = [
             subprocess.run(
-                [str(folder / name), "--version"], capture_output=True, timeout=20, check=False, cwd="/", **who
-            )
+                [str(folder / name), "--version"], capture_output=True, timeout=20, cwd="/", **who
+            ).returncode
             for name in ("initdb", "postgres", "pg_ctl")
         ]
     except OSError:
         return False
-    return all(each.returncode == 0 for each in done)
+    return not any(codes)
 
 
 def find_programs(folder: Path) -> Path | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import sys
 from collections.abc import Mapping
@@ -10,14 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from flowmason_ray.cli.terminal import json_bytes, painter, write_bytes, write_text
 from flowmason_ray.cli.words import COLOURS, REASONS, counted, duration, when
-from flowmason_ray.engine.events import RUN_ENDED
 from flowmason_ray.errors import InvalidCall, nearest
 
 if TYPE_CHECKING:
     from flowmason_ray.engine.run_log import Recorded, RunRecord, RunStore
 
-_ENDED = frozenset(event.kind for event in RUN_ENDED)
-_POLL_S = 0.2
 _BATCH = 200
 """Lines that are written at a time."""
 
@@ -96,23 +92,18 @@ async def print_events(store: RunStore, run: str, *, follow: bool) -> None:
         RunNotFound: there is no such run.
     """
     record = await store.find(run)
-    position = 0
-    while True:
-        # Asked before reading: what the run wrote before it ended is then read for certain.
-        ended = (await store.find(record.run_id)).status != "running"
-        lines: list[bytes] = []
-        async for recorded in store.read(record.run_id, after=position):
-            position = recorded.position
-            ended = ended or recorded.event["kind"] in _ENDED
-            lines.append(_line(recorded))
-            if len(lines) >= _BATCH:
-                write_bytes(b"".join(lines))
-                lines.clear()
-        if lines:
+    if follow:
+        async for recorded in store.follow(record.run_id):
+            write_bytes(_line(recorded))  # each at once: nobody knows when the next one comes
+        return
+    lines: list[bytes] = []
+    async for recorded in store.read(record.run_id):
+        lines.append(_line(recorded))
+        if len(lines) >= _BATCH:
             write_bytes(b"".join(lines))
-        if ended or not follow:
-            return
-        await asyncio.sleep(_POLL_S)
+            lines.clear()
+    if lines:
+        write_bytes(b"".join(lines))
 
 
 def _line(recorded: Recorded) -> bytes:

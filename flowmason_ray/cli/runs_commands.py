@@ -36,10 +36,17 @@ def list_runs(
         str | None, typer.Option("--status", metavar="|".join(STATUSES), help="Only those with this status.")
     ] = None,
     pipeline: Annotated[str | None, typer.Option("--pipeline", metavar="NAME", help="Only those of this one.")] = None,
+    since: Annotated[
+        str | None,
+        typer.Option("--since", metavar="AGE", help="Only those begun at most so long ago: 90s, 45m, 12h, 30d."),
+    ] = None,
     as_json: AsJson = False,
     project: Project = ".",
 ) -> None:
     """List the newest runs."""
+    from time import time
+
+    from flowmason_ray.cli.ages import seconds_of
     from flowmason_ray.cli.terminal import columns, note, painter, width_of, write_json, write_text
     from flowmason_ray.errors import InvalidCall, nearest
 
@@ -47,11 +54,12 @@ def list_runs(
         close = nearest(status, STATUSES)
         hint = f" Did you mean {close!r}?" if close else ""
         raise InvalidCall(f"There is no status {status!r}; there is: {', '.join(STATUSES)}.{hint}")
-    records = _wait(store_of(project).list_runs(limit=limit, status=status, pipeline=pipeline))
+    begun = None if since is None else time() - seconds_of("--since", since)
+    records = _wait(store_of(project).list_runs(limit=limit, status=status, pipeline=pipeline, since=begun))
     if as_json:
         write_json({"runs": [record_json(record) for record in records]})
     elif not records:
-        note("There are no such runs here." if status or pipeline else "Nothing has run here yet.")
+        note("There are no such runs here." if status or pipeline or since else "Nothing has run here yet.")
     else:
         header = ("RUN", "STATUS", "PIPELINE", "STARTED", "TOOK", "WHY")
         width = width_of(sys.stdout) if sys.stdout.isatty() else None
@@ -131,6 +139,38 @@ def cancel(run: RunId, project: Project = ".") -> None:
     from flowmason_ray.cli.run_requests import cancel_run
 
     _wait(cancel_run(store_of(project), run))
+
+
+@group.command("prune")
+@command
+def prune(
+    older_than: Annotated[
+        str | None,
+        typer.Option(
+            "--older-than", metavar="AGE", help="Remove runs that ended longer ago than this: 90s, 45m, 12h, 30d."
+        ),
+    ] = None,
+    keep: Annotated[
+        int | None, typer.Option("--keep", min=0, metavar="N", help="Keep the N runs that ended last, however old.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    as_json: AsJson = False,
+    project: Project = ".",
+) -> None:
+    """Remove ended runs, and what nothing needs any more: cached results that have expired, and values of removed runs.
+
+    Runs that have not ended are never removed. With neither --older-than nor --keep no runs are.
+    """
+    from flowmason_ray.cli.ages import seconds_of
+    from flowmason_ray.cli.pruning_report import pruned_document, pruned_text
+    from flowmason_ray.cli.terminal import write_json, write_text
+
+    age = None if older_than is None else seconds_of("--older-than", older_than)
+    found = _wait(store_of(project).prune(older_than_s=age, keep=keep, dry_run=dry_run))
+    if as_json:
+        write_json(pruned_document(found, dry_run=dry_run))
+    else:
+        write_text(pruned_text(found, dry_run=dry_run))
 
 
 def store_of(project: str) -> RunStore:

@@ -75,6 +75,8 @@ class PostgresJournal:
         self._connection = connect(address)
         try:
             with clear_errors(address, "write", self._connection):
+                if not reopen:
+                    self._refuse_known(record)
                 self._run: int | None = self._take_over(record) if reopen else None
                 self.store_id: str = self._one("SELECT id FROM store")[0]
         except BaseException:
@@ -86,6 +88,10 @@ class PostgresJournal:
         if row is None:
             raise StoreError(f"{self.where} is not whole: something has removed rows from it.")
         return row
+
+    def _refuse_known(self, record: RunRecord) -> None:
+        if self._connection.execute("SELECT 1 FROM runs WHERE run_id = %s", (record.run_id,)).fetchone():
+            raise StoreError(f"There is a run {record.run_id!r} already.")
 
     def _insert(self, record: RunRecord) -> int:
         owner = this_process()
@@ -234,9 +240,13 @@ class PostgresJournal:
         with clear_errors(self._address, "read", self._connection), self._connection.transaction():
             self._connection.execute("SELECT set_config('lock_timeout', %s, true)", (LOCK_TIMEOUT,))
             if self._run is None:  # its first commit was lost, or came through after all
-                row = self._connection.execute("SELECT id FROM runs WHERE run_id = %s", (self._run_id,)).fetchone()
+                owner = this_process()
+                row = self._connection.execute(
+                    "SELECT id, host, pid, pid_started FROM runs WHERE run_id = %s", (self._run_id,)
+                ).fetchone()
                 if row is None:
                     return 0
+                self._held(1 if tuple(row[1:]) == (owner.host, owner.pid, owner.started) else 0)
                 self._run = row[0]
             held = self._connection.execute("SELECT epoch FROM runs WHERE id = %s FOR UPDATE", (self._run,)).fetchone()
             self._held(1 if held is not None and held[0] == self.epoch else 0)

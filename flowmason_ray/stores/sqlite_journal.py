@@ -51,11 +51,17 @@ class SqliteJournal:
             self._connection = open_for_writing(file)
             try:
                 self._inode = os.stat(file).st_ino
+                if not reopen:
+                    self._refuse_known(record)
                 self._run: int | None = self._take_over(record) if reopen else None
                 self.store_id: str = self._connection.execute("SELECT id FROM store").fetchone()[0]
             except BaseException:
                 self._connection.close()
                 raise
+
+    def _refuse_known(self, record: RunRecord) -> None:
+        if self._connection.execute("SELECT 1 FROM runs WHERE run_id = ?", (record.run_id,)).fetchone():
+            raise StoreError(f"There is a run {record.run_id!r} already.")
 
     def _insert(self, record: RunRecord) -> int:
         owner = this_process()

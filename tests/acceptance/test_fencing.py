@@ -33,6 +33,7 @@ def test_a_process_that_was_stopped_and_continued_is_refused(project: Project) -
     )
     stopped = project.start(*stages)
     project.wait_for_call("slow")
+    project.wait_until_recorded()
     os.kill(stopped.pid, signal.SIGSTOP)
     early = project.fm("resume", "last")
     assert early.returncode == 2, "its lease lasts, and it is still there"
@@ -61,6 +62,7 @@ def test_a_process_that_was_stopped_and_continued_is_refused(project: Project) -
 def test_a_process_that_was_stopped_but_not_replaced_goes_on(project: Project) -> None:
     stopped = project.start(stage("slow", "pure", "go"), stage("pay", "effectful", "", "slow"))
     project.wait_for_call("slow")
+    project.wait_until_recorded()
     os.kill(stopped.pid, signal.SIGSTOP)
     time.sleep(LEASE_S + 1)
     assert project.status() == "interrupted"

@@ -97,6 +97,12 @@ class Project:
             assert time.monotonic() < deadline, f"{path} was not called {times} times"
             time.sleep(0.02)
 
+    def wait_until_recorded(self) -> None:
+        """Wait until the log has what it was told so far: it is at most a moment behind."""
+        deadline = time.monotonic() + 20
+        while self.fm("runs", "show", "last").returncode != 0:
+            assert time.monotonic() < deadline, "the run is not recorded"
+
     def status(self) -> str:
         return json.loads(self.fm("runs", "show", "last", "--json").stdout)["status"]
 
