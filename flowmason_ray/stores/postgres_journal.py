@@ -138,7 +138,7 @@ class PostgresJournal:
 
     def write(self, group: Group, *, renew: bool) -> None:
         """Commit a group in one transaction."""
-        if self._run is None and not group.rows:
+        if self._run is None and not (group.rows or group.results):
             return
         values = {"run": self._run, "epoch": self.epoch, "lease": self._lease_s}
         with clear_errors(self._address, "write", self._connection):

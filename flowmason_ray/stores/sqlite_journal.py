@@ -117,7 +117,7 @@ class SqliteJournal:
 
     def write(self, group: Group, *, renew: bool) -> None:
         """Commit a group in one transaction."""
-        if self._run is None and not group.rows:
+        if self._run is None and not (group.rows or group.results):
             return
         new = self._run is None
         with clear_errors(self._file, "write"):

@@ -48,9 +48,9 @@ def test_a_process_that_was_stopped_and_continued_is_refused(project: Project) -
     assert resumed.returncode == 0, resumed.stderr
     events = project.fm("runs", "events", "last").stdout
     os.kill(stopped.pid, signal.SIGCONT)
-    _, err = stopped.communicate(timeout=40)
+    out, err = stopped.communicate(timeout=40)
     assert stopped.returncode != 0
-    assert "fenced" in err
+    assert json.loads(out)["error"]["code"] == "fenced"
     assert "Traceback" not in err
     assert project.fm("runs", "events", "last").stdout == events, "it could write nothing any more"
     called = [line.split()[0] for line in project.calls()]
