@@ -73,3 +73,23 @@ def test_a_process_that_was_stopped_but_not_replaced_goes_on(project: Project) -
     assert json.loads(out)["status"] == "succeeded"
     assert project.status() == "succeeded"
     assert [line.split()[0] for line in project.calls()] == ["slow", "pay"]
+
+
+@pytest.mark.timeout(120)
+def test_of_two_that_take_up_a_run_at_once_one_gets_it(project: Project) -> None:
+    killed = project.start(stage("slow", "pure", "go"), stage("pay", "effectful", "", "slow"))
+    project.wait_for_call("slow")
+    project.wait_until_recorded()
+    killed.kill()
+    killed.communicate()
+    project.touch("go")
+    both = [project.begin("resume", "last", "--json") for _ in range(3)]
+    done = [process.communicate(timeout=40) for process in both]
+    codes = sorted(process.returncode for process in both)
+    assert codes.count(0) == 1, done
+    for process, (out, err) in zip(both, done, strict=True):
+        if process.returncode:
+            assert "Traceback" not in err
+            assert "fenced" in out + err or "only a run that" in out + err, out + err
+    assert [line.split()[0] for line in project.calls()].count("pay") == 1
+    assert project.status() == "succeeded"

@@ -28,17 +28,19 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Coroutine, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from flowmason_ray.engine.run_log import RunRecord, RunStore
+from flowmason_ray.errors import StoreUnavailable
 from flowmason_ray.wiring import open_workspace
 from tests.chaos.recorder import World, world
 
+T = TypeVar("T")
 HERE = Path(__file__).parent
 WINDOW = 4
 """Items of the loop that are worked on at a time."""
@@ -320,8 +322,18 @@ class Episode:
 
     # -- what must hold -------------------------------------------------------------------------------------------------
 
+    def _ask(self, question: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Ask the store, again while it cannot be reached: it may have been stopped on purpose."""
+        deadline = time.monotonic() + ENDS_WITHIN_S
+        while True:
+            try:
+                return asyncio.run(question())
+            except StoreUnavailable:
+                assert time.monotonic() < deadline, "the store does not come back"
+                time.sleep(0.2)
+
     def _find(self) -> RunRecord | None:
-        found = asyncio.run(self.store.list_runs(pipeline=self.name))
+        found = self._ask(lambda: self.store.list_runs(pipeline=self.name))
         assert len(found) <= 1, f"{self.name} was begun more than once"
         return found[0] if found else None
 
@@ -332,7 +344,7 @@ class Episode:
             events = [(r.position, r.event) async for r in self.store.read(record.run_id)]
             return await self.store.find(record.run_id), events
 
-        record, events = asyncio.run(read())
+        record, events = self._ask(read)
         assert record.status != "running", f"the process of {record.run_id} has gone: its run is not running"
         assert [position for position, _ in events] == list(range(1, len(events) + 1)), "positions have a gap"
         found: dict[tuple[str, int, str], str] = {}
@@ -354,7 +366,7 @@ class Episode:
         async def read() -> Any:
             return [r.event async for r in self.store.read(run)][-1]
 
-        last = asyncio.run(read())
+        last = self._ask(read)
         assert record.status == "succeeded", f"{run}: {record.failure}"
         output = last["value"]
         failed = {int(path.split("[")[1].split("]")[0]) for path in self.failed}
@@ -407,18 +419,44 @@ def project_at(folder: Path, address: str) -> Generator[Path]:
     yield folder
 
 
+@contextmanager
+def _environment(store: str | None) -> Generator[None]:
+    """Have everybody use a store."""
+    if store is not None:
+        os.environ["FLOWMASON_STORE"] = store
+    try:
+        yield
+    finally:
+        os.environ.pop("FLOWMASON_STORE", None)
+
+
 def play(
-    *, kills: int, seed: int, workers: int = 2, store: str | None = None, most_kills: int = 6, say: bool = False
+    *,
+    kills: int,
+    seed: int,
+    workers: int = 2,
+    store: str | None = None,
+    most_kills: int = 6,
+    until: Callable[[], bool] = lambda: True,
+    say: bool = False,
 ) -> Tally:
     """Play episodes until so many processes were killed; return what happened.
+
+    Args:
+        kills: How many.
+        seed: Where every choice comes from, but for the machine's own.
+        workers: How many episodes go on at a time.
+        store: The address of a database; None: SQLite.
+        most_kills: How often the processes of one run are killed at most.
+        until: Whether enough has happened besides.
+        say: Whether to tell how far it is.
 
     Raises:
         AssertionError: a promise was broken; it names the seed of the episode.
     """
     tally = Tally()
-    if store is not None:
-        os.environ["FLOWMASON_STORE"] = store
     with (
+        _environment(store),
         tempfile.TemporaryDirectory() as made,
         world() as outside,
         project_at(Path(made) / "project", outside.address) as project,
@@ -430,7 +468,7 @@ def play(
         lock = threading.Lock()
 
         def episodes() -> None:
-            while tally.total < kills:
+            while tally.total < kills or not until():
                 with lock:
                     number = next(numbers)
                 own = seed * 1_000_003 + number
