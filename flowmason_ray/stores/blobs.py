@@ -26,6 +26,8 @@ GRACE_S = 3600.0
 """How long a blob that nothing refers to is young. Between writing one and recording it lie milliseconds, when a database is
 restarted or a process is stopped in between also minutes."""
 
+LEFT_OVER_S = 3600.0
+"""How old a file is that was being written when its process was killed, and not one that is being written now."""
 DIGITS = frozenset("0123456789abcdef")
 
 
@@ -191,11 +193,10 @@ class LocalBlobs:
                 file = file.with_name(name.removesuffix(_ASIDE))
                 name = file.name
             status = file.stat()
-            if status.st_mtime >= latest:
-                return
             if name.startswith(".new-"):
-                file.unlink()
-            elif len(name) == 62 and DIGITS.issuperset(name):
+                if status.st_mtime < min(latest, self._now() - LEFT_OVER_S):
+                    file.unlink()
+            elif status.st_mtime < latest and len(name) == 62 and DIGITS.issuperset(name):
                 yield StoredBlob(digest=f"sha256:{file.parent.name}{name}", size_bytes=status.st_size)
 
     def remove(self, blobs: Iterable[StoredBlob]) -> list[StoredBlob]:

@@ -41,7 +41,7 @@ GROUP_LIMIT = 5_000
 """Events in one commit at most: what is written down for it is in memory until it is there."""
 PATIENCE_S = 30.0
 """How long a writer that has lost its store tries again: a database that is restarted needs a few seconds."""
-BLOB_TRIES = 3
+BLOB_TRIES = 20
 """How often a group is written down again because a blob of it is gone."""
 
 Row = tuple[int, float, str, str | None, str | None]

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from flowmason_ray.errors import MissingExtra, StoreError, StoreUnavailable
 from flowmason_ray.stores.group_commit import ConnectionLost
@@ -65,6 +64,12 @@ _RETRIED = frozenset({"57P01", "57P02", "57P03", "25006", "55P03"})
 """The server shuts down, has crashed, starts; is (still) read-only after a failover; an old connection holds the run's row."""
 
 
+_NO_URL = (
+    "The address of the run log is no valid URL. It looks like postgresql://user:password@host:5432/database; in user and "
+    "password, characters such as '@', '/' and '%' are written as %40, %2F and %25."
+)
+
+
 class Address:
     """Where the database is: the URL, and how it is shown."""
 
@@ -74,18 +79,18 @@ class Address:
             StoreError: it is no URL of a PostgreSQL database.
         """
         try:
-            parts = urlsplit(url)
-            self._password = unquote(parts.password or "")
-            conninfo_to_dict(url)
-        except (ValueError, psycopg.ProgrammingError):
-            raise StoreError(
-                "The address of the run log is no valid URL. It looks like postgresql://user:password@host:5432/database; "
-                "in user and password, characters such as '@', '/' and '%' are written as %40, %2F and %25."
-            ) from None
+            facts = {name: str(value) for name, value in conninfo_to_dict(url).items() if value is not None}
+        except psycopg.ProgrammingError:
+            raise StoreError(_NO_URL) from None
+        ports = facts.get("port", "")
+        if not all(each.isdigit() for each in ports.split(",") if each):
+            raise StoreError(_NO_URL)
         self.url = url
-        user = f"{parts.username}@" if parts.username else ""
-        port = f":{parts.port}" if parts.port else ""
-        self.shown = f"postgresql://{user}{parts.hostname or ''}{port}{parts.path}"
+        self._password = facts.get("password", "")
+        user = f"{facts['user']}@" if "user" in facts else ""
+        self.shown = (
+            f"postgresql://{user}{facts.get('host', '')}{f':{ports}' if ports else ''}/{facts.get('dbname', '')}"
+        )
 
     def __str__(self) -> str:
         return self.shown

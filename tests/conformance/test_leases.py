@@ -243,13 +243,16 @@ def test_nothing_is_begun_on_a_lease_that_may_have_run_out(
 def test_a_fenced_writer_tells_everybody_and_ends(open_store: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A takeover at a moment when the old writer still has something queued."""
 
+    def gone(self: owners.Owner) -> bool:
+        return True
+
     async def work() -> None:
         store = open_store(30.0)
         old = store.create(new_record())
         old.append(StageStarted(at=1.0, path="a", attempt=1))
         await old.flush()
         record = await store.find("r_1")
-        monkeypatch.setattr(owners.Owner, "has_gone", lambda self: True)  # pyright: ignore[reportUnknownLambdaType]  # `self` is not looked at
+        monkeypatch.setattr(owners.Owner, "has_gone", gone)
         new = store.reopen(record)
         old.append(StageStarted(at=2.0, path="b", attempt=1))
         with pytest.raises(Fenced, match="taken over"):
@@ -320,3 +323,5 @@ def test_an_address_leads_to_a_store(tmp_path: Path) -> None:
     assert open_at("sqlite:///a.db", "blobs", tmp_path).address == str(tmp_path / "a.db")
     assert open_at(f"sqlite:///{tmp_path}/a.db", "blobs", tmp_path).address == f"{tmp_path}/a.db"
     assert open_at("postgresql://u:secret@h:1/d", "blobs", tmp_path).address == "postgresql://u@h:1/d"
+    assert open_at("postgres://u@a:1,b:2/d?password=secret", "blobs", tmp_path).address == "postgresql://u@a,b:1,2/d"
+    assert open_at("postgresql:///d", "blobs", tmp_path).address == "postgresql:///d"
