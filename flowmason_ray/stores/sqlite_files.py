@@ -90,10 +90,13 @@ CREATE TABLE alembic_version (
 ) STRICT;
 """
 
+_NO_DATABASE = "file is not a database"
+_SMALLEST = 512
+"""Bytes of the smallest page that a database can have (sqlite.org/fileformat2.html, 1.3)."""
 _HINTS = {
     "database or disk is full": "The disk is full: make room, then run again; what was acknowledged is in the log.",
     "attempt to write a readonly database": "The file or its directory is read-only.",
-    "file is not a database": "The file is not a FlowMason run log, or it is damaged.",
+    _NO_DATABASE: "The file is not a FlowMason run log, or it is damaged (cut off, for example).",
     "unable to open database file": "The directory is missing or may not be written.",
     "database is locked": "Another process has held it for too long.",
     "disk I/O error": "The disk does not do what it is told; look into the system's log.",
@@ -196,6 +199,8 @@ def revision(connection: sqlite3.Connection, file: Path) -> int:
         StoreError: it is newer than we know.
     """
     found: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if found == 0 and 0 < file.stat().st_size < _SMALLEST:
+        raise sqlite3.DatabaseError(_NO_DATABASE)  # SQLite takes such a stump for a new file, and would write over it
     if found > SCHEMA_REVISION:
         raise StoreError(
             f"The run log {file} has format version {found}; this FlowMason reads up to {SCHEMA_REVISION}. Upgrade it."

@@ -20,7 +20,7 @@ number = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 real = sa.Double[float]().with_variant(sqlite.REAL(), "sqlite")
 key = sa.Text(collation="C").with_variant(sa.Text(), "sqlite")
 
-DIGEST = re.compile("sha256:[0-9a-f]{64}")
+DIGEST = re.compile('"digest":"(sha256:[0-9a-f]{64})"')
 
 
 def upgrade() -> None:
@@ -69,7 +69,7 @@ def _fill_in(references: sa.Table) -> None:
     connection = op.get_bind()
     found: set[tuple[int, str]] = set()
     for run, body in connection.execute(
-        sa.select(events.c.run, events.c.body).where(events.c.body.contains("sha256:"))
+        sa.select(events.c.run, events.c.body).where(events.c.body.contains('"digest":"sha256:'))
     ):
         found.update((run, digest) for digest in DIGEST.findall(body))
     if found:
