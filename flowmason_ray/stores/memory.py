@@ -4,23 +4,32 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import replace
+from time import time
 from typing import Any
 
-from flowmason_ray.engine.events import RUN_ENDED, Event, RunCancelled, RunFailed, RunSucceeded
-from flowmason_ray.engine.run_log import Recorded, Request, RunRecord
-from flowmason_ray.errors import RunNotFound
+from flowmason_ray.engine.events import RUN_ENDED, Event, RunCancelled, RunFailed, RunSucceeded, StageSucceeded
+from flowmason_ray.engine.run_log import CachedResult, Recorded, Request, RunRecord
+from flowmason_ray.engine.values import Packed
+from flowmason_ray.errors import Fenced, RunNotFound
 from flowmason_ray.stores.encoding import event_to_json, find_run
+
+KeptResult = tuple[CachedResult, "float | None"]
+"""A result, and when it expires (seconds since the epoch; None: never)."""
 
 
 class MemoryRunLog:
     """The events of one run, as they are."""
 
     durable = False
+    remembers = True
 
-    def __init__(self, record: RunRecord) -> None:
+    def __init__(self, record: RunRecord, results: dict[str, KeptResult] | None = None, *, epoch: int = 1) -> None:
+        """`results`: the results that runs have left for each other; None: this run has its own."""
         self.record = record
+        self.epoch = epoch
         self.events: list[Event] = []
         self.asked: list[Request] = []
+        self._results: dict[str, KeptResult] = {} if results is None else results
 
     def append(self, event: Event) -> None:
         """Keep an event."""
@@ -30,6 +39,23 @@ class MemoryRunLog:
 
     async def flush(self) -> None:
         """Nothing to do: memory is as durable as it gets."""
+
+    def check_lease(self) -> None:
+        """Nothing to do: nobody else has access to this process's memory."""
+
+    def keep_result(self, fingerprint: str, event: StageSucceeded, *, ttl_s: float | None) -> None:
+        """Keep a result; one that is not in this process's memory (it lies on a cluster) is not kept."""
+        if not isinstance(event.value, Packed):
+            now = time()
+            result = CachedResult(
+                value=event.value, decision=event.decision, run_id=self.record.run_id, created_at=now
+            )
+            self._results[fingerprint] = (result, None if ttl_s is None else now + ttl_s)
+
+    async def kept_result(self, fingerprint: str) -> CachedResult | None:
+        """Return the result kept under a fingerprint, unless it has expired."""
+        result, expires = self._results.get(fingerprint, (None, None))
+        return None if expires is not None and expires <= time() else result
 
     async def requests(self, *, after: int) -> Sequence[Request]:
         """Return what was asked of the run behind request number `after`."""
@@ -42,8 +68,13 @@ class MemoryRunLog:
 class ForgettingRunLog(MemoryRunLog):
     """The log of a run of which only the result is wanted: nothing is kept, so that values can go as soon as they are read."""
 
+    remembers = False
+
     def append(self, event: Event) -> None:
         """Keep nothing of an event."""
+
+    def keep_result(self, fingerprint: str, event: StageSucceeded, *, ttl_s: float | None) -> None:
+        """Keep nothing."""
 
 
 def ended_record(record: RunRecord, event: Event) -> RunRecord:
@@ -59,10 +90,20 @@ class MemoryRunStore:
 
     def __init__(self) -> None:
         self.logs: dict[str, MemoryRunLog] = {}
+        self._results: dict[str, KeptResult] = {}
 
     def create(self, record: RunRecord, *, secrets: Iterable[str] = ()) -> MemoryRunLog:
         """Begin the log of a new run. `secrets` need no masking: nothing leaves this process."""
-        log = self.logs[record.run_id] = MemoryRunLog(record)
+        log = self.logs[record.run_id] = MemoryRunLog(record, self._results)
+        return log
+
+    def reopen(self, record: RunRecord, *, secrets: Iterable[str] = ()) -> MemoryRunLog:
+        """Become the writer of a run that is paused or interrupted."""
+        log = self.logs.get(record.run_id)
+        status = "gone" if log is None else log.record.status
+        if log is None or status not in ("paused", "interrupted"):
+            raise Fenced(f"Run {record.run_id!r} is {status}: only one that is paused or interrupted can be taken up.")
+        log.epoch += 1
         return log
 
     async def list_runs(

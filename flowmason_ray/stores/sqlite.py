@@ -118,6 +118,7 @@ class SqliteRunLog:
     """The log of one run, for its writer: events are queued, a thread commits them in groups."""
 
     durable = True
+    remembers = True
 
     def __init__(
         self,

@@ -17,6 +17,7 @@ from flowmason_ray.engine.attempt import DECLINED, Value, fail, finish, prepare
 from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage, resolve_part
 from flowmason_ray.engine.component import Cost
 from flowmason_ray.engine.context import AttemptContext, LocalScope
+from flowmason_ray.engine.digests import item_content, part_of
 from flowmason_ray.engine.events import (
     Event,
     StageBegan,
@@ -29,7 +30,7 @@ from flowmason_ray.engine.events import (
 from flowmason_ray.engine.executor import STOP_GRACE_S, Deliver, RunInfo
 from flowmason_ray.engine.executors.slots import Demand, Slots
 from flowmason_ray.engine.executors.threads import AttemptStopped, ComponentLoop, ThreadJob, WorkerThreads
-from flowmason_ray.errors import Failure, StageError
+from flowmason_ray.errors import Failure, PermanentError, StageError
 
 HEARTBEAT_S = 1.0
 """How often the components' loop is asked for a sign of life; one that misses two is taken to be blocked."""
@@ -89,6 +90,14 @@ class InProcessExecutor:
     async def fetch(self, handle: Any) -> Any:
         """Return the value: the handle is the value."""
         return handle
+
+    def part_content(self, handle: Any, key: str | None) -> bytes | None:
+        """Return what stands for a value in fingerprints."""
+        return part_of(handle, key)
+
+    def item_content(self, items: Any, position: int) -> bytes | None:
+        """Return what stands for an item of a loop in fingerprints."""
+        return item_content(items, position)
 
     # -- attempts -----------------------------------------------------------------------------------------------------
 
@@ -246,6 +255,7 @@ class InProcessExecutor:
             attempt=command.attempt,
             first_started_at=command.first_started_at,
             tell=self._tell,
+            key=command.idempotency_key,
         )
 
     def _tell(self, event: Event) -> None:
@@ -276,7 +286,12 @@ class InProcessExecutor:
     def _failed(command: StartStage, exc: BaseException, duration_s: float = 0.0) -> StageFailed:
         failure: Failure = fail(exc, command.path, command.attempt)
         return StageFailed(
-            at=time(), path=command.path, attempt=command.attempt, failure=failure, duration_s=duration_s
+            at=time(),
+            path=command.path,
+            attempt=command.attempt,
+            failure=failure,
+            duration_s=duration_s,
+            final=isinstance(exc, PermanentError),
         )
 
     # -- the components' loop -----------------------------------------------------------------------------------------
