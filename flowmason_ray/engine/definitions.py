@@ -39,7 +39,7 @@ class Definitions:
     def __init__(self, plan: Plan) -> None:
         self._made: dict[int, Definition] = {}
         self.prefixes = tuple(scope_prefixes(plan))
-        self._plan = plan
+        self.plan = plan
 
     def of(self, stage: PlanStage) -> Definition:
         """Return a stage's definition."""
@@ -52,7 +52,7 @@ class Definitions:
         """Return what is recorded with a run: for each stage, by its path without positions, what its definition says."""
         return {
             f"{self.prefixes[scope.index]}{stage.id}": {**self.of(stage).says, "effect": stage.effect.value}
-            for scope, stage in self._plan.stages()
+            for scope, stage in self.plan.stages()
         }
 
 

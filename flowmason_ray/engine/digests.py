@@ -29,7 +29,9 @@ Contents = Mapping[str, bytes] | bytes
 """What a worker reports about a value that stays with it: the content of each of its fields, or for a value that is no object
 of the whole; for the items of a loop `ITEM_BYTES` for each."""
 
-_OPTIONS = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_PASSTHROUGH_DATACLASS
+_OPTIONS = (
+    orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_PASSTHROUGH_DATACLASS
+)
 
 
 def content_of(value: Any) -> bytes:
@@ -122,7 +124,7 @@ def _default(value: Any) -> Any:
 
 def _text(value: Any) -> str:
     """Return what a frame's row may hold beside JSON (decimals, durations) as text."""
-    kind = type(value)
+    kind = cast("type[object]", type(value))
     if kind.__module__ in ("decimal", "datetime"):
         return str(value)
     raise TypeError(f"a value of type {kind.__name__!r}")

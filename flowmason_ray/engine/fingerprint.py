@@ -220,7 +220,9 @@ class Fingerprints:
             assert scope.parent is not None
             scope = self._plan.scopes[scope.parent]
             levels += 1
-        whole = scope.parent is None  # the run's own input is always at hand: what counts is the very value that is read
+        whole = (
+            scope.parent is None
+        )  # the run's own input is always at hand: what counts is the very value that is read
         key = ("input", path if whole else path[:1])
         field = str(path[0]) if path and isinstance(path[0], str) else None
         part = self._executor.part_content

@@ -42,6 +42,7 @@ from flowmason_ray.engine.executor import Executor, RunInfo
 from flowmason_ray.engine.plan import Plan
 from flowmason_ray.engine.replay import Replayed
 from flowmason_ray.engine.requests import Requests
+from flowmason_ray.engine.reuse import Reusing
 from flowmason_ray.engine.run_log import RunLog
 from flowmason_ray.engine.run_state import RunState
 from flowmason_ray.engine.secrecy import Masking
@@ -82,6 +83,7 @@ class Runner:
         observers: Sequence[Observer] = (),
         durability: Durability = "run",
         resumed: Replayed | None = None,
+        reusing: Reusing | None = None,
     ) -> None:
         """
         Args:
@@ -92,6 +94,7 @@ class Runner:
             observers: Are shown every event.
             durability: What is durable when.
             resumed: The state of a run that was interrupted; None: a new run.
+            reusing: What knows results of earlier runs; None: everything is executed.
         """
         self._plan = plan
         self._executor = executor
@@ -100,6 +103,7 @@ class Runner:
         self._observers = tuple(observers)
         self._durability = durability if log.durable else "none"
         self._resumed = resumed
+        self._reusing = reusing
         self._state = RunState(plan) if resumed is None else resumed.state
         self._masking = Masking(run.secrets.values())
         self._inbox: deque[Event] = deque()
@@ -164,6 +168,8 @@ class Runner:
         async with executor:
             try:
                 self._executor.open(self._run, self._deliver)
+                if self._reusing is not None:
+                    self._reusing.open(self._record, self._start, self._deliver, self._arrived.set)
                 if self._plan.timeout_s is not None:
                     limit = self._loop.call_later(self._plan.timeout_s, self._run_overdue)
                 if self._resumed is None:
@@ -187,6 +193,8 @@ class Runner:
                 return await self._finish(self._last), interrupted
             finally:
                 self._deadlines.close()
+                if self._reusing is not None:
+                    self._reusing.close()
                 for handle in (*self._timers.values(), *([limit] if limit else ())):
                     handle.cancel()
                 for task in (self._flushing, listening):
@@ -203,6 +211,7 @@ class Runner:
             plan_digest=self._plan.digest,
             input=run.input,
             seed=run.seed,
+            **({} if self._reusing is None else self._reusing.created()),
         )
 
     def _go_on(self, resumed: Replayed) -> None:
@@ -215,8 +224,7 @@ class Runner:
             if isinstance(command, GatherResults):
                 self._gather(command)
             else:
-                self._record(StageStarted(at=now, path=command.path, attempt=command.attempt))
-                self._start(command)
+                self._hand_out(StageStarted(at=now, path=command.path, attempt=command.attempt), command)
         for stop in left.stopped:
             self._inbox.append(StageStopped(at=now, path=stop.path, attempt=stop.attempt))
         for timer, due in zip(left.timers, left.due_at, strict=True):
@@ -268,12 +276,15 @@ class Runner:
         elif isinstance(event, StageFailed):
             event = self._masked(replace(event, draw=self._random.random()))
         self._record(event)
+        if self._reusing is not None and self._reusing.keeps and type(event) is StageSucceeded:
+            self._reusing.keep(event)
+        started: Any = None
         for output in self._state.handle(event):
             kind = type(output)
             if kind is StageStarted:
-                self._record(output)  # pyright: ignore[reportArgumentType]  # type() is compared, which pyright does not narrow by
+                started = output  # its command comes next: it is recorded with what that is given
             elif kind is StartStage:
-                self._start(output)  # pyright: ignore[reportArgumentType]  # type() is compared, which pyright does not narrow by
+                self._hand_out(started, output)  # pyright: ignore[reportArgumentType]  # type() is compared, which pyright does not narrow by
             elif isinstance(output, Event):
                 if isinstance(output, RUN_ENDED):
                     self._last = output
@@ -310,6 +321,13 @@ class Runner:
 
     # -- attempts -----------------------------------------------------------------------------------------------------
 
+    def _hand_out(self, started: StageStarted, command: StartStage) -> None:
+        if self._reusing is not None:
+            self._reusing.hand_out(started, command)
+        else:
+            self._record(started)
+            self._start(command)
+
     def _start(self, command: StartStage) -> None:
         effect = command.stage.effect
         if self._durability == "none" or (self._durability == "run" and effect is Effect.PURE):
@@ -342,6 +360,9 @@ class Runner:
             self._inbox.append(report)
 
     def _cancel(self, command: CancelStage) -> None:
+        if self._reusing is not None and self._reusing.cancel(command.path):
+            self._inbox.append(StageStopped(at=time(), path=command.path, attempt=command.attempt))
+            return
         for held in (self._held, self._waiting):
             if held.pop(command.path, None) is not None:  # it never began
                 self._inbox.append(StageStopped(at=time(), path=command.path, attempt=command.attempt))

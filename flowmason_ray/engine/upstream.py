@@ -40,6 +40,15 @@ class Upstream:
     # -- the graph: point 2n is the start of stage n, point 2n + 1 its end ------------------------------------------------
 
     @cached_property
+    def _members(self) -> list[frozenset[int]]:
+        """For each stage the numbers of those directly in its bodies."""
+        return [
+            frozenset(self._inside(scope, stage)) if stage.construct is not None else frozenset()
+            for scope in self._plan.scopes
+            for stage in scope.stages
+        ]
+
+    @cached_property
     def _before(self) -> list[list[int]]:
         before: list[list[int]] = [[] for _ in range(2 * len(self.stages))]
         for scope in self._plan.scopes:
@@ -106,6 +115,15 @@ class Upstream:
                     found.add(point)
                     stack.append(point)
         return {id(self.stages[point // 2]) for point in found if point % 2}
+
+    def inside(self, stage: PlanStage) -> set[int]:
+        """Return the ids (`id`) of a stage and of everything in its bodies."""
+        found, stack = set[int](), [self._place[id(stage)]]
+        while stack:
+            number = stack.pop()
+            found.add(number)
+            stack += self._members[number]
+        return {id(self.stages[number]) for number in found}
 
     def below(self, stages: Iterable[PlanStage]) -> set[int]:
         """Return the ids (`id`) of these stages, of what is inside of them, and of all that may only start after them."""

@@ -47,9 +47,7 @@ class MemoryRunLog:
         """Keep a result; one that is not in this process's memory (it lies on a cluster) is not kept."""
         if not isinstance(event.value, Packed):
             now = time()
-            result = CachedResult(
-                value=event.value, decision=event.decision, run_id=self.record.run_id, created_at=now
-            )
+            result = CachedResult(value=event.value, decision=event.decision, run_id=self.record.run_id, created_at=now)
             self._results[fingerprint] = (result, None if ttl_s is None else now + ttl_s)
 
     async def kept_result(self, fingerprint: str) -> CachedResult | None:
