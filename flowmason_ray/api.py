@@ -17,6 +17,7 @@ from flowmason_ray.components.base import InvalidComponent
 from flowmason_ray.engine.events import RunCancelled, RunSucceeded
 from flowmason_ray.engine.executor import Digesting, Executor
 from flowmason_ray.engine.past import Past
+from flowmason_ray.engine.recipes import Recipes
 from flowmason_ray.engine.replay import Replayed
 from flowmason_ray.engine.reuse import Knowledge, ReuseRules, Reusing
 from flowmason_ray.engine.run_log import RunLog, RunRecord, RunStore
@@ -144,6 +145,7 @@ class PreparedRun:
         self._store = asked.get("store")
         self._reuse = asked.get("reuse") or Reuse()
         self._rules = self._rules_of(self._reuse)
+        self._recipes = None if self._store is None else Recipes(self.plan)
         self.info = replace(
             self.workspace.run_info(self.plan, value, seed=seed), blobs=getattr(self._store, "blobs", None)
         )
@@ -243,7 +245,7 @@ class PreparedRun:
         """
         if isinstance(executor, Digesting):
             wanted = log.remembers or knowledge.past is not None
-            return Reusing(self.plan, self.info, executor, log, knowledge) if wanted else None
+            return Reusing(self._recipes or Recipes(self.plan), self.info, executor, log, knowledge) if wanted else None
         if knowledge.past is not None:
             raise InvalidCall(
                 "This executor cannot tell what its values are made of, so nothing can be reused with it."

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import orjson
 
@@ -25,9 +24,8 @@ from flowmason_ray.engine.plan import Plan, PlanStage, ScopePlan
 _OPTIONS = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Definition:
-    """One stage's."""
+class Definition(NamedTuple):
+    """One stage's: what it says, and the digest of that."""
 
     says: Mapping[str, Any]
     digest: bytes
@@ -38,6 +36,8 @@ class Definitions:
 
     def __init__(self, plan: Plan) -> None:
         self._made: dict[int, Definition] = {}
+        self._heads: dict[int, dict[str, Any]] = {}
+        """By component: what its stages' definitions begin with."""
         self.prefixes = tuple(scope_prefixes(plan))
         self.plan = plan
 
@@ -45,8 +45,25 @@ class Definitions:
         """Return a stage's definition."""
         found = self._made.get(id(stage))
         if found is None:
-            found = self._made[id(stage)] = define(stage)
+            says = self._head(stage.component)
+            source: Any = stage.template.source
+            says["config"] = {**source, **stage.fixed} if stage.fixed else source
+            if stage.when is not None:
+                says["when"] = stage.when.source
+            digest = sha256(orjson.dumps(says, option=_OPTIONS, default=str)).digest()
+            found = self._made[id(stage)] = Definition(says, digest)
         return found
+
+    def _head(self, component: ComponentSpec | None) -> dict[str, Any]:
+        if component is None:
+            return {}
+        head = self._heads.get(id(component))
+        if head is None:
+            head = self._heads[id(component)] = {"component": f"{component.name}@{component.version}"}
+            code = code_digest(component)
+            if code is not None:
+                head["code"] = code
+        return head.copy()
 
     def recorded(self) -> dict[str, Any]:
         """Return what is recorded with a run: for each stage, by its path without positions, what its definition says."""
@@ -54,22 +71,6 @@ class Definitions:
             f"{self.prefixes[scope.index]}{stage.id}": {**self.of(stage).says, "effect": stage.effect.value}
             for scope, stage in self.plan.stages()
         }
-
-
-def define(stage: PlanStage) -> Definition:
-    """Return what a stage is defined to do."""
-    component = stage.component
-    says: dict[str, Any] = {}
-    if component is not None:
-        says["component"] = f"{component.name}@{component.version}"
-        code = code_digest(component)
-        if code is not None:
-            says["code"] = code
-    source: Any = stage.template.source
-    says["config"] = {**source, **stage.fixed} if stage.fixed else source
-    if stage.when is not None:
-        says["when"] = stage.when.source
-    return Definition(says=says, digest=sha256(orjson.dumps(says, option=_OPTIONS, default=str)).digest())
 
 
 def scope_prefixes(plan: Plan) -> Iterator[str]:

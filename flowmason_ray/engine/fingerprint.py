@@ -7,7 +7,7 @@ reads `stages.x.a` is not concerned by `x.b`. What stands for a value is compute
 for each value, and forgotten with the scope that holds it.
 
 What never enters: secrets (a new password is no reason to run again); draws (`now()`, `uuid()`), because they follow from the
-run and the path: such a stage is reused when a run is gone on with, and never across runs (`Fingerprints.draws`).
+run and the path: such a stage is reused when a run is gone on with, and never across runs (`Recipe.draws`).
 
 A stage that comes after one that leaves traces outside (`engine.upstream`) also depends on everything before it, unless it is
 effectful itself: then what it is given is what counts, so that no effect is called changed when it is not.
@@ -15,8 +15,7 @@ effectful itself: then what it is given is what counts, so that no effect is cal
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
 from hashlib import sha256
 from typing import Any
 
@@ -25,14 +24,14 @@ import orjson
 from flowmason_ray.engine.commands import StartStage
 from flowmason_ray.engine.component import Effect
 from flowmason_ray.engine.context import LocalScope, context_root, visible_variables
-from flowmason_ray.engine.definitions import Definitions
 from flowmason_ray.engine.digests import MISSING, content_of
 from flowmason_ray.engine.executor import Digesting, RunInfo
-from flowmason_ray.engine.plan import Plan, PlanStage, ScopePlan, Target
+from flowmason_ray.engine.plan import PlanStage, ScopePlan, Target
+from flowmason_ray.engine.recipes import Output, Recipe, Recipes, what_is_read
 from flowmason_ray.engine.scope import WORDS, Scope, Status
 from flowmason_ray.engine.upstream import Upstream
 from flowmason_ray.errors import FlowMasonError
-from flowmason_ray.spec.expressions import Expression, Reference
+from flowmason_ray.spec.expressions import Reference
 from flowmason_ray.spec.templates import Template
 
 _OUTPUTS = frozenset({int(Status.SUCCEEDED), int(Status.FALLBACK)})
@@ -45,55 +44,52 @@ class Unknown(Exception):
     """What stands for a value is not known: the attempt has no fingerprint."""
 
 
-@dataclass(slots=True)
-class _Compiled:
-    """How the fingerprint of a stage is made."""
-
-    definition: bytes
-    reads: tuple[Read, ...]
-    draws: bool
-
-
 class Fingerprints:
     """Makes the fingerprints of one run."""
 
     def __init__(
         self,
-        plan: Plan,
+        recipes: Recipes,
         run: RunInfo,
         executor: Digesting,
-        definitions: Definitions,
-        upstream: Upstream,
         *,
-        again: Callable[[PlanStage], bool] = lambda _: False,
+        again: Collection[int] = (),
     ) -> None:
         """
         Args:
-            plan: What is run.
+            recipes: Of the plan that is run.
             run: What attempts know about the run.
             executor: Knows what stands for the values.
-            definitions: Of the plan's stages.
-            upstream: Of the plan.
-            again: Whether a stage was asked to run again whatever is known; what depends on its traces does so too.
+            again: The stages (`id`) that were asked to run again whatever is known; what depends on their traces does so too.
         """
-        self._plan = plan
+        self._plan = recipes.plan
+        self._recipes = recipes
         self._run = run
-        self._executor = executor
-        self._definitions = definitions
-        self._upstream = upstream
-        self._again = again
-        self._compiled: dict[int, _Compiled] = {}
-        self._scope_of: dict[int, ScopePlan] = {id(stage): scope for scope in plan.scopes for stage in scope.stages}
-        self._traces: dict[int, bytes] | None = None
+        self._part = executor.part_content
+        self._item_content = executor.item_content
+        self._others: dict[int, tuple[Read, ...]] = {}
+        self._traces = self._after_traces(again)
 
-    def of(self, command: StartStage) -> str | None:
+    def of(self, command: StartStage, recipe: Recipe) -> str | None:
         """Return the fingerprint of an attempt: 32 hexadecimal digits; None when what it reads is not known."""
-        compiled = self._compiled.get(id(command.stage)) or self._compile(command.stage)
+        scope = command.scope
         try:
-            parts = [compiled.definition, *[read(command) for read in compiled.reads]]
+            parts = [recipe.definition, *[self._output(scope, output) for output in recipe.outputs]]
+            if recipe.others or recipe.awaited:
+                parts += self._read_others(command, recipe)
         except (Unknown, TypeError):
             return None
+        if self._traces and command.stage.effect is not Effect.EFFECTFUL:
+            parts.append(self._traces.get(id(command.stage), b""))
         return sha256(b"\0".join(parts)).hexdigest()[:32]
+
+    def _read_others(self, command: StartStage, recipe: Recipe) -> list[bytes]:
+        reads = self._others.get(id(command.stage))
+        if reads is None:
+            made = [self._reader(reference, command.stage) for reference in recipe.others]
+            # What is awaited and not read: how it ended may still matter.
+            reads = self._others[id(command.stage)] = (*made, *map(_status, recipe.awaited))
+        return [read(command) for read in reads]
 
     def of_key(self, command: StartStage, key: Template) -> str | None:
         """Return the fingerprint that a `cache.key` of the stage's own makes: of the component, and of the key as rendered.
@@ -103,9 +99,7 @@ class Fingerprints:
         component = command.stage.component
         assert component is not None
         head = sha256(b"key\0" + f"{component.name}@{component.version}".encode()).digest()
-        reads = [
-            self._reader(reference, command.stage, self._scope_of[id(command.stage)]) for _, reference in key.references
-        ]
+        outputs, others = what_is_read((reference for _, reference in key.references), command.stage)
         try:
             scope = LocalScope(
                 self._run, command.scope, command.stage, command.path, command.attempt, command.first_started_at
@@ -113,14 +107,11 @@ class Fingerprints:
             parts = [b"is", content_of(key.render(scope))]
         except (FlowMasonError, TypeError, AttributeError, KeyError, IndexError):
             try:
-                parts = [content_of(key.source), *[read(command) for read in reads]]
+                parts = [content_of(key.source), *(self._output(command.scope, output) for output in outputs)]
+                parts += [self._reader(reference, command.stage)(command) for reference in others]
             except (Unknown, TypeError):
                 return None
         return sha256(b"\0".join([head, *parts])).hexdigest()[:32]
-
-    def draws(self, stage: PlanStage) -> bool:
-        """Tell whether a stage's templates draw a time or an identifier, so that its result belongs to its run."""
-        return (self._compiled.get(id(stage)) or self._compile(stage)).draws
 
     def item(self, scope: Scope) -> bytes | None:
         """Return what stands for the item of an iteration."""
@@ -129,40 +120,41 @@ class Fingerprints:
         except (Unknown, TypeError):
             return None
 
-    # -- compiling --------------------------------------------------------------------------------------------------------
+    # -- what stands for what -----------------------------------------------------------------------------------------------
 
-    def _compile(self, stage: PlanStage) -> _Compiled:
-        scope = self._scope_of[id(stage)]
-        references = dict.fromkeys(reference for reference in _references(stage))
-        reads: dict[Any, Read] = {}
-        for reference in references:
-            reads.setdefault(_what(reference), self._reader(reference, stage, scope))
-        definition = self._definitions.of(stage).digest
-        for target in stage.upstreams:
-            if target not in stage.targets.values():  # it is awaited and not read: how it ended may still matter
-                reads[target] = self._status(target)
-        traces = self._after_traces().get(id(stage))
-        if traces is not None and stage.effect is not Effect.EFFECTFUL:
-            definition = sha256(definition + traces).digest()
-        compiled = _Compiled(definition, tuple(reads.values()), _draws(stage.template, stage.when))
-        self._compiled[id(stage)] = compiled
-        return compiled
+    def _output(self, scope: Scope, output: Output) -> bytes:
+        levels, index, field, key = output
+        for _ in range(levels):
+            scope = scope.parent  # pyright: ignore[reportAssignmentType]  # the plan resolves references inside the scope chain
+        status = scope.status[index]
+        if status not in _OUTPUTS:
+            return b"!" + WORDS[status].encode()
+        contents = scope.contents
+        if contents is None:
+            contents = scope.contents = {}
+        found = contents.get(key)
+        if found is None:
+            found = contents[key] = _known(self._part(scope.values[index], field))
+        return found
 
-    def _after_traces(self) -> dict[int, bytes]:
-        if self._traces is None:
-            given = content_of(self._run.input) if self._upstream.any_traces else b""
+    def _after_traces(self, again: Collection[int]) -> dict[int, bytes]:
+        upstream = Upstream(self._plan)
+        if not upstream.any_traces:
+            return {}
+        given = content_of(self._run.input)
 
-            def digest(stage: PlanStage) -> bytes:
-                asked = self._run.run_id.encode() if self._again(stage) else b""
-                return self._definitions.of(stage).digest + given + asked
+        def digest(stage: PlanStage) -> bytes:
+            asked = self._run.run_id.encode() if id(stage) in again else b""
+            return self._recipes.definitions.of(stage).digest + given + asked
 
-            self._traces = self._upstream.after_traces(digest)
-        return self._traces
+        return upstream.after_traces(digest)
 
-    def _reader(self, reference: Reference, stage: PlanStage, scope: ScopePlan) -> Read:
+    def _reader(self, reference: Reference, stage: PlanStage) -> Read:
         root, path = reference.root, reference.path
+        scope = self._recipes.scope_of[id(stage)]
         if root == "stages":
-            return self._stage_reader(reference, stage.targets[str(path[0])])
+            target = stage.targets[str(path[0])]
+            return _status(target) if reference.aspect == "status" else _error_reader(target, path[1:])
         if root == "input":
             return self._input_reader(path, scope)
         if root == "vars":
@@ -178,42 +170,6 @@ class Fingerprints:
             return lambda _command: b"secret"
         return self._loop_reader(root, scope)
 
-    def _stage_reader(self, reference: Reference, target: Target) -> Read:
-        if reference.aspect == "status":
-            return self._status(target)
-        if reference.aspect == "error":
-            return _error_reader(target, reference.path[1:])
-        levels, index = target.levels, target.index
-        field = str(reference.path[1]) if len(reference.path) > 1 and isinstance(reference.path[1], str) else None
-        key = (index, field)
-        part = self._executor.part_content
-
-        def read(command: StartStage) -> bytes:
-            scope = command.scope
-            for _ in range(levels):
-                scope = scope.parent
-                assert scope is not None
-            status = scope.status[index]
-            if status not in _OUTPUTS:
-                return b"!" + WORDS[status].encode()
-            contents = scope.contents
-            if contents is None:
-                contents = scope.contents = {}
-            found = contents.get(key)
-            if found is None:
-                found = contents[key] = _known(part(scope.values[index], field))
-            return found
-
-        return read
-
-    @staticmethod
-    def _status(target: Target) -> Read:
-        def read(command: StartStage) -> bytes:
-            scope, index = command.scope.at(target)
-            return b"!" + WORDS[scope.status[index]].encode()
-
-        return read
-
     def _input_reader(self, path: tuple[str | int, ...], scope: ScopePlan) -> Read:
         levels = 0
         while not scope.isolated:
@@ -225,7 +181,7 @@ class Fingerprints:
         )  # the run's own input is always at hand: what counts is the very value that is read
         key = ("input", path if whole else path[:1])
         field = str(path[0]) if path and isinstance(path[0], str) else None
-        part = self._executor.part_content
+        part = self._part
 
         def read(command: StartStage) -> bytes:
             at = command.scope
@@ -244,7 +200,7 @@ class Fingerprints:
         return read
 
     def _variable_reader(self, name: str | None) -> Read:
-        part = self._executor.part_content
+        part = self._part
 
         def one(scope: Scope, name: str) -> bytes:
             try:
@@ -301,7 +257,7 @@ class Fingerprints:
             contents = scope.contents = {}
         found = contents.get("item")
         if found is None:
-            found = contents["item"] = _known(self._executor.item_content(scope.items, scope.position))
+            found = contents["item"] = _known(self._item_content(scope.items, scope.position))
         return found
 
 
@@ -318,6 +274,14 @@ def _known(content: bytes | None) -> bytes:
 
 def _unknown(command: StartStage) -> bytes:
     raise Unknown
+
+
+def _status(target: Target) -> Read:
+    def read(command: StartStage) -> bytes:
+        scope, index = command.scope.at(target)
+        return b"!" + WORDS[scope.status[index]].encode()
+
+    return read
 
 
 def _error_reader(target: Target, path: tuple[str | int, ...]) -> Read:
@@ -338,21 +302,3 @@ def _at(value: Any, path: tuple[str | int, ...]) -> bytes:
             return MISSING
         value = value[key]  # pyright: ignore[reportUnknownVariableType]  # JSON
     return content_of(value)  # pyright: ignore[reportUnknownArgumentType]  # JSON
-
-
-def _references(stage: PlanStage) -> Iterator[Reference]:
-    for _, reference in stage.template.references:
-        yield reference
-    if stage.when is not None:
-        yield from stage.when.references
-
-
-def _what(reference: Reference) -> Any:
-    """Return what tells two readings apart that need two digests."""
-    if reference.root == "stages" and reference.aspect == "output":
-        return ("stages", reference.path[:2])
-    return (reference.root, reference.path, reference.aspect)
-
-
-def _draws(template: Template, when: Expression | None) -> bool:
-    return template.draws or (when is not None and when.draws)

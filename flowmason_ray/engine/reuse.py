@@ -21,7 +21,6 @@ import orjson
 
 from flowmason_ray.engine.commands import StartStage
 from flowmason_ray.engine.component import Effect
-from flowmason_ray.engine.control_flow.approval import WaitForApproval
 from flowmason_ray.engine.definitions import Definitions
 from flowmason_ray.engine.events import (
     Event,
@@ -36,7 +35,8 @@ from flowmason_ray.engine.executor import Digesting, RunInfo
 from flowmason_ray.engine.fingerprint import Fingerprints
 from flowmason_ray.engine.item_matching import ItemMatching
 from flowmason_ray.engine.past import Past, Record
-from flowmason_ray.engine.plan import Plan, PlanStage
+from flowmason_ray.engine.plan import Plan
+from flowmason_ray.engine.recipes import Recipe, Recipes
 from flowmason_ray.engine.run_log import RunLog
 from flowmason_ray.engine.scope import Scope
 from flowmason_ray.engine.upstream import Upstream
@@ -102,44 +102,20 @@ class Knowledge:
     """Idempotency keys that this run took over before, by path."""
 
 
-@dataclass(slots=True)
-class _Stage:
-    """What holds for a stage of the plan."""
-
-    path: str
-    looked_up: bool
-    """Whether its attempts get fingerprints."""
-    forced: bool
-    required: bool
-    asks: bool
-    once: bool
-    """Whether a record of it is taken over once only."""
-
-
 class Reusing:
     """Stands between the state machine's wish to start an attempt and the executor, for one run."""
 
-    def __init__(self, plan: Plan, run: RunInfo, executor: Digesting, log: RunLog, knowledge: Knowledge) -> None:
+    def __init__(self, recipes: Recipes, run: RunInfo, executor: Digesting, log: RunLog, knowledge: Knowledge) -> None:
         self._run = run
         self._executor = executor
         self._log = log
         self._knowledge = knowledge
         self._rules = knowledge.rules
         self._past = knowledge.past
-        self.definitions = Definitions(plan)
-        self._upstream = Upstream(plan)
+        self._recipes = recipes
+        self._by_stage = recipes.by_stage
         self._again = self._forced_stages()
-        self._fingerprints = Fingerprints(
-            plan,
-            run,
-            executor,
-            self.definitions,
-            self._upstream,
-            again=lambda stage: id(stage) in self._again,
-        )
-        prefixes = self.definitions.prefixes
-        self._paths = {id(stage): prefixes[scope.index] + stage.id for scope in plan.scopes for stage in scope.stages}
-        self._stages: dict[int, _Stage] = {}
+        self._fingerprints = Fingerprints(recipes, run, executor, again=self._again)
         self._matching = ItemMatching(self._old_items, self._fingerprints.item, self._new_items)
         self._keys = dict(knowledge.keys)
         self._lookups: dict[str, asyncio.Task[None]] = {}
@@ -150,14 +126,12 @@ class Reusing:
             self._past.take(run_id, path)
 
     def _forced_stages(self) -> set[int]:
-        named = self._rules.force
-        found: set[int] = set()
-        if named:
-            for scope, prefix in zip(self.definitions.plan.scopes, self.definitions.prefixes, strict=True):
-                for stage in scope.stages:
-                    if prefix + stage.id in named:
-                        found |= self._upstream.inside(stage)
-        return found
+        named, plan = self._rules.force, self._recipes.plan
+        if not named:
+            return set()
+        upstream = Upstream(plan)
+        stages = [stage for stage in upstream.stages if self._by_stage[id(stage)].path in named]
+        return set[int]().union(*(upstream.inside(stage) for stage in stages))
 
     def open(
         self,
@@ -183,7 +157,7 @@ class Reusing:
 
     def created(self) -> dict[str, Any]:
         """Return what the run's first event says because of all this."""
-        facts: dict[str, Any] = {"definitions": self.definitions.recorded()}
+        facts: dict[str, Any] = {"definitions": self._recipes.definitions_recorded}
         said = self._rules.to_json()
         if self._past is not None:
             said["run"] = self._past.runs[0]
@@ -197,12 +171,12 @@ class Reusing:
 
     def hand_out(self, started: StageStarted, command: StartStage) -> None:
         """Record that an attempt starts, and begin it unless its result is known."""
-        known = self._stages.get(id(command.stage)) or self._know(command.stage)
+        known = self._by_stage[id(command.stage)]
         if not known.looked_up:
             self._record(started)
             self._start(command)
             return
-        fingerprint = self._fingerprints.of(command)
+        fingerprint = self._fingerprints.of(command, known)
         key = self._key(command, fingerprint, known) if self._past is not None or self._keys else None
         if key is not None:
             command = replace(command, idempotency_key=key)
@@ -220,22 +194,8 @@ class Reusing:
         else:
             self._answer(command, fingerprint, known)
 
-    def _know(self, stage: PlanStage) -> _Stage:
-        asks = isinstance(stage.construct, WaitForApproval)
-        path = self._paths[id(stage)]
-        plain = stage.construct is None or asks or stage.effect is not Effect.PURE
-        known = self._stages[id(stage)] = _Stage(
-            path=path,
-            looked_up=stage.component is not None and plain,
-            forced=id(stage) in self._again,
-            required=path in self._rules.required,
-            asks=asks,
-            once=asks or stage.effect is not Effect.PURE,
-        )
-        return known
-
-    def _answer(self, command: StartStage, fingerprint: str | None, known: _Stage) -> None:
-        forced = known.forced or command.path in self._rules.force
+    def _answer(self, command: StartStage, fingerprint: str | None, known: Recipe) -> None:
+        forced = self._forced(command)
         record = None if forced else self._find(command, fingerprint, known)
         if record is not None:
             record.used = True
@@ -288,29 +248,32 @@ class Reusing:
 
     # -- records of earlier runs ------------------------------------------------------------------------------------------
 
-    def _find(self, command: StartStage, fingerprint: str | None, known: _Stage) -> Record | None:
+    def _forced(self, command: StartStage) -> bool:
+        return id(command.stage) in self._again or command.path in self._rules.force
+
+    def _find(self, command: StartStage, fingerprint: str | None, known: Recipe) -> Record | None:
         stage, past = command.stage, self._past
         if past is None:
             return None
-        if not (self._rules.continues or known.required):
-            own = stage.effect is Effect.EFFECTFUL or known.asks or self._fingerprints.draws(stage)
-            if own:
-                return None
+        if not (self._rules.continues or known.path in self._rules.required) and (
+            stage.effect is Effect.EFFECTFUL or known.asks or known.draws
+        ):
+            return None
         return past.find(fingerprint, self._old_path(command, known) or command.path, once=known.once)
 
-    def _old_path(self, command: StartStage, known: _Stage) -> str | None:
+    def _old_path(self, command: StartStage, known: Recipe) -> str | None:
         """Return the path that this instance had in the earlier run; for pure stages it makes no difference."""
         if not known.once or "[" not in command.path:
             return command.path
         return self._matching.old_path(command)
 
-    def _key(self, command: StartStage, fingerprint: str | None, known: _Stage) -> str | None:
+    def _key(self, command: StartStage, fingerprint: str | None, known: Recipe) -> str | None:
         """Return the key under which this very work was begun before, so that whoever is asked sees one key."""
         if command.path in self._keys:
             return self._keys[command.path]
         if self._past is None or not (self._rules.continues and known.once):
             return None
-        if known.forced or command.path in self._rules.force:
+        if self._forced(command):
             return None
         where = self._old_path(command, known)
         key = None if where is None else self._past.key(where, fingerprint)
@@ -318,7 +281,7 @@ class Reusing:
             self._keys[command.path] = key
         return key
 
-    def _refused(self, command: StartStage, known: _Stage) -> Event | None:
+    def _refused(self, command: StartStage, known: Recipe) -> Event | None:
         """Return the report of an attempt that must not be made."""
         past, rules = self._past, self._rules
         if past is None:
@@ -334,7 +297,7 @@ class Reusing:
                     f"that is what you want, go on with: --force {known.path}. If not, leave it as it was, or take it out."
                 )
                 return _failed(command, "effect_would_repeat", message)
-        if known.required:
+        if known.path in rules.required:
             message = (
                 f"It lies before the stage from which to run, and run {past.runs[0]!r} has no result of it that can be reused: "
                 "it or what it reads has changed, or it did not succeed there. Start from an earlier stage."
@@ -407,7 +370,7 @@ class Reusing:
             value = await asyncio.to_thread(self._knowledge.decode, data)
         except StoreError:
             record.used = False
-            refused = self._refused(command, self._stages[id(command.stage)])
+            refused = self._refused(command, self._by_stage[id(command.stage)])
             if refused is not None:
                 return refused
             raise
