@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, cast
 import orjson
 
 from flowmason_ray.engine.component import ComponentSpec
-from flowmason_ray.engine.plan import Plan, PlanStage, ScopePlan
+from flowmason_ray.engine.plan import Plan, PlanStage
 
 _OPTIONS = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
 
@@ -83,15 +83,6 @@ def scope_prefixes(plan: Plan) -> Iterator[str]:
             prefix = f"{known[scope.parent]}{plan.scopes[scope.parent].stages[scope.owner].id}/"
         known.append(prefix)
         yield prefix
-
-
-def owners(plan: Plan, scope: ScopePlan) -> Iterator[tuple[ScopePlan, PlanStage]]:
-    """Yield the stages around a scope with their scopes, from the inside out."""
-    while scope.parent is not None:
-        assert scope.owner is not None
-        around = plan.scopes[scope.parent]
-        yield around, around.stages[scope.owner]
-        scope = around
 
 
 def code_digest(component: ComponentSpec) -> str | None:

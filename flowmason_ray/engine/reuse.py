@@ -392,7 +392,9 @@ class Reusing:
 
 
 def _from_record(command: StartStage, record: Record, data: Mapping[str, Any], value: Any) -> StageReused:
-    source = {"run": record.run_id, "how": "record", "path": record.path}
+    source = {"run": record.run_id, "how": "record"}
+    if record.path != command.path:
+        source["path"] = record.path
     return StageReused(
         at=time(),
         path=command.path,

@@ -116,6 +116,28 @@ class Upstream:
                     stack.append(point)
         return {id(self.stages[point // 2]) for point in found if point % 2}
 
+    def in_order(self) -> list[PlanStage]:
+        """Return all stages, hidden ones included: each after those that end before it starts, constructs before their bodies."""
+        return [self.stages[point // 2] for point in self._order if not point % 2]
+
+    def stage_at(self, scope: ScopePlan, target: Target) -> PlanStage:
+        """Return the stage that a target means, seen from a scope."""
+        return self.stages[self._number(scope, target)]
+
+    def owners(self, scope: ScopePlan, stage: PlanStage) -> Iterator[PlanStage]:
+        """Yield the constructs around a stage, from the inside out."""
+        while True:
+            while stage.region > 0:
+                owner = scope.regions[stage.region].owner
+                assert owner is not None
+                stage = scope.stages[owner]
+                yield stage
+            if scope.parent is None or scope.owner is None:
+                return
+            stage = self._plan.scopes[scope.parent].stages[scope.owner]
+            scope = self._plan.scopes[scope.parent]
+            yield stage
+
     def inside(self, stage: PlanStage) -> set[int]:
         """Return the ids (`id`) of a stage and of everything in its bodies."""
         found, stack = set[int](), [self._place[id(stage)]]
