@@ -309,10 +309,18 @@ async def supersede(store: RunStore, record: RunRecord, successor: str) -> None:
     Raises:
         Fenced: somebody else has taken it up.
     """
+    await end_stopped(store, record, "superseded", f"Run {successor} goes on with it under an edited pipeline.")
+
+
+async def end_stopped(store: RunStore, record: RunRecord, code: str, message: str) -> None:
+    """End a run that is paused or was interrupted as cancelled: nothing of it is under way, so nothing is stopped.
+
+    Raises:
+        Fenced: somebody has taken it up.
+    """
     log = store.reopen(record)
-    message = f"Run {successor} goes on with it under an edited pipeline."
-    log.append(CancelRequested(at=time(), code="superseded", message=message))
-    log.append(RunCancelled(at=time(), failure=Failure(code="superseded", message=message)))
+    log.append(CancelRequested(at=time(), code=code, message=message))
+    log.append(RunCancelled(at=time(), failure=Failure(code=code, message=message)))
     await log.close()
 
 
