@@ -20,8 +20,6 @@ from flowmason_ray.stores.owners import this_process
 from flowmason_ray.stores.records import COLUMNS, gone, may_take_over, record_of, request_of, result_of, sound
 from flowmason_ray.stores.sqlite_files import NOW, clear_errors, open_for_reading, open_for_writing
 
-_INSERT_EVENT = "INSERT INTO events (run, position, at, kind, path, body) VALUES (?, ?, ?, ?, ?, ?)"
-
 
 class SqliteJournal:
     """The rows of one run."""
@@ -48,6 +46,10 @@ class SqliteJournal:
             try:
                 self._inode = os.stat(file).st_ino
                 self._run = self._take_over(record) if reopen else self._insert(record)
+                # The run's number stands in the statement: rows go in as they are.
+                self._insert_event = (
+                    f"INSERT INTO events (run, position, at, kind, path, body) VALUES ({self._run:d}, ?, ?, ?, ?, ?)"
+                )
                 self.store_id: str = self._connection.execute("SELECT id FROM store").fetchone()[0]
             except BaseException:
                 self._connection.close()
@@ -115,8 +117,7 @@ class SqliteJournal:
                 if group.digests or group.results:
                     self._refer(group)
                 if group.rows:
-                    run = self._run
-                    connection.executemany(_INSERT_EVENT, ((run, *row) for row in group.rows))
+                    connection.executemany(self._insert_event, group.rows)
                 if group.status is not None:
                     self._set_status(group.status)
                 self._check_file()
