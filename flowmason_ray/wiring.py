@@ -28,11 +28,6 @@ from flowmason_ray.spec.loader import LoadedPipeline, load_pipeline_data, load_p
 if TYPE_CHECKING:
     from flowmason_ray.engine.run_log import RunStore
 
-STORE_VARIABLE = "FLOWMASON_STORE"
-"""Says where runs are recorded, instead of the project's `stores.runs`: a URL with a password is better not in a file."""
-BLOBS_VARIABLE = "FLOWMASON_BLOBS"
-"""Says where large values are kept, instead of the project's `stores.blobs`."""
-
 EXECUTORS = ("local", "ray")
 """What `on` may say."""
 
@@ -99,11 +94,6 @@ class Workspace:
             secrets={name: Secret(value) for name, value in read_environment(settings.secrets).items()},
         )
 
-    def store_addresses(self) -> tuple[str, str]:
-        """Return where runs and their large values are recorded: the environment's word comes before the project's."""
-        stores = self.project.settings.stores
-        return os.environ.get(STORE_VARIABLE) or stores.runs, os.environ.get(BLOBS_VARIABLE) or stores.blobs
-
     def store(self) -> RunStore:
         """Return the project's run log, with its blobs.
 
@@ -111,10 +101,9 @@ class Workspace:
             StoreError: the address is none that we know.
             MissingExtra: what it needs is not installed.
         """
-        from flowmason_ray.stores.opening import open_store
+        from flowmason_ray.stores.opening import project_store
 
-        runs, blobs = self.store_addresses()
-        return open_store(runs, blobs, self.project.root, lease_s=self.project.settings.stores.lease_s)
+        return project_store(self.project)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,12 +43,13 @@ def _address(project: str) -> tuple[str, Path]:
     from pathlib import Path
 
     from flowmason_ray.errors import InvalidCall
-    from flowmason_ray.wiring import open_workspace
+    from flowmason_ray.settings import find_project
+    from flowmason_ray.stores.opening import store_addresses
 
     if not Path(project).is_dir():
         raise InvalidCall(f"--project: there is no directory {project!r}.")
-    workspace = open_workspace(Path(project))
-    return workspace.store_addresses()[0], workspace.project.root
+    found = find_project(Path(project))
+    return store_addresses(found)[0], found.root
 
 
 def _tell(found: TablesStatus, as_json: bool) -> None:

@@ -182,11 +182,12 @@ def store_of(project: str) -> RunStore:
     from pathlib import Path
 
     from flowmason_ray.errors import InvalidCall
-    from flowmason_ray.wiring import open_workspace
+    from flowmason_ray.settings import find_project
+    from flowmason_ray.stores.opening import project_store
 
     if not Path(project).is_dir():
         raise InvalidCall(f"--project: there is no directory {project!r}.")
-    return open_workspace(Path(project)).store()
+    return project_store(find_project(Path(project)))
 
 
 def _wait(work: Coroutine[Any, Any, T]) -> T:

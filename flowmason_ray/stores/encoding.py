@@ -34,6 +34,7 @@ LITERAL = "$literal"
 LOSSY = "lossy"
 _LOSSY_MARK = b'"lossy":true'
 """As it stands in a marker. A value with a member of that name is taken for lossy too, which only costs its reuse."""
+_NO_MARKS: Mapping[str, Any] = {}
 _DIGEST = re.compile(rb"sha256:[0-9a-f]{64}")
 JSON_TYPE = "application/json"
 SHARED_LIMIT_BYTES = 1024
@@ -48,30 +49,37 @@ _OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_PAS
 class Encoder:
     """Turns events into their recorded form, putting what is too large into a blob store. For one thread at a time."""
 
-    def __init__(self, blobs: BlobStore | None, *, secrets: Iterable[str] = ()) -> None:
+    def __init__(
+        self, blobs: BlobStore | None, *, secrets: Iterable[str] = (), without: frozenset[str] = frozenset()
+    ) -> None:
         """
         Args:
             blobs: Where large values go; None: nowhere, they are recorded inline.
             secrets: What is recorded as `***` wherever it stands in a text; frames are kept as they are.
+            without: Fields that are left out of an event's body, because they are recorded beside it.
         """
         self._blobs = blobs
+        self._without = without
+        self._names: dict[type[Event], tuple[str, ...]] = {}
         self._masking = Masking(secrets)
         self._packed = False
         self._nested_lossy = False
-        self._marks: Mapping[str, Any] = {}
+        self._marks = _NO_MARKS
         """What is added to the markers of frames."""
         self.lossy = False
         """Whether what was encoded last is not faithful: reading it back gives something else."""
         self.digests: set[str] = set()
         """The blobs that the recorded forms made so far refer to; whoever records them empties it."""
 
-    def body(self, event: Event, *, without: frozenset[str] = frozenset()) -> bytes:
-        """Return the JSON of an event's fields, but those in `without`."""
+    def body(self, event: Event) -> bytes:
+        """Return the JSON of an event's fields."""
+        cls = type(event)
+        names = self._names.get(cls)
+        if names is None:
+            names = self._names[cls] = tuple(name for name in _field_names(cls) if name not in self._without)
         data: dict[str, Any] = {}
         valued = False
-        for name in _field_names(type(event)):
-            if name in without:
-                continue
+        for name in names:
             value = getattr(event, name)
             if value is None:
                 continue
@@ -79,15 +87,17 @@ class Encoder:
                 key, text = self._shared(value)
                 data[f"{name}{key}"] = orjson.Fragment(text)
                 continue
-            if name in ("value", "input"):
+            if name in _VALUES:
                 key, text = self.value(value)
                 data[key if name == "value" else name if key == "value" else f"{name}_packed"] = orjson.Fragment(text)
                 valued = True
                 if self.lossy:
                     data[LOSSY] = True
             else:
-                data[name] = value.to_json() if isinstance(value, Failure) else value
+                data[name] = value.to_json() if type(value) is Failure else value
         written = orjson.dumps(data, default=self._default, option=_OPTIONS)
+        if not self._masking.needed:
+            return written
         masked = self._masking.encoded(written)
         if masked is not written and valued and LOSSY not in data:
             data[LOSSY] = True  # the value itself is masked by now: something beside it was, such as a decision
@@ -118,25 +128,28 @@ class Encoder:
         if isinstance(value, Kept):
             return self._kept(value)
         self._packed = self._nested_lossy = False
-        self._marks = {}
-        text, self.lossy = self._text(value)
-        if self.lossy and self._packed:
-            self._marks = {LOSSY: True}
-            text, _ = self._text(value)
+        self._marks = _NO_MARKS
+        text = orjson.dumps(value, default=self._default, option=_OPTIONS)
+        # The usual value: nothing in it was replaced, and only a text with `null` in it can hide a number that JSON has not.
+        if self._packed or self._masking.needed or b"null" in text:
+            text, self.lossy = self._checked(value, text)
+            if self.lossy and self._packed:
+                self._marks = {LOSSY: True}
+                text, _ = self._checked(value, orjson.dumps(value, default=self._default, option=_OPTIONS))
+        else:
+            self.lossy = False
         if len(text) > INLINE_LIMIT_BYTES and self._blobs is not None:
             key = "packed_json" if self._packed else "value_json"
             marker = {"digest": self._put(text), "size_bytes": len(text), "media_type": JSON_TYPE, "form": key}
             return "packed", orjson.dumps({BLOB: {**marker, LOSSY: True} if self.lossy else marker})
         return ("packed" if self._packed else "value"), text
 
-    def _text(self, value: Any) -> tuple[bytes, bool]:
-        """Return a value's JSON text, and whether it says less than the value."""
-        text = orjson.dumps(value, default=self._default, option=_OPTIONS)
+    def _checked(self, value: Any, text: bytes) -> tuple[bytes, bool]:
+        """Return a value's JSON text escaped and masked, and whether it says less than the value."""
         if self._packed and (escaped := _escaped(value)) is not value:
             text = orjson.dumps(escaped, default=self._default, option=_OPTIONS)
         masked = self._masking.encoded(text)
         lossy = masked is not text or self._nested_lossy or (self._packed and self._blobs is None)
-        # Only a text with `null` in it can hide such a number, so that the walk is rarely made.
         return masked, lossy or (b"null" in text and not _finite(value))
 
     def _handle(self, value: Packed | Kept) -> bytes:
@@ -210,15 +223,22 @@ def _finite(value: Any) -> bool:
     """Tell whether every number in a value is one that JSON has."""
     if isinstance(value, float):
         return isfinite(value)
-    if isinstance(value, dict):
-        return all(_finite(each) for each in cast("dict[Any, Any]", value).values())
-    if isinstance(value, (list, tuple)):
-        return all(_finite(each) for each in cast("Sequence[Any]", value))
     if isinstance(value, (KeptList, Several, Each)):
         return _finite(value.parts)
     if isinstance(value, Items):
         return _finite(value.source)
-    return True
+    within: Iterable[Any] = ()
+    if isinstance(value, dict):
+        within = cast("dict[Any, Any]", value).values()
+    elif isinstance(value, (list, tuple)):
+        within = cast("Sequence[Any]", value)
+    return all(type(each) in _PLAIN or _finite(each) for each in within)
+
+
+_PLAIN = frozenset({str, int, bool, type(None)})
+"""What most values are made of, and cannot hide a number that JSON has not."""
+_VALUES = frozenset({"value", "input"})
+"""The fields that hold a stage's or a run's value."""
 
 
 class Decoder:

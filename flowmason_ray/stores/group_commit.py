@@ -37,7 +37,7 @@ GROUP_DELAY_S = 0.01
 """How long the writer gathers events when nobody waits for them: a reader is at most this far behind."""
 IDLE_S = 0.1
 """How often a writer without work looks whether there is some."""
-GROUP_LIMIT = 5_000
+GROUP_LIMIT = 2_000
 """Events in one commit at most: what is written down for it is in memory until it is there."""
 PATIENCE_S = 30.0
 """How long a writer that has lost its store tries again: a database that is restarted needs a few seconds."""
@@ -185,7 +185,7 @@ class CommittingRunLog:
         self.epoch = journal.epoch
         self._journal = journal
         self._blobs = blobs
-        self._encoder = Encoder(blobs, secrets=secrets)
+        self._encoder = Encoder(blobs, secrets=secrets, without=_IN_COLUMNS)
         self._claimed = False
         self._queue: deque[Event | Kept] = deque()
         self._position = journal.recorded
@@ -357,18 +357,17 @@ class CommittingRunLog:
         """Write items down."""
         encoder, group, position = self._encoder, Group(), self._position
         encoder.digests.clear()
-        rows = group.rows
+        add, encode = group.rows.append, encoder.body
         for item in items:
             if isinstance(item, Kept):
                 if (kept := self._result(item)) is not None:
                     group.results.append(kept)
                 continue
             position += 1
-            body = encoder.body(item, without=_IN_COLUMNS)
-            text = None if body == _EMPTY else body.decode()
-            rows.append((position, item.at, item.kind, getattr(item, "path", None), text))
-            if (name := STATUS_OF.get(type(item))) is not None:
-                group.status = status_after(item, name)
+            body = encode(item)
+            add((position, item.at, item.kind, getattr(item, "path", None), None if body == _EMPTY else body.decode()))
+            if type(item) in STATUS_OF:
+                group.status = status_after(item, STATUS_OF[type(item)])
         group.digests = set(encoder.digests)
         if self._blobs is not None and not self._claimed and (group.digests or group.results):
             self._blobs.claim(self._journal.store_id)

@@ -1,7 +1,11 @@
-"""From an address to a run store: a path is a SQLite file, `postgresql://…` a database; and what revision its tables have."""
+"""From an address to a run store: a path is a SQLite file, `postgresql://…` a database; and what revision its tables have.
+
+It is here and not in `wiring` because who looks at runs needs no planner, whose import takes longer than listing them.
+"""
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
@@ -9,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowmason_ray.errors import StoreError, nearest
+from flowmason_ray.settings import Project
 from flowmason_ray.stores.blobs import open_blobs
 from flowmason_ray.stores.owners import LEASE_S
 from flowmason_ray.stores.sqlite_files import SCHEMA_REVISION
@@ -17,6 +22,10 @@ if TYPE_CHECKING:
     from flowmason_ray.stores.postgres import PostgresRunStore
     from flowmason_ray.stores.sqlite import SqliteRunStore
 
+STORE_VARIABLE = "FLOWMASON_STORE"
+"""Says where runs are recorded, instead of the project's `stores.runs`: a URL with a password is better not in a file."""
+BLOBS_VARIABLE = "FLOWMASON_BLOBS"
+"""Says where large values are kept, instead of the project's `stores.blobs`."""
 POSTGRES = ("postgresql://", "postgres://")
 _SCHEMES = ("postgresql", "postgres", "sqlite")
 
@@ -40,6 +49,22 @@ class TablesStatus:
         if self.revision == 0:
             return "not set up"
         return "to be upgraded" if self.revision < self.known else "newer than this FlowMason"
+
+
+def store_addresses(project: Project) -> tuple[str, str]:
+    """Return where a project's runs and their large values are: the environment's word comes before the project's."""
+    stores = project.settings.stores
+    return os.environ.get(STORE_VARIABLE) or stores.runs, os.environ.get(BLOBS_VARIABLE) or stores.blobs
+
+
+def project_store(project: Project) -> SqliteRunStore | PostgresRunStore:
+    """Return a project's run store.
+
+    Raises:
+        StoreError: its address is none that we know.
+        MissingExtra: what it needs is not installed.
+    """
+    return open_store(*store_addresses(project), project.root, lease_s=project.settings.stores.lease_s)
 
 
 def open_store(runs: str, blobs: str, root: Path, *, lease_s: float = LEASE_S) -> SqliteRunStore | PostgresRunStore:

@@ -20,7 +20,7 @@ from flowmason_ray.stores.owners import this_process
 from flowmason_ray.stores.records import COLUMNS, gone, may_take_over, record_of, request_of, result_of, sound
 from flowmason_ray.stores.sqlite_files import NOW, clear_errors, open_for_reading, open_for_writing
 
-_INSERT_EVENT = "INSERT INTO events (run, position, at, kind, path, body) VALUES (?, ?, ?, ?, ?, ?)"
+_INSERT_EVENT = "INSERT INTO events (run, position, at, kind, path, body)"
 
 
 class SqliteJournal:
@@ -131,8 +131,8 @@ class SqliteJournal:
                 if group.digests or group.results:
                     self._refer(group)
                 if group.rows:
-                    run = self._run
-                    connection.executemany(_INSERT_EVENT, ((run, *row) for row in group.rows))
+                    # The run's number stands in the statement: rows go in as they are.
+                    connection.executemany(f"{_INSERT_EVENT} VALUES ({self._run:d}, ?, ?, ?, ?, ?)", group.rows)
                 if group.status is not None:
                     self._set_status(group.status)
                 self._check_file()
