@@ -115,7 +115,7 @@ class Reusing:
         self._recipes = recipes
         self._by_stage = recipes.by_stage
         self._again = self._forced_stages()
-        self._fingerprints = Fingerprints(recipes, run, executor, again=self._again)
+        self._fingerprints = Fingerprints(recipes, run, executor, again=self._again | self._own_effects())
         self._matching = ItemMatching(self._old_items, self._fingerprints.item, self._new_items)
         self._keys = dict(knowledge.keys)
         self._lookups: dict[str, asyncio.Task[None]] = {}
@@ -132,6 +132,16 @@ class Reusing:
         upstream = Upstream(plan)
         stages = [stage for stage in upstream.stages if self._by_stage[id(stage)].path in named]
         return set[int]().union(*(upstream.inside(stage) for stage in stages))
+
+    def _own_effects(self) -> set[int]:
+        """Return the stages that have their effects again, because the run only takes results over and does not go on."""
+        if self._past is None or self._rules.continues:
+            return set()
+        return {
+            id(stage)
+            for _, stage in self._recipes.plan.stages()
+            if stage.effect is Effect.EFFECTFUL and self._by_stage[id(stage)].path not in self._rules.required
+        }
 
     def open(
         self,
