@@ -137,7 +137,11 @@ def test_an_effect_in_doubt_asks(decision: Any) -> None:
         world.go_on(old, [PAY[0], PAY[1]])
     assert world.store.logs[old].record.status == "interrupted"
     done = world.go_on(old, [PAY[0], PAY[1]], in_doubt=decision)
-    expected: dict[str, tuple[list[str], str]] = {"retry": (["pay"], "succeeded"), "skip": ([], "skipped"), "fail": ([], "failed")}
+    expected: dict[str, tuple[list[str], str]] = {
+        "retry": (["pay"], "succeeded"),
+        "skip": ([], "skipped"),
+        "fail": ([], "failed"),
+    }
     assert (world.called, done.stages["pay"].status) == expected[decision]
 
 
