@@ -80,7 +80,9 @@ class Fingerprints:
         except (Unknown, TypeError):
             return None
         if self._traces and command.stage.effect is not Effect.EFFECTFUL:
-            parts.append(self._traces.get(id(command.stage), b""))
+            traces = self._traces.get(id(command.stage))
+            if traces is not None:
+                parts.append(traces)
         return sha256(b"\0".join(parts)).hexdigest()[:32]
 
     def _read_others(self, command: StartStage, recipe: Recipe) -> list[bytes]:

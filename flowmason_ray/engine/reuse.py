@@ -115,7 +115,7 @@ class Reusing:
         self._recipes = recipes
         self._by_stage = recipes.by_stage
         self._again = self._forced_stages()
-        self._fingerprints = Fingerprints(recipes, run, executor, again=self._again)
+        self._fingerprints = Fingerprints(recipes, run, executor, again=self._again | self._own_effects())
         self._matching = ItemMatching(self._old_items, self._fingerprints.item, self._new_items)
         self._keys = dict(knowledge.keys)
         self._lookups: dict[str, asyncio.Task[None]] = {}
@@ -132,6 +132,16 @@ class Reusing:
         upstream = Upstream(plan)
         stages = [stage for stage in upstream.stages if self._by_stage[id(stage)].path in named]
         return set[int]().union(*(upstream.inside(stage) for stage in stages))
+
+    def _own_effects(self) -> set[int]:
+        """Return the stages that have their effects again, because the run only takes results over and does not go on."""
+        if self._past is None or self._rules.continues:
+            return set()
+        return {
+            id(stage)
+            for _, stage in self._recipes.plan.stages()
+            if stage.effect is Effect.EFFECTFUL and self._by_stage[id(stage)].path not in self._rules.required
+        }
 
     def open(
         self,
@@ -296,13 +306,13 @@ class Reusing:
                     f"It did its work in run {done.run_id!r} and would do it again with other inputs, or it has changed. If "
                     f"that is what you want, go on with: --force {known.path}. If not, leave it as it was, or take it out."
                 )
-                return _failed(command, "effect_would_repeat", message)
+                return _failed(command, message, code="effect_would_repeat")
         if known.path in rules.required:
             message = (
                 f"It lies before the stage from which to run, and run {past.runs[0]!r} has no result of it that can be reused: "
                 "it or what it reads has changed, or it did not succeed there. Start from an earlier stage."
             )
-            return _failed(command, "cannot_reuse", message)
+            return _failed(command, message, code="cannot_reuse")
         return None
 
     def _was_effectful(self, path: str) -> bool:
@@ -317,7 +327,7 @@ class Reusing:
         if self._rules.in_doubt == "retry":
             return None
         return _failed(
-            command, "in_doubt", "An earlier run was ended while it worked; whether it did its work is not known."
+            command, "An earlier run was ended while it worked; whether it did its work is not known.", code="in_doubt"
         )
 
     def _old_items(self, loop: str) -> Sequence[tuple[str, bytes]]:
@@ -405,7 +415,7 @@ def _from_record(command: StartStage, record: Record, data: Mapping[str, Any], v
     )
 
 
-def _failed(command: StartStage, code: str, message: str) -> StageFailed:
+def _failed(command: StartStage, message: str, *, code: str) -> StageFailed:
     failure = Failure(code=code, message=message, stage=command.path, attempts=command.attempt)
     return StageFailed(at=time(), path=command.path, attempt=command.attempt, failure=failure, final=True)
 
