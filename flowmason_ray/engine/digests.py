@@ -9,6 +9,7 @@ The same everywhere: computed from a value in this process or by the worker that
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from io import BytesIO
@@ -147,13 +148,16 @@ def _text(value: Any) -> str:
 
 
 def _frame_digest(frame: Any) -> str:
-    """Return the digest of a frame's content: the same however its memory is cut into chunks and buffers.
+    """Return the digest of a frame's content: the same however its memory came about.
 
-    In the oldest form of Arrow texts lie one behind the other; in the newest they are views of buffers that depend on how a
-    frame came about.
+    Every column is copied in one go, because what lies in memory under a null depends on its history. And it is written in the
+    oldest form of Arrow, where texts lie one behind the other; in the newest they are views of buffers, in any order.
     """
-    import polars
-
+    polars: Any = sys.modules[
+        "polars"
+    ]  # there is a frame, so it is loaded; the engine itself imports no library of tables
+    if frame.height and frame.width:
+        frame = frame.select(polars.all().gather(polars.int_range(frame.height, eager=True)))
     buffer = BytesIO()
     frame.rechunk().write_ipc(buffer, compat_level=polars.CompatLevel.oldest())
     return sha256(buffer.getbuffer()).hexdigest()

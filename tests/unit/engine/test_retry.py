@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowmason_ray.engine.retry import NEVER_RETRIED, RetryPolicy, delay_before, wants_retry
+from flowmason_ray.engine.component import Effect
+from flowmason_ray.engine.retry import NEVER_RETRIED, OUTCOME_UNKNOWN, RetryPolicy, delay_before, wants_retry
 from flowmason_ray.errors import Failure
 
 SECONDS = st.floats(min_value=0, max_value=1e6)
@@ -69,3 +70,22 @@ def test_the_last_attempt_is_not_repeated(policy: RetryPolicy, attempt: int) -> 
 def test_what_would_only_repeat_is_retried_only_when_named(code: str) -> None:
     assert not wants_retry(RetryPolicy(max_attempts=2), failure(code=code), 1)
     assert wants_retry(RetryPolicy(max_attempts=2, retry_on=frozenset({code})), failure(code=code), 1)
+
+
+def test_what_a_component_calls_permanent_is_final_whatever_its_code() -> None:
+    policy = RetryPolicy(max_attempts=3)
+    gone = Failure(code="gone", message="It is gone.")
+    assert wants_retry(policy, gone, 1)
+    assert not wants_retry(policy, gone, 1, final=True)
+    assert wants_retry(RetryPolicy(max_attempts=3, retry_on=frozenset({"gone"})), gone, 1, final=True)
+
+
+@pytest.mark.parametrize("code", sorted(OUTCOME_UNKNOWN))
+def test_an_effect_of_which_nobody_knows_how_far_it_came_is_not_repeated(code: str) -> None:
+    policy = RetryPolicy(max_attempts=3)
+    unknown = Failure(code=code, message="It was ended.")
+    assert wants_retry(policy, unknown, 1, effect=Effect.IDEMPOTENT)
+    assert not wants_retry(policy, unknown, 1, effect=Effect.EFFECTFUL)
+    named = RetryPolicy(max_attempts=3, retry_on=frozenset({code}))
+    assert wants_retry(named, unknown, 1, effect=Effect.EFFECTFUL)
+    assert wants_retry(policy, Failure(code="busy", message="Later."), 1, effect=Effect.EFFECTFUL)
