@@ -13,7 +13,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS = 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo test check check-style check-files check-layers check-types check-wheel bench fmt lock clean
+.PHONY: help env demo test chaos check check-style check-files check-layers check-types check-wheel bench fmt lock clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
@@ -26,6 +26,9 @@ demo: .venv/.demo ## Run the demo pipeline on an embedded Ray and say where its 
 
 test: .venv/.dev ## Run all tests (unit tests beside the Ray tests; JOBS processes)
 	RAY_AUTH_MODE=disabled $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
+
+chaos: .venv/.dev ## Kill runs a thousand times and more, on SQLite and PostgreSQL (CHAOS_KILLS=1000 CHAOS_SEED=1)
+	CHAOS_KILLS=$${CHAOS_KILLS:-1000} $(BIN)/python -m pytest -s -q tests/chaos
 
 check: check-style check-files check-layers check-types check-wheel ## Style, types, layers, lock and generated files, wheel: all that CI checks
 

@@ -1,12 +1,13 @@
 """Measures a large loop: items per second, and what the coordinator's memory grows by.
 
     python -m benchmarks.foreach [--items 100000] [--max-parallel 64] [--failing 100] [--from list|ndjson|csv|parquet]
-                                 [--item-bytes 0] [--log none|memory|sqlite] [--json]
+                                 [--item-bytes 0] [--result-bytes 0] [--log none|memory|sqlite] [--json]
 
 Every n-th item fails (`--failing 100`: 1 %) and is listed under `errors`; the others return a small object. The growth of the
 peak resident set is taken from before the run to its end, so the interpreter, the imports and a list of items given as the
 run's input are not part of it; a file of items (`--from`) is read while the loop runs, and its reading is part of it.
-`engine.md` asks for at most 250 MB.
+`engine.md` asks for at most 250 MB. With `--result-bytes` every item returns so much text, and a second loop reads it all:
+what is recorded (`--log sqlite`) need not stay in memory.
 """
 
 from __future__ import annotations
@@ -40,28 +41,38 @@ class Work:
     class Input(BaseModel):
         item: dict[str, Any]
         failing: int
+        result_bytes: int = 0
 
     class Output(BaseModel):
         number: int
+        text: str | None = None
 
     async def execute(self, input: Input, context: Context) -> Output:
         number = input.item["number"]
         if input.failing and number % input.failing == 0:
             raise PermanentError(f"Item {number} is one of those that fail.")
-        return self.Output(number=number)
+        text = f"{number:010}" * (input.result_bytes // 10) if input.result_bytes else None
+        return self.Output(number=number, text=text)
 
 
-def pipeline(items: Any, window: int) -> dict[str, Any]:
-    """Return a loop over `items`."""
+def pipeline(items: Any, window: int, result_bytes: int) -> dict[str, Any]:
+    """Return a loop over `items`; when its results are large, with a second one over them, and only numbers as the output."""
     loop = {"items": items, "loop_stages": ["work"], "max_parallel": window, "break_on_error": False}
-    work = {"item": "{{item}}", "failing": "{{input.failing}}"}
-    return {
-        "name": "foreach",
-        "stages": [
-            {"id": "each", "component_type": "foreach", "config": loop},
-            {"id": "work", "component_type": "work", "config": work},
-        ],
-    }
+    work = {"item": "{{item}}", "failing": "{{input.failing}}", "result_bytes": result_bytes}
+    stages: list[dict[str, Any]] = [
+        {"id": "each", "component_type": "foreach", "config": loop},
+        {"id": "work", "component_type": "work", "config": work},
+    ]
+    if not result_bytes:
+        return {"name": "foreach", "stages": stages}
+    again = {"items": "{{stages.each.results}}", "loop_stages": ["shorten"], "max_parallel": window}
+    shorten = {"name": "short", "value": "{{ none if item is none else {'number': item.number} }}"}
+    stages += [
+        {"id": "again", "component_type": "foreach", "config": again},
+        {"id": "shorten", "component_type": "variable_set", "config": shorten},
+    ]
+    output = {"results": "{{stages.again.results | map(attribute='short') | list}}", "errors": "{{stages.each.errors}}"}
+    return {"name": "foreach", "stages": stages, "output": output}
 
 
 def write_items(file: Path, items: int, item_bytes: int) -> None:
@@ -97,7 +108,9 @@ def measure(said: argparse.Namespace, folder: Path) -> dict[str, Any]:
         write_items(file, said.items, said.item_bytes)
         source = {"dataset": file.name}
     (folder / "flowmason.json").write_text('{"name": "benchmark"}', encoding="utf-8")
-    (folder / "foreach.pipeline.json").write_text(json.dumps(pipeline(source, said.max_parallel)), encoding="utf-8")
+    (folder / "foreach.pipeline.json").write_text(
+        json.dumps(pipeline(source, said.max_parallel, said.result_bytes)), encoding="utf-8"
+    )
     prepared = PreparedRun(folder / "foreach.pipeline.json", given, components=[Work], store=store_of(said.log, folder))
     before = _peak_mib()
     started = perf_counter()
@@ -106,7 +119,9 @@ def measure(said: argparse.Namespace, folder: Path) -> dict[str, Any]:
     grown = _peak_mib() - before
     failed = [error["index"] for error in output["errors"]]
     assert failed == [n for n in range(said.items) if said.failing and n % said.failing == 0]
-    expected = [None if said.failing and n % said.failing == 0 else {"number": n} for n in range(said.items)]
+    short = {} if said.result_bytes else {"text": None}
+    failing = said.failing
+    expected = [None if failing and n % failing == 0 else {"number": n, **short} for n in range(said.items)]
     assert output["results"] == expected
     return {
         "items": said.items,
@@ -134,6 +149,7 @@ def main() -> None:
     parser.add_argument(
         "--item-bytes", type=int, default=0, help="how long a text each item carries besides its number"
     )
+    parser.add_argument("--result-bytes", type=int, default=0, help="how long a text each item returns")
     parser.add_argument("--log", choices=("none", "memory", "sqlite"), default="memory")
     parser.add_argument("--json", action="store_true")
     said = parser.parse_args()

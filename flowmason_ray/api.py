@@ -14,7 +14,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from flowmason_ray.components.base import InvalidComponent
-from flowmason_ray.engine.events import RunCancelled, RunSucceeded
+from flowmason_ray.engine.events import Event, RunCancelled, RunPaused, RunSucceeded
 from flowmason_ray.engine.replay import Replayed
 from flowmason_ray.engine.run_log import RunLog, RunRecord, RunStore
 from flowmason_ray.engine.runner import Durability, Observer, Runner
@@ -40,7 +40,7 @@ class RunResult:
 
     run_id: str
     status: str
-    """`succeeded`, `failed` or `cancelled`."""
+    """`succeeded`, `failed`, `cancelled`, or `paused`: it can be resumed."""
     output: Any
     """The pipeline's result; None unless it succeeded. Frames are polars DataFrames."""
     failure: Failure | None
@@ -58,6 +58,9 @@ class RunResult:
         """
         if self.failure is not None:
             raise RunFailed(self.failure, run_id=self.run_id)
+        if self.status == "paused":
+            message = "The run was paused; it has no result yet."
+            raise RunFailed(Failure(code="paused", message=message), run_id=self.run_id)
         return self
 
     def to_json(self) -> dict[str, Any]:
@@ -73,6 +76,9 @@ class RunResult:
         if self.failure is not None:
             data["error"] = self.failure.to_json()
         return data
+
+
+_STATUSES: Mapping[type[Event], str] = {RunSucceeded: "succeeded", RunCancelled: "cancelled", RunPaused: "paused"}
 
 
 class PreparedRun:
@@ -132,6 +138,8 @@ class PreparedRun:
         self._runner: Runner | None = None
         self._cancelled: str | None = None
         """Why `cancel` was called, so that one that comes before `run` counts too."""
+        self._paused: tuple[str | None] | None = None
+        """Who called `pause`, likewise."""
 
     @property
     def run_id(self) -> str:
@@ -143,6 +151,20 @@ class PreparedRun:
         self._cancelled = message
         if self._runner is not None:
             self._runner.cancel(message)
+
+    def pause(self, *, by: str | None = None) -> None:
+        """Stop the run where it is, from any thread; it ends with status `paused` and can be resumed.
+
+        Stages that can be repeated are stopped; those with an effect that must not be are waited for.
+
+        Raises:
+            InvalidCall: the run is not recorded, so nothing could resume it.
+        """
+        if self._store is None:
+            raise InvalidCall("A run that is not recorded cannot be paused: nothing could resume it. Give it a store.")
+        self._paused = (by,)
+        if self._runner is not None:
+            self._runner.pause(by)
 
     def answer(self, path: str, data: Any, *, by: str | None = None) -> None:
         """Answer what the stage at `path` asks (`wait_for_approval`), from any thread."""
@@ -169,11 +191,13 @@ class PreparedRun:
         )
         if self._cancelled is not None:
             self._runner.cancel(self._cancelled)
+        if self._paused is not None:
+            self._runner.pause(*self._paused)
         started = perf_counter()
         ended = await self._runner.run()
         event = ended.event
         succeeded = isinstance(event, RunSucceeded)
-        status = "succeeded" if succeeded else "cancelled" if isinstance(event, RunCancelled) else "failed"
+        status = _STATUSES.get(type(event), "failed")
         return RunResult(
             run_id=self.run_id,
             status=status,

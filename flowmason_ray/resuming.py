@@ -109,16 +109,16 @@ async def prepare_resume(
         InvalidCall: it was not interrupted, has no file, or cannot go on as asked.
     """
     record = await store.find(run_id)
-    if record.status != "interrupted":
+    if record.status not in ("interrupted", "paused"):
         raise InvalidCall(
-            f"Run {record.run_id!r} is {record.status}: only a run that was interrupted can be taken up again."
+            f"Run {record.run_id!r} is {record.status}: only a run that was interrupted or paused can be taken up again."
         )
     file = _file_of(record)
     space = workspace or open_workspace(file)
-    decoder = Decoder(store.blobs)
+    decoder = Decoder(store.blobs, lazy=True)
     events: list[Event] = []
     async for recorded in store.read(record.run_id):
-        events.append(_with_items(event_from_json(recorded.event, decoder), space.project.root))
+        events.append(with_items(event_from_json(recorded.event, decoder), space.project.root))
     return ResumedRun(record, events, store=store, workspace=space, in_doubt=in_doubt, on=on, observers=observers)
 
 
@@ -129,7 +129,7 @@ def _file_of(record: RunRecord) -> Path:
     return Path(record.file)
 
 
-def _with_items(event: Event, project_dir: Path) -> Event:
+def with_items(event: Event, project_dir: Path) -> Event:
     """Give a loop's items back their shape: they are recorded as plain JSON."""
     if isinstance(event, StageSucceeded) and event.decision is not None and "count" in event.decision:
         value: Any = event.value

@@ -41,6 +41,13 @@ class StoreSettings(BaseModel):
         description="Large values: a directory, relative to the project, or a URL such as `s3://bucket/prefix`. It belongs to "
         "one run log. The environment variable FLOWMASON_BLOBS comes first.",
     )
+    lease_s: float = Field(
+        default=15,
+        ge=1,
+        le=3600,
+        description="How long a run belongs to a process that is not heard of, in seconds: after that it counts as interrupted, "
+        "and another may take it up. On one machine a process that has gone is noticed at once.",
+    )
 
 
 class TestingSettings(BaseModel):

@@ -11,6 +11,7 @@ import typer
 
 from flowmason_ray.cli import (
     components_commands,
+    control_commands,
     db_commands,
     fmt_command,
     init_command,
@@ -52,6 +53,8 @@ def make_app() -> typer.Typer:
 
     app.command("run")(run_command.run)
     app.command("resume")(resume_command.resume)
+    app.command("pause")(control_commands.pause)
+    app.command("cancel")(control_commands.cancel)
     app.command("validate")(validate_command.validate)
     app.command("test")(test_command.run_tests)
     app.command("plan")(plan_command.plan)

@@ -10,7 +10,7 @@ from typing import Any, ParamSpec
 from flowmason_ray.cli.terminal import StdoutClosed, abandon_stdout, note, painter
 from flowmason_ray.errors import FlowMasonError
 
-FAILED, INVALID, CANCELLED = 1, 2, 130
+FAILED, INVALID, PAUSED, CANCELLED = 1, 2, 75, 130
 """Exit codes besides 0."""
 
 P = ParamSpec("P")

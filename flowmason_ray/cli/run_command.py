@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flowmason_ray.cli.errors import CANCELLED, FAILED, command
+from flowmason_ray.cli.errors import CANCELLED, FAILED, PAUSED, command
 
 if TYPE_CHECKING:
     from flowmason_ray.api import PreparedRun, RunResult
     from flowmason_ray.cli.watching import Watcher
     from flowmason_ray.spec.loader import LoadedPipeline
 
-EXIT_CODES = {"succeeded": 0, "failed": FAILED, "cancelled": CANCELLED}
+EXIT_CODES = {"succeeded": 0, "failed": FAILED, "cancelled": CANCELLED, "paused": PAUSED}
 
 
 @command
@@ -151,8 +151,10 @@ def tell(result: RunResult, prepared: PreparedRun, loaded: LoadedPipeline, *, as
         from flowmason_ray.cli.failure_report import print_failure
 
         print_failure(result, prepared.plan, loaded, stored=stored)
-    from flowmason_ray.cli.terminal import write_json
+    from flowmason_ray.cli.terminal import note, write_json
 
+    if result.status == "paused":
+        note(f"Go on with it: fm resume {result.run_id}")
     if as_json:
         write_json(result.to_json())
     elif result.status == "succeeded":

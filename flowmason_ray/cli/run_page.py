@@ -83,7 +83,9 @@ def run_page(run: RecordedRun, paint: Paint) -> str:
     lines += [f"file     {shown_path(record.file)}"] if record.file else []
     lines += [f"used     {', '.join(f'{n} {v:,}' for n, v in run.summary.usage.items())}"] if run.summary.usage else []
     if record.status == "interrupted":
-        lines.append("The process that ran it has gone without ending it.")
+        lines.append(f"The process that ran it has gone without ending it. Go on with it: fm resume {record.run_id}")
+    if record.status == "paused":
+        lines.append(f"Go on with it: fm resume {record.run_id}")
     lines += ["", *_stages(run.summary, sign, paint)]
     failure = record.failure
     if failure:

@@ -1,4 +1,5 @@
-"""What is asked of a run from another process: to take an answer, to stop. Both wait until the run's log says that it was done."""
+"""What is asked of a run from another process: to take an answer, to pause, to stop. Each waits until the run's log says that
+it was done."""
 
 from __future__ import annotations
 
@@ -66,15 +67,39 @@ async def cancel_run(store: RunStore, run: str) -> None:
         InvalidCall: it is over, or did not react.
     """
     record = await _under_way(store, run)
-    position = 0
-    async for recorded in store.read(record.run_id):
-        position = recorded.position
-    await store.request(
-        record.run_id, "cancel", {"message": f"The run was cancelled (by {_user()}, 'fm runs cancel')."}
-    )
+    position = await _last_position(store, record)
+    await store.request(record.run_id, "cancel", {"message": f"The run was cancelled (by {_user()}, 'fm cancel')."})
     if not await _seen(store, record, position, lambda e: e["kind"] in _ENDED):
         raise InvalidCall(f"Run {record.run_id!r} did not end within {PATIENCE_S:g} s; is its process still there?")
     note(f"Run {record.run_id} has ended: {(await store.find(record.run_id)).status}.")
+
+
+async def pause_run(store: RunStore, run: str) -> None:
+    """Pause a run.
+
+    Raises:
+        InvalidCall: it is not under way, or did not react.
+    """
+    record = await _under_way(store, run)
+    position = await _last_position(store, record)
+    await store.request(record.run_id, "pause", {"by": _user()})
+    if not await _seen(store, record, position, lambda e: e["kind"] == "run_paused" or e["kind"] in _ENDED):
+        raise InvalidCall(
+            f"Run {record.run_id!r} has not paused within {PATIENCE_S:g} s. It pauses as soon as the stages whose effects must "
+            "not be repeated have ended ('fm runs show' lists what runs), if its process is still there."
+        )
+    status = (await store.find(record.run_id)).status
+    if status == "paused":
+        note(f"Run {record.run_id} is paused. Go on with it: fm resume {record.run_id}")
+    else:
+        note(f"Run {record.run_id} ended before it could pause: {status}.")
+
+
+async def _last_position(store: RunStore, record: RunRecord) -> int:
+    position = 0
+    async for recorded in store.read(record.run_id):
+        position = recorded.position
+    return position
 
 
 async def _under_way(store: RunStore, run: str) -> RunRecord:

@@ -55,7 +55,7 @@ def list_runs(
         hint = f" Did you mean {close!r}?" if close else ""
         raise InvalidCall(f"There is no status {status!r}; there is: {', '.join(STATUSES)}.{hint}")
     begun = None if since is None else time() - seconds_of("--since", since)
-    records = _wait(_store(project).list_runs(limit=limit, status=status, pipeline=pipeline, since=begun))
+    records = _wait(store_of(project).list_runs(limit=limit, status=status, pipeline=pipeline, since=begun))
     if as_json:
         write_json({"runs": [record_json(record) for record in records]})
     elif not records:
@@ -74,7 +74,7 @@ def show_run(run: RunId, as_json: AsJson = False, project: Project = ".") -> Non
     from flowmason_ray.cli.run_page import read_run, run_document, run_page
     from flowmason_ray.cli.terminal import painter, write_json, write_text
 
-    store = _store(project)
+    store = store_of(project)
     found = _wait(read_run(store, run))
     if as_json:
         write_json(run_document(found))
@@ -98,7 +98,7 @@ def story(
     """Tell what happened in a run, in order."""
     from flowmason_ray.cli.run_story import tell
 
-    _wait(tell(_store(project), run, path, as_json=as_json))
+    _wait(tell(store_of(project), run, path, as_json=as_json))
 
 
 @group.command("events")
@@ -112,7 +112,7 @@ def events(
     """Print a run's events as they are recorded, one JSON document a line."""
     from flowmason_ray.cli.run_story import print_events
 
-    _wait(print_events(_store(project), run, follow=follow))
+    _wait(print_events(store_of(project), run, follow=follow))
 
 
 @group.command("answer")
@@ -129,7 +129,7 @@ def answer(
     """Answer a stage that waits for a person (wait_for_approval)."""
     from flowmason_ray.cli.run_requests import answer_stage
 
-    _wait(answer_stage(_store(project), run, path.strip("/"), data, by))
+    _wait(answer_stage(store_of(project), run, path.strip("/"), data, by))
 
 
 @group.command("cancel")
@@ -138,7 +138,7 @@ def cancel(run: RunId, project: Project = ".") -> None:
     """Cancel a run that is under way, wherever it was started."""
     from flowmason_ray.cli.run_requests import cancel_run
 
-    _wait(cancel_run(_store(project), run))
+    _wait(cancel_run(store_of(project), run))
 
 
 @group.command("prune")
@@ -166,14 +166,19 @@ def prune(
     from flowmason_ray.cli.terminal import write_json, write_text
 
     age = None if older_than is None else seconds_of("--older-than", older_than)
-    found = _wait(_store(project).prune(older_than_s=age, keep=keep, dry_run=dry_run))
+    found = _wait(store_of(project).prune(older_than_s=age, keep=keep, dry_run=dry_run))
     if as_json:
         write_json(pruned_document(found, dry_run=dry_run))
     else:
         write_text(pruned_text(found, dry_run=dry_run))
 
 
-def _store(project: str) -> RunStore:
+def store_of(project: str) -> RunStore:
+    """Return the store of the project around a directory.
+
+    Raises:
+        InvalidCall: there is no such directory.
+    """
     from pathlib import Path
 
     from flowmason_ray.errors import InvalidCall

@@ -21,6 +21,7 @@ _SIGNS = {
     "running": "▶",
     "waiting": "·",
     "interrupted": "?",
+    "paused": "‖",
 }
 _PLAIN_SIGNS = {
     "succeeded": "ok",
@@ -32,6 +33,7 @@ _PLAIN_SIGNS = {
     "running": ">",
     "waiting": ".",
     "interrupted": "?",
+    "paused": "=",
 }
 COLOURS = {
     "succeeded": "green",
@@ -43,6 +45,7 @@ COLOURS = {
     "running": "cyan",
     "waiting": "dim",
     "interrupted": "yellow",
+    "paused": "cyan",
 }
 """How states are painted; each also has a sign of its own."""
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import orjson
 from pydantic import ValidationError
 
-from flowmason_ray.engine.component import ComponentSpec
+from flowmason_ray.engine.component import ComponentSpec, Kind
+from flowmason_ray.engine.kept import plain
 from flowmason_ray.engine.output_dump import dump_output
 from flowmason_ray.engine.values import Decision, is_frame, printable, recorded_size
 from flowmason_ray.errors import Failure, FlowMasonError, StageError, TemporaryError
@@ -97,11 +98,14 @@ def prepare(work: Work, scope: Scope) -> Any:
     component = work.component
     if component is None:
         if work.schema is not None:
+            config = plain(config)
             conform(config, work.schema)
         try:
             return Value(config, size_bytes=recorded_size(config))
         except TypeError as exc:
             raise InvalidOutput(f"The value that a template made is not JSON: {exc}.") from exc
+    if component.kind is not Kind.CONTROL_FLOW:
+        config = plain(config)  # a loop goes over a lazy list as it is; other components know plain ones only
     if work.fixed:
         config = {**config, **work.fixed}
     try:
@@ -119,10 +123,11 @@ def _checked(decision: Decision, schema: InputSchema | None) -> Any:
     """
     if schema is None or decision.checked is None:
         return decision.value
+    value = plain(decision.value)
     if decision.checked == "input":
-        return schema.apply(decision.value)
-    conform(decision.value, schema)
-    return decision.value
+        return schema.apply(value)
+    conform(value, schema)
+    return value
 
 
 def conform(value: Any, schema: InputSchema) -> None:

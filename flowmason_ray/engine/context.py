@@ -18,6 +18,7 @@ from uuid import UUID
 
 from flowmason_ray.engine.events import Event, StageLogged, StageProgressed
 from flowmason_ray.engine.executor import RunInfo
+from flowmason_ray.engine.kept import member_of, read_value
 from flowmason_ray.engine.plan import PlanStage
 from flowmason_ray.engine.scope import WORDS, Scope
 from flowmason_ray.spec.expressions import StageView
@@ -136,7 +137,7 @@ class _Stages:
         index = target.index
         failure = scope.failures.get(index) if scope.failures else None
         return StageView(
-            scope.values[index], WORDS[scope.status[index]], None if failure is None else failure.to_json()
+            read_value(scope.values[index]), WORDS[scope.status[index]], None if failure is None else failure.to_json()
         )
 
 
@@ -165,7 +166,7 @@ class LocalScope:
         if root == "stages":
             return _Stages(self._scope, self._stage)
         if root == "input":
-            return self._scope.input
+            return read_value(self._scope.input)
         if root == "vars":
             return _variables(self._scope)
         if root == "context":
@@ -233,7 +234,7 @@ def visible_variables(scope: Scope) -> dict[str, Any]:
 
 
 def _variables(scope: Scope) -> Mapping[str, Any]:
-    return {name: handle[name] for name, handle in visible_variables(scope).items()}
+    return {name: member_of(handle, name) for name, handle in visible_variables(scope).items()}
 
 
 def read_environment(names: list[str]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from flowmason_ray.engine.commands import CancelStage, GatherResults, Output, StartStage, StartTimer
 from flowmason_ray.engine.component import Effect
-from flowmason_ray.engine.events import RUN_ENDED, Event, StageRetrying
+from flowmason_ray.engine.events import RUN_ENDED, Event, RunPaused, RunResumed, StageRetrying
 from flowmason_ray.engine.plan import Plan
 from flowmason_ray.engine.run_state import RunState
 
@@ -56,7 +56,7 @@ def replay(
 
     Args:
         plan: The plan that the run was made with.
-        stimuli: The recorded events that are stimuli, in order; consequences are passed over.
+        stimuli: The recorded events, in order. Of those that are no stimuli only pauses and resumptions matter.
         observe: Is shown each stimulus with what the state machine made of it.
         make_state: Makes the state machine.
 
@@ -67,9 +67,14 @@ def replay(
     begun: dict[str, StartStage | GatherResults] = {}
     delays: dict[str, tuple[StartTimer, float]] = {}
     stops: dict[str, CancelStage] = {}
+    paused: set[str] = set()
     ended: Event | None = None
     for event in stimuli:
         if not event.stimulus:
+            if isinstance(event, RunPaused):
+                paused = set(begun)  # none of these is under way any more, and none did its work
+            elif isinstance(event, RunResumed):
+                paused = set()
             continue
         outputs = state.handle(event)
         if observe is not None:
@@ -83,7 +88,7 @@ def replay(
             _note(output, event.at, begun, delays, stops)
             if isinstance(output, RUN_ENDED):
                 ended = output
-    return Replayed(state=state, outstanding=_outstanding(state, begun, delays, stops), ended=ended)
+    return Replayed(state=state, outstanding=_outstanding(state, begun, delays, stops, paused), ended=ended)
 
 
 def _note(
@@ -110,6 +115,7 @@ def _outstanding(
     begun: dict[str, StartStage | GatherResults],
     delays: dict[str, tuple[StartTimer, float]],
     stops: dict[str, CancelStage],
+    paused: set[str],
 ) -> Outstanding:
     active = state.active
     repeat: list[StartStage | GatherResults] = []
@@ -117,7 +123,7 @@ def _outstanding(
     for path, command in begun.items():
         if path not in active or path in stops:
             continue
-        if isinstance(command, StartStage) and command.stage.effect is Effect.EFFECTFUL:
+        if isinstance(command, StartStage) and command.stage.effect is Effect.EFFECTFUL and path not in paused:
             in_doubt.append(command)
         else:
             repeat.append(command)

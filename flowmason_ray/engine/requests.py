@@ -1,4 +1,4 @@
-"""What is asked of a run while it is under way, from this process or another: answers to its questions, and to stop.
+"""What is asked of a run while it is under way, from this process or another: answers to its questions, to pause, to stop.
 
 Requests of other processes come through the run's log (`RunLog.requests`), which is looked at every `LISTEN_S`.
 """
@@ -13,7 +13,7 @@ from typing import Any
 from flowmason_ray.engine.events import ApprovalAnswered, CancelRequested, Event, StageLogged
 from flowmason_ray.engine.run_log import RunLog
 from flowmason_ray.engine.run_state import RunState
-from flowmason_ray.errors import StoreError
+from flowmason_ray.errors import Fenced, StoreError
 from flowmason_ray.spec.input_schema import InputSchema
 
 LISTEN_S = 0.4
@@ -23,10 +23,31 @@ LISTEN_S = 0.4
 class Requests:
     """Takes what is asked of one run, and delivers it as events."""
 
-    def __init__(self, state: RunState, log: RunLog, deliver: Callable[[Event], None]) -> None:
+    def __init__(
+        self,
+        state: RunState,
+        log: RunLog,
+        deliver: Callable[[Event], None],
+        *,
+        resumed: bool,
+        pause: Callable[[str | None], None],
+        lost: Callable[[StoreError], None],
+    ) -> None:
+        """
+        Args:
+            state: The run's state: what it asks.
+            log: Where other processes' requests are.
+            deliver: Takes what is asked, as events.
+            resumed: Whether the run had a process before.
+            pause: Is told that somebody (who) wants the run to pause.
+            lost: Is told when another process has taken the run over.
+        """
         self._state = state
         self._log = log
         self._deliver = deliver
+        self._resumed = resumed
+        self._pause = pause
+        self._lost = lost
 
     def answer(self, path: str, data: Any, by: str | None) -> None:
         """Take an answer to what the stage at `path` asks; what was not asked, or does not fit the form, is passed over."""
@@ -47,20 +68,33 @@ class Requests:
         self._deliver(StageLogged(at=time(), path=path, level="warning", message=message))
 
     async def listen(self) -> None:
-        """Take up what other processes ask, until cancelled."""
-        taken = 0
+        """Take up what other processes ask, until cancelled.
+
+        What was asked of an earlier process of this run, one that is resumed, is over: but for answers, which are still good.
+        """
+        taken, earlier = 0, self._resumed
         while True:
-            await asyncio.sleep(LISTEN_S)
+            if not earlier:
+                await asyncio.sleep(LISTEN_S)
             try:
                 requests = await self._log.requests(after=taken)
+            except Fenced as exc:
+                self._lost(exc)
+                return
             except StoreError as exc:  # a log that can be written but not read: the run goes on, deaf for now
                 self._warn("", f"Requests from other processes cannot be read: {exc.message}")
+                earlier = False
                 continue
+            asked_earlier, earlier = earlier, False
             for request in requests:
                 taken = request.number
                 body = request.body
+                if asked_earlier and request.kind != "answer":
+                    continue
                 if request.kind == "answer":
                     self.answer(str(body.get("path")), body.get("data"), body.get("by"))
+                elif request.kind == "pause":
+                    self._pause(body.get("by"))
                 elif request.kind == "cancel":
                     message = str(body.get("message") or "The run was cancelled.")
                     self._deliver(CancelRequested(at=time(), message=message))

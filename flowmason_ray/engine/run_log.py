@@ -137,7 +137,10 @@ class RunStore(Protocol):
     """Where the logs of all runs are. `blobs`, where a store has that, is where their large values are (`stores.blobs`)."""
 
     def create(self, record: RunRecord, *, secrets: Iterable[str] = ()) -> RunLog:
-        """Begin the log of a new run. Wherever one of `secrets` stands in a text, `***` is recorded."""
+        """Begin the log of a new run, which is there for others as soon as its first events are recorded.
+
+        Wherever one of `secrets` stands in a text, `***` is recorded.
+        """
         ...
 
     def reopen(self, record: RunRecord, *, secrets: Iterable[str] = ()) -> RunLog:

@@ -4,7 +4,9 @@ The loop: take a stimulus, record it, let the state machine handle it, record wh
 executor. Reports that are there at once are handled in the same turn, so a chain of trivial stages never touches the event
 loop; the loop yields every few milliseconds nevertheless, so that cancelling and watching work.
 
-Time limits are kept by `engine.deadlines`, requests from outside are taken by `engine.requests`. Before an attempt with an effect starts, everything recorded so far is made durable; pure stages never wait.
+Time limits are kept by `engine.deadlines`, requests from outside are taken by `engine.requests`, a pause is brought about by
+`engine.pausing`. Before an attempt with an effect starts, everything recorded so far is made durable, and the lease on the
+run is looked at; pure stages never wait.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from flowmason_ray.engine.events import (
     Event,
     RunCreated,
     RunFailed,
+    RunPaused,
     RunResumed,
     RunSucceeded,
     StageBegan,
@@ -39,13 +42,15 @@ from flowmason_ray.engine.events import (
     TimerFired,
 )
 from flowmason_ray.engine.executor import Executor, RunInfo
+from flowmason_ray.engine.kept import plain
+from flowmason_ray.engine.pausing import Pause
 from flowmason_ray.engine.plan import Plan
 from flowmason_ray.engine.replay import Replayed
 from flowmason_ray.engine.requests import Requests
 from flowmason_ray.engine.run_log import RunLog
 from flowmason_ray.engine.run_state import RunState
 from flowmason_ray.engine.secrecy import Masking
-from flowmason_ray.errors import Failure, FlowMasonError
+from flowmason_ray.errors import Failure, FlowMasonError, StoreError
 
 Observer = Callable[[Event], None]
 """Is shown every event, recorded and live ones, in order."""
@@ -63,7 +68,7 @@ UNWRITTEN_BYTES = 32 * 2**20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """How a run ended: the event that says so, and the value for a success."""
+    """How a run ended, or that it was paused: the event that says so, and the value for a success."""
 
     event: Event
     value: Any = None
@@ -106,7 +111,12 @@ class Runner:
         self._arrived = asyncio.Event()
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._deadlines = Deadlines(executor.cancel)
-        self._requests = Requests(self._state, log, self._deliver)
+        self._pause = Pause(executor.cancel)
+        self._requests = Requests(
+            self._state, log, self._deliver, resumed=resumed is not None, pause=self._begin_pause, lost=self._lose
+        )
+        self._lost: StoreError | None = None
+        """Why this process may not go on with the run."""
         self._tells_beginning: bool = getattr(executor, "tells_beginning", False)
         self._held: dict[str, StartStage] = {}
         """Attempts that wait until the log is durable."""
@@ -120,6 +130,8 @@ class Runner:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._cancel_first: str | None = None
         """Why the run was cancelled before it began."""
+        self._pause_first: tuple[str | None] | None = None
+        """Who paused the run before it began."""
 
     def cancel(self, message: str = "The run was cancelled.") -> None:
         """Ask the run to stop. May be called from any thread, any number of times."""
@@ -129,6 +141,13 @@ class Runner:
         if (loop := self._loop) is not None:  # asked again: the run may have begun in between
             with suppress(RuntimeError):  # the loop is closed: the run is over
                 loop.call_soon_threadsafe(self._deliver, CancelRequested(at=time(), message=message))
+
+    def pause(self, by: str | None = None) -> None:
+        """Ask the run to stop where it is, to be resumed later. May be called from any thread."""
+        self._pause_first = (by,)
+        if (loop := self._loop) is not None:
+            with suppress(RuntimeError):  # the loop is closed: the run is over
+                loop.call_soon_threadsafe(self._begin_pause, by)
 
     def answer(self, path: str, data: Any, by: str | None = None) -> None:
         """Answer what the stage at `path` asks. May be called from any thread; what is not asked for is passed over."""
@@ -175,6 +194,8 @@ class Runner:
                 listening = asyncio.create_task(self._requests.listen())
                 if self._cancel_first is not None:
                     self._inbox.append(CancelRequested(at=time(), message=self._cancel_first))
+                if self._pause_first is not None:
+                    self._begin_pause(*self._pause_first)
                 while self._last is None:
                     try:
                         await self._turn()
@@ -226,6 +247,8 @@ class Runner:
 
     async def _turn(self) -> None:
         """Handle what has arrived, for at most `TURN_S`; wait when there is nothing."""
+        if self._lost is not None:
+            raise self._lost
         inbox = self._inbox
         deadline = perf_counter() + TURN_S
         while inbox and self._last is None:
@@ -243,7 +266,9 @@ class Runner:
             return
         if self._last is not None:
             return
-        if inbox:
+        if self._pause.complete and not inbox:
+            self._last = RunPaused(at=time(), by=self._pause.by, stopped=self._pause.stopped)
+        elif inbox:
             await asyncio.sleep(0)
         else:
             self._arrived.clear()
@@ -263,6 +288,8 @@ class Runner:
         """One stimulus and everything that the state machine makes of it."""
         if self._deadlines.watching:
             event = self._deadlines.completed(event)
+        if self._pause.watching and self._pause.takes(event):
+            return
         if type(event) is StageSucceeded:
             self._unwritten += event.size_bytes
         elif isinstance(event, StageFailed):
@@ -271,7 +298,8 @@ class Runner:
         for output in self._state.handle(event):
             kind = type(output)
             if kind is StageStarted:
-                self._record(output)  # pyright: ignore[reportArgumentType]  # type() is compared, which pyright does not narrow by
+                if not self._pause.asked:  # else it does not begin, and is told when it does
+                    self._record(output)  # pyright: ignore[reportArgumentType]  # type() is compared, which pyright does not narrow by
             elif kind is StartStage:
                 self._start(output)  # pyright: ignore[reportArgumentType]  # type() is compared, which pyright does not narrow by
             elif isinstance(output, Event):
@@ -312,7 +340,9 @@ class Runner:
 
     def _start(self, command: StartStage) -> None:
         effect = command.stage.effect
-        if self._durability == "none" or (self._durability == "run" and effect is Effect.PURE):
+        if self._pause.asked:
+            self._pause.hold(command)
+        elif self._durability == "none" or (self._durability == "run" and effect is Effect.PURE):
             self._begin(command)
         else:
             self._held[command.path] = command
@@ -327,6 +357,7 @@ class Runner:
             self._waiting = {}
             self._arrived.set()
         for command in list(waiting.values()):
+            self._log.check_lease()
             self._begin(command)
 
     def _begin(self, command: StartStage) -> None:
@@ -335,13 +366,43 @@ class Runner:
         report = self._executor.start(command)
         if report is not None:
             self._inbox.append(report)
+        else:
+            self._pause.began(command)
 
     def _gather(self, command: GatherResults) -> None:
+        if self._pause.asked:
+            self._pause.hold(command)
+            return
         report = self._executor.gather(command)
         if report is not None:
             self._inbox.append(report)
+        else:
+            self._pause.began(command)
+
+    def _begin_pause(self, by: str | None) -> None:
+        """Take up the wish to pause; the run has paused when nothing of it is under way any more."""
+        if self._pause.asked or self._last is not None or self._state.cancelling is not None:
+            return
+        self._pause.ask(by)
+        for held in (self._held, self._waiting):
+            for command in held.values():
+                self._pause.hold(command)
+            held.clear()
+        for path in self._pause.waits_for:
+            message = "The run is to pause; it waits for this stage, whose effect must not be repeated."
+            self._deliver(StageLogged(at=time(), path=path, level="warning", message=message))
+        self._arrived.set()
+
+    def _lose(self, error: StoreError) -> None:
+        """End here and now: another process has taken the run over."""
+        self._lost = error
+        self._arrived.set()
 
     def _cancel(self, command: CancelStage) -> None:
+        stopped = self._pause.cancelled(command) if self._pause.asked else None
+        if stopped is not None:
+            self._inbox.append(replace(stopped, at=time()))
+            return
         for held in (self._held, self._waiting):
             if held.pop(command.path, None) is not None:  # it never began
                 self._inbox.append(StageStopped(at=time(), path=command.path, attempt=command.attempt))
@@ -368,8 +429,9 @@ class Runner:
         value: Any = None
         if isinstance(event, RunSucceeded):
             try:
-                value = await self._executor.fetch(event.value)
-                event = replace(event, value=value)
+                fetched = await self._executor.fetch(event.value)
+                value = plain(fetched)
+                event = replace(event, value=fetched)
             except FlowMasonError as exc:
                 failure = Failure(code=exc.code, message=f"The result cannot be fetched: {exc.message}")
                 event = RunFailed(at=time(), failure=failure)

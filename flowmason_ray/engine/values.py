@@ -12,6 +12,8 @@ from typing import Any, Literal, cast
 
 import orjson
 
+from flowmason_ray.spec.language.values import LazyList
+
 INLINE_LIMIT_BYTES = 64 * 1024
 """Values whose JSON is larger than this are stored as blobs beside the log (architecture, "Values")."""
 
@@ -134,7 +136,7 @@ def recorded_size(value: Any) -> int:
         nonlocal frames
         if is_frame(part):
             frames += int(part.estimated_size())
-        elif not isinstance(part, (Items, Packed)):
+        elif not isinstance(part, (Items, Packed, LazyList)):
             raise TypeError(f"a value of type {type(part).__name__!r}")
 
     text = orjson.dumps(value, default=opaque, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY)

@@ -19,6 +19,7 @@ from flowmason_ray.spec.language.paths import quick_reader, reader
 from flowmason_ray.spec.language.references import Aspect, Key, Path, Reference, StageView, make_path, path_of
 from flowmason_ray.spec.language.scanning import spans
 from flowmason_ray.spec.language.syntax import ExpressionSyntaxError, parse_tree
+from flowmason_ray.spec.language.values import LazyList, eager
 
 __all__ = [
     "Aspect",
@@ -26,9 +27,11 @@ __all__ = [
     "Draw",
     "Expression",
     "ExpressionSyntaxError",
+    "LazyList",
     "Reference",
     "Scope",
     "StageView",
+    "eager",
     "parse_expression",
 ]
 

@@ -21,7 +21,9 @@ from typing import Any, cast
 
 import orjson
 
+from flowmason_ray.engine.commands import Each, Several
 from flowmason_ray.engine.events import EVENT_TYPES, Event, SkipReason, StageSucceeded
+from flowmason_ray.engine.kept import Kept, KeptList, Shelf
 from flowmason_ray.engine.secrecy import Masking
 from flowmason_ray.engine.values import INLINE_LIMIT_BYTES, Items, ItemSource, Packed, is_frame
 from flowmason_ray.errors import Failure, RunNotFound, StoreError
@@ -109,6 +111,8 @@ class Encoder:
         """Return how a value is recorded: (`value` or `packed`, JSON text)."""
         if isinstance(value, Packed):
             return "packed", self._handle(value)
+        if isinstance(value, Kept):
+            return self._kept(value)
         self._packed = self._nested_lossy = False
         self._marks = _NO_MARKS
         text = orjson.dumps(value, default=self._default, option=_OPTIONS)
@@ -134,7 +138,7 @@ class Encoder:
         lossy = masked is not text or self._nested_lossy or (self._packed and self._blobs is None)
         return masked, lossy or (b"null" in text and not _finite(value))
 
-    def _handle(self, value: Packed) -> bytes:
+    def _handle(self, value: Packed | Kept) -> bytes:
         """Return how the value is recorded that lies somewhere else, as whoever holds it has packed it."""
         if value.packed is None:
             self.lossy = True
@@ -149,6 +153,15 @@ class Encoder:
         self.digests.add(digest)
         return digest
 
+    def _kept(self, kept: Kept) -> tuple[str, bytes]:
+        """Record a value that may leave memory afterwards, if its record says exactly what it is."""
+        if kept.packed is not None:
+            return "packed", self._handle(kept)
+        key, text = self.value(kept.load())
+        if key == "packed":
+            kept.recorded(text, exactly=not self.lossy)
+        return key, text
+
     def _default(self, value: Any) -> Any:
         if is_frame(value):
             self._packed = True
@@ -158,6 +171,19 @@ class Encoder:
             handle = self._handle(value)
             self._nested_lossy |= self.lossy
             return orjson.Fragment(handle)
+        if isinstance(value, Kept):
+            if value.packed is None:
+                return value.load()
+            self._packed = True
+            handle = self._handle(value)
+            self._nested_lossy |= self.lossy
+            return orjson.Fragment(handle)
+        if isinstance(value, KeptList):
+            return list(value.parts)
+        if isinstance(value, Several):
+            return dict(value.parts)
+        if isinstance(value, Each):
+            return list(value.parts)
         if isinstance(value, Items):
             return _items(value, value.source)
         if isinstance(value, ItemSource):
@@ -183,6 +209,8 @@ def _finite(value: Any) -> bool:
     """Tell whether every number in a value is one that JSON has."""
     if isinstance(value, float):
         return isfinite(value)
+    if isinstance(value, (KeptList, Several, Each)):
+        return _finite(value.parts)
     if isinstance(value, Items):
         return _finite(value.source)
     within: Iterable[Any] = ()
@@ -202,14 +230,24 @@ _VALUES = frozenset({"value", "input"})
 class Decoder:
     """Brings recorded values back."""
 
-    def __init__(self, blobs: BlobStore | None, *, run_id: str | None = None) -> None:
+    def __init__(self, blobs: BlobStore | None, *, run_id: str | None = None, lazy: bool = False) -> None:
         """
         Args:
             blobs: Where large values are; None: nowhere.
             run_id: Whose values they are, for what is said when one cannot be read.
+            lazy: Whether large values come back as handles (`engine.kept`), which read them when somebody asks.
         """
         self._blobs = blobs
         self._run_id = run_id
+        self._shelf = Shelf(Decoder(blobs, run_id=run_id).packed) if lazy else None
+
+    def packed(self, text: bytes) -> Any:
+        """Return what a recorded form stands for.
+
+        Raises:
+            StoreError: it lies in a blob that cannot be read.
+        """
+        return self._unpack(orjson.loads(text))
 
     def value(self, event: Mapping[str, Any], name: str = "value") -> Any:
         """Return the value of a recorded event (None when it has none).
@@ -221,12 +259,17 @@ class Decoder:
         if packed not in event:
             return event.get(name)
         try:
-            return self._unpack(event[packed])
+            data = event[packed]
+            return self._handle(data) if name == "value" and self._shelf and _is_blob(data) else self._unpack(data)
         except StoreError as exc:
             whose = f" of stage {event['path']!r}" if event.get("path") else ""
             whose += f" of run {self._run_id!r}" if self._run_id else ""
             what = "value" if name == "value" else name
             raise type(exc)(f"The {what}{whose} cannot be read. {exc.message}") from exc
+
+    def _handle(self, marker: Mapping[str, Any]) -> Kept:
+        assert self._shelf is not None
+        return Kept(self._shelf, size_bytes=marker[BLOB].get("size_bytes", 0), packed=orjson.dumps(marker))
 
     def _unpack(self, data: Any) -> Any:
         if isinstance(data, dict):
@@ -239,7 +282,10 @@ class Decoder:
                     found = cast("dict[str, Any]", literal)
             return {key: self._unpack(value) for key, value in found.items()}
         if isinstance(data, list):
-            return [self._unpack(value) for value in data]  # pyright: ignore[reportUnknownVariableType]
+            listed = cast("list[Any]", data)
+            if self._shelf and any(_is_blob(each) for each in listed):
+                return KeptList([self._handle(each) if _is_blob(each) else self._unpack(each) for each in listed])
+            return [self._unpack(value) for value in listed]
         return data
 
     def _blob(self, marker: Mapping[str, Any]) -> Any:
@@ -254,6 +300,14 @@ class Decoder:
         return self._unpack(data) if marker.get("form") == "packed_json" else data
 
 
+def _is_blob(data: Any) -> bool:
+    """Tell whether a recorded form is the place of a JSON value in the blob store; frames are not, they come as they are."""
+    if not isinstance(data, dict):
+        return False
+    marker = cast("dict[str, Any]", data).get(BLOB)
+    return isinstance(marker, dict) and cast("dict[str, Any]", marker).get("media_type") == JSON_TYPE
+
+
 def _escaped(value: Any) -> Any:
     """Return `value` with every object that looks like one of our markers wrapped; the same object when there is none."""
     if isinstance(value, dict):
@@ -266,8 +320,15 @@ def _escaped(value: Any) -> Any:
         items = cast("list[Any]", value)
         listed = [_escaped(each) for each in items]
         return listed if any(new is not old for new, old in zip(listed, items, strict=True)) else items
+    if isinstance(value, KeptList):
+        parts = [_escaped(each) for each in value.parts]
+        return KeptList(parts) if any(new is not old for new, old in zip(parts, value.parts, strict=True)) else value
+    if isinstance(value, Several):
+        members = {name: _escaped(each) for name, each in value.parts.items()}
+        return Several(members) if any(members[name] is not value.parts[name] for name in members) else value
     if isinstance(value, Items):
-        return _items(value, _escaped(value.source))
+        source = _escaped(value.source)
+        return value if source is value.source else _items(value, source)
     return value
 
 

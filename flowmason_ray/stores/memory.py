@@ -179,7 +179,8 @@ class MemoryRunStore:
         self, *, limit: int = 50, pipeline: str | None = None, status: str | None = None, since: float | None = None
     ) -> list[RunRecord]:
         """Return the newest runs first."""
-        records = sorted((log.record for log in reversed(self.logs.values())), key=lambda r: r.created_at, reverse=True)
+        begun = (log.record for log in reversed(self.logs.values()) if log.events)
+        records = sorted(begun, key=lambda r: r.created_at, reverse=True)
         return [
             r
             for r in records

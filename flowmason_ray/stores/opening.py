@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from flowmason_ray.errors import StoreError, nearest
 from flowmason_ray.settings import Project
 from flowmason_ray.stores.blobs import open_blobs
+from flowmason_ray.stores.owners import LEASE_S
 from flowmason_ray.stores.sqlite_files import SCHEMA_REVISION
 
 if TYPE_CHECKING:
@@ -63,16 +64,17 @@ def project_store(project: Project) -> SqliteRunStore | PostgresRunStore:
         StoreError: its address is none that we know.
         MissingExtra: what it needs is not installed.
     """
-    return open_store(*store_addresses(project), project.root)
+    return open_store(*store_addresses(project), project.root, lease_s=project.settings.stores.lease_s)
 
 
-def open_store(runs: str, blobs: str, root: Path) -> SqliteRunStore | PostgresRunStore:
+def open_store(runs: str, blobs: str, root: Path, *, lease_s: float = LEASE_S) -> SqliteRunStore | PostgresRunStore:
     """Return the run store at an address. Nothing is opened yet.
 
     Args:
         runs: A file, relative to `root`, or a URL.
         blobs: A directory, relative to `root`, or a URL.
         root: The project's directory.
+        lease_s: How long a run belongs to a process that is not heard of.
 
     Raises:
         StoreError: the address is none that we know.
@@ -81,10 +83,10 @@ def open_store(runs: str, blobs: str, root: Path) -> SqliteRunStore | PostgresRu
     if runs.startswith(POSTGRES):
         from flowmason_ray.stores.postgres import PostgresRunStore
 
-        return PostgresRunStore(runs, open_blobs(blobs, root))
+        return PostgresRunStore(runs, open_blobs(blobs, root), lease_s=lease_s)
     from flowmason_ray.stores.sqlite import SqliteRunStore
 
-    return SqliteRunStore(sqlite_file(runs, root), open_blobs(blobs, root))
+    return SqliteRunStore(sqlite_file(runs, root), open_blobs(blobs, root), lease_s=lease_s)
 
 
 def sqlite_file(runs: str, root: Path) -> Path:

@@ -46,7 +46,10 @@ _HOLD: dict[bool, LiteralString] = {False: _LOCKED, True: _RENEWED}
 
 
 class PostgresJournal:
-    """The rows of one run."""
+    """The rows of one run.
+
+    A new run gets its row in the transaction of its first events: a run that is there at all can be taken up again.
+    """
 
     def __init__(
         self, address: Address, blobs: BlobStore | None, record: RunRecord, *, lease_s: float, reopen: bool = False
@@ -63,6 +66,7 @@ class PostgresJournal:
         self._address = address
         self._blobs = blobs
         self._lease_s = lease_s
+        self._record = record
         self._run_id = record.run_id
         self._told_at = 0.0
         self._untold = False
@@ -71,7 +75,9 @@ class PostgresJournal:
         self._connection = connect(address)
         try:
             with clear_errors(address, "write", self._connection):
-                self._run = self._take_over(record) if reopen else self._insert(record)
+                if not reopen:
+                    self._refuse_known(record)
+                self._run: int | None = self._take_over(record) if reopen else None
                 self.store_id: str = self._one("SELECT id FROM store")[0]
         except BaseException:
             close(self._connection)
@@ -82,6 +88,10 @@ class PostgresJournal:
         if row is None:
             raise StoreError(f"{self.where} is not whole: something has removed rows from it.")
         return row
+
+    def _refuse_known(self, record: RunRecord) -> None:
+        if self._connection.execute("SELECT 1 FROM runs WHERE run_id = %s", (record.run_id,)).fetchone():
+            raise StoreError(f"There is a run {record.run_id!r} already.")
 
     def _insert(self, record: RunRecord) -> int:
         owner = this_process()
@@ -128,10 +138,14 @@ class PostgresJournal:
 
     def write(self, group: Group, *, renew: bool) -> None:
         """Commit a group in one transaction."""
+        if self._run is None and not (group.rows or group.results):
+            return
         values = {"run": self._run, "epoch": self.epoch, "lease": self._lease_s}
         with clear_errors(self._address, "write", self._connection):
             try:
-                if group.digests or group.results or group.status is not None:
+                if self._run is None:
+                    self._begin_run(group, values)
+                elif group.digests or group.results or group.status is not None:
                     with self._connection.transaction():
                         self._write_all(group, values, renew)
                 elif group.rows:
@@ -143,6 +157,15 @@ class PostgresJournal:
                 raise ConnectionLost(f"{self.where} holds events already that were about to be recorded.") from exc
         self._untold = bool(group.rows) or self._untold
         self._tell()
+
+    def _begin_run(self, group: Group, values: dict[str, Any]) -> None:
+        try:
+            with self._connection.transaction():
+                self._run = values["run"] = self._insert(self._record)
+                self._write_all(group, values, renew=False)
+        except BaseException:
+            self._run = None
+            raise
 
     def _write_all(self, group: Group, values: dict[str, Any], renew: bool) -> None:
         connection = self._connection
@@ -216,6 +239,15 @@ class PostgresJournal:
         self._connection = connect(self._address)
         with clear_errors(self._address, "read", self._connection), self._connection.transaction():
             self._connection.execute("SELECT set_config('lock_timeout', %s, true)", (LOCK_TIMEOUT,))
+            if self._run is None:  # its first commit was lost, or came through after all
+                owner = this_process()
+                row = self._connection.execute(
+                    "SELECT id, host, pid, pid_started FROM runs WHERE run_id = %s", (self._run_id,)
+                ).fetchone()
+                if row is None:
+                    return 0
+                self._held(1 if tuple(row[1:]) == (owner.host, owner.pid, owner.started) else 0)
+                self._run = row[0]
             held = self._connection.execute("SELECT epoch FROM runs WHERE id = %s FOR UPDATE", (self._run,)).fetchone()
             self._held(1 if held is not None and held[0] == self.epoch else 0)
             return self._one("SELECT coalesce(max(position), 0) FROM events WHERE run = %s", (self._run,))[0]

@@ -20,9 +20,14 @@ from flowmason_ray.stores.owners import this_process
 from flowmason_ray.stores.records import COLUMNS, gone, may_take_over, record_of, request_of, result_of, sound
 from flowmason_ray.stores.sqlite_files import NOW, clear_errors, open_for_reading, open_for_writing
 
+_INSERT_EVENT = "INSERT INTO events (run, position, at, kind, path, body)"
+
 
 class SqliteJournal:
-    """The rows of one run."""
+    """The rows of one run.
+
+    A new run gets its row in the transaction of its first events: a run that is there at all can be taken up again.
+    """
 
     def __init__(
         self, file: Path, blobs: BlobStore | None, record: RunRecord, *, lease_s: float, reopen: bool = False
@@ -40,20 +45,23 @@ class SqliteJournal:
         self._lease_s = lease_s
         self._reading = threading.Lock()
         self._reader: sqlite3.Connection | None = None
+        self._record = record
         self._run_id = record.run_id
         with clear_errors(file, "open"):
             self._connection = open_for_writing(file)
             try:
                 self._inode = os.stat(file).st_ino
-                self._run = self._take_over(record) if reopen else self._insert(record)
-                # The run's number stands in the statement: rows go in as they are.
-                self._insert_event = (
-                    f"INSERT INTO events (run, position, at, kind, path, body) VALUES ({self._run:d}, ?, ?, ?, ?, ?)"
-                )
+                if not reopen:
+                    self._refuse_known(record)
+                self._run: int | None = self._take_over(record) if reopen else None
                 self.store_id: str = self._connection.execute("SELECT id FROM store").fetchone()[0]
             except BaseException:
                 self._connection.close()
                 raise
+
+    def _refuse_known(self, record: RunRecord) -> None:
+        if self._connection.execute("SELECT 1 FROM runs WHERE run_id = ?", (record.run_id,)).fetchone():
+            raise StoreError(f"There is a run {record.run_id!r} already.")
 
     def _insert(self, record: RunRecord) -> int:
         owner = this_process()
@@ -109,15 +117,22 @@ class SqliteJournal:
 
     def write(self, group: Group, *, renew: bool) -> None:
         """Commit a group in one transaction."""
+        if self._run is None and not (group.rows or group.results):
+            return
+        new = self._run is None
         with clear_errors(self._file, "write"):
             connection = self._connection
             connection.execute("BEGIN IMMEDIATE")
             try:
-                self._hold(renew)
+                if new:
+                    self._run = self._insert(self._record)
+                else:
+                    self._hold(renew)
                 if group.digests or group.results:
                     self._refer(group)
                 if group.rows:
-                    connection.executemany(self._insert_event, group.rows)
+                    # The run's number stands in the statement: rows go in as they are.
+                    connection.executemany(f"{_INSERT_EVENT} VALUES ({self._run:d}, ?, ?, ?, ?, ?)", group.rows)
                 if group.status is not None:
                     self._set_status(group.status)
                 self._check_file()
@@ -125,6 +140,8 @@ class SqliteJournal:
             except BaseException:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
+                if new:
+                    self._run = None
                 raise
 
     def _hold(self, renew: bool) -> None:

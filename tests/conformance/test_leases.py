@@ -24,7 +24,7 @@ from flowmason_ray.stores.blobs import LocalBlobs
 from flowmason_ray.stores.opening import open_store as open_at
 from flowmason_ray.stores.postgres import PostgresRunStore
 from flowmason_ray.stores.sqlite import SqliteRunStore
-from flowmason_ray.testing.conformance.run_stores import new_record, recorded
+from flowmason_ray.testing.conformance.run_stores import begun, new_record, recorded
 from tests.cli_kit import environment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -200,7 +200,7 @@ def test_a_stopped_process_that_nobody_replaced_goes_on(
 def test_a_lease_is_renewed_while_nothing_is_recorded(open_store: OpenStore) -> None:
     async def work() -> None:
         store = open_store()
-        log = store.create(new_record())
+        log = await begun(store)
         for _ in range(10):
             await asyncio.sleep(LEASE_S / 4)
             log.check_lease()

@@ -14,7 +14,7 @@ from flowmason_ray.components.base import control_flow, operator
 from flowmason_ray.engine.component import Context, Cost, Effect
 from flowmason_ray.engine.values import Decision, Items, is_frame
 from flowmason_ray.errors import PermanentError
-from flowmason_ray.spec.expressions import DictScope, parse_expression
+from flowmason_ray.spec.expressions import DictScope, LazyList, parse_expression
 
 
 @control_flow(
@@ -100,7 +100,7 @@ def _source(items: Any, context: Context) -> Any:
     """
     if isinstance(items, tuple):
         return list(items)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-    if isinstance(items, list) or is_frame(items):
+    if isinstance(items, (list, LazyList)) or is_frame(items):
         return items  # pyright: ignore[reportUnknownVariableType]
     if isinstance(items, dict) and "dataset" in items:
         from flowmason_ray.components.datasets import open_dataset

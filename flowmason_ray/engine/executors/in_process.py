@@ -2,7 +2,8 @@
 
 Trivial components run in place: the report is there before `start` returns, and no event loop, task or thread is involved.
 Other asynchronous components run on a loop in a thread of its own, synchronous ones in a thread each (`threads`), as many
-at once as the machine has room for (`slots`). Handles are the values themselves.
+at once as the machine has room for (`slots`). Handles are the values themselves;
+large ones that a loop makes are `Kept`, if the run is recorded with blobs.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from time import perf_counter, time
 from typing import Any, Self
 
 from flowmason_ray.engine.attempt import DECLINED, Value, fail, finish, prepare
-from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage, resolve_part
+from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage
 from flowmason_ray.engine.component import Cost
 from flowmason_ray.engine.context import AttemptContext, LocalScope
 from flowmason_ray.engine.events import (
@@ -29,7 +30,11 @@ from flowmason_ray.engine.events import (
 from flowmason_ray.engine.executor import STOP_GRACE_S, Deliver, RunInfo
 from flowmason_ray.engine.executors.slots import Demand, Slots
 from flowmason_ray.engine.executors.threads import AttemptStopped, ComponentLoop, ThreadJob, WorkerThreads
-from flowmason_ray.errors import Failure, StageError
+from flowmason_ray.engine.kept import Kept, Shelf, gathered, plain, read_value
+from flowmason_ray.engine.scope import Scope
+from flowmason_ray.engine.values import INLINE_LIMIT_BYTES
+from flowmason_ray.errors import Failure, StageError, StoreError
+from flowmason_ray.stores.encoding import Decoder
 
 HEARTBEAT_S = 1.0
 """How often the components' loop is asked for a sign of life; one that misses two is taken to be blocked."""
@@ -62,6 +67,7 @@ class InProcessExecutor:
         self._heartbeat: asyncio.TimerHandle | None = None
         self._attempts: dict[str, _Attempt] = {}
         self._instances: dict[int, Any] = {}
+        self._shelf: Shelf | None = None
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -87,8 +93,8 @@ class InProcessExecutor:
         self._deliver = deliver
 
     async def fetch(self, handle: Any) -> Any:
-        """Return the value: the handle is the value."""
-        return handle
+        """Return the value; lists inside it may be lazy."""
+        return read_value(handle)
 
     # -- attempts -----------------------------------------------------------------------------------------------------
 
@@ -227,8 +233,12 @@ class InProcessExecutor:
 
     def gather(self, command: GatherResults) -> Event:
         """Put a construct's value together: the handles are the values."""
-        parts = {name: resolve_part(part, _itself) for name, part in command.parts.items()}
-        value: dict[str, Any] = {**(command.base or {}), **command.head, **parts}
+        try:
+            base: dict[str, Any] = plain(command.base) or {}
+            value: dict[str, Any] = {**base, **command.head, **{n: gathered(p) for n, p in command.parts.items()}}
+        except StoreError as exc:  # a part lies in a blob that cannot be read
+            failure = fail(exc, command.path, command.attempt)
+            return StageFailed(at=time(), path=command.path, attempt=command.attempt, failure=failure)
         return StageSucceeded(at=time(), path=command.path, attempt=command.attempt, value=value)
 
     # -- the pieces ---------------------------------------------------------------------------------------------------
@@ -266,11 +276,24 @@ class InProcessExecutor:
             at=time(),
             path=command.path,
             attempt=command.attempt,
-            value=value.value,
+            value=self._handle(command, value),
             decision=value.decision,
             duration_s=duration_s,
             size_bytes=value.size_bytes,
         )
+
+    def _handle(self, command: StartStage, value: Value) -> Any:
+        """Return the handle of a value: itself, unless it is large and one of many that a loop makes."""
+        if value.size_bytes <= INLINE_LIMIT_BYTES or value.decision is not None or self._run.blobs is None:
+            return value.value
+        scope: Scope | None = command.scope
+        while scope is not None and not scope.plan.variables:
+            scope = scope.parent
+        if scope is None:
+            return value.value
+        if self._shelf is None:
+            self._shelf = Shelf(Decoder(self._run.blobs).packed)
+        return Kept(self._shelf, size_bytes=value.size_bytes, value=value.value)
 
     @staticmethod
     def _failed(command: StartStage, exc: BaseException, duration_s: float = 0.0) -> StageFailed:
@@ -305,7 +328,3 @@ class InProcessExecutor:
 
     def _warn(self, path: str, message: str) -> None:
         self._deliver(StageLogged(at=time(), path=path, level="warning", message=message))
-
-
-def _itself(handle: Any) -> Any:
-    return handle

@@ -44,6 +44,7 @@ from flowmason_ray.engine.executors.ray_worker import (
     restore,
     run_attempt,
 )
+from flowmason_ray.engine.kept import plain
 from flowmason_ray.engine.plan import PlanStage
 from flowmason_ray.engine.scope import WORDS, Scope
 from flowmason_ray.engine.values import INLINE_LIMIT_BYTES, ItemSource, Packed
@@ -145,7 +146,7 @@ class RayTasksExecutor:
             ValueLost: it is gone.
         """
         if not isinstance(handle, RemoteValue):
-            return handle
+            return await self._local.fetch(handle)
         try:
             return restore(await handle.reference)
         except RayError as exc:
@@ -426,7 +427,7 @@ def _binding(handle: Any, arguments: list[Any]) -> Binding:
     if isinstance(handle, RemoteValue):
         arguments.append(handle.reference)
         return Binding(argument=len(arguments) - 1)
-    return Binding(value=portable(handle))
+    return Binding(value=portable(plain(handle)))
 
 
 def _bind(scope: Scope, stage: PlanStage, arguments: list[Any], input_handle: Callable[[Any], Any]) -> Bindings:
@@ -466,7 +467,7 @@ def _loop_binding(scope: Scope, *, wants_index: bool) -> tuple[Any, int, bool]:
     # Only this iteration's item travels, not all of them. One that lies in a file is read where it is needed.
     if isinstance(items.source, ItemSource) and not wants_index:
         return items.only(scope.position), 0, False
-    value = items.index(scope.position) if wants_index else items.item(scope.position)
+    value = items.index(scope.position) if wants_index else plain(items.item(scope.position))
     return _Single(value), 0, False
 
 

@@ -16,7 +16,7 @@ from jmespath.exceptions import JMESPathError
 from jmespath.visitor import TreeInterpreter
 
 from flowmason_ray.spec.language.budget import Budget, Fault
-from flowmason_ray.spec.language.values import NUMBERS, is_list, is_object, kind
+from flowmason_ray.spec.language.values import NUMBERS, eager, is_list, is_object, kind
 
 MAX_QUERY = 1000
 """Characters of a query."""
@@ -125,6 +125,7 @@ def search(budget: Budget, value: Any, query: Any) -> Any:
         raise Fault(f"A JMESPath query is a string, not {kind(query)}.")
     if len(query) > MAX_QUERY:
         raise Fault(f"A JMESPath query of more than {MAX_QUERY} characters is too long.", code="expression_budget")
+    value = eager(value)
     budget.spend(10 * len(query))
     try:
         result = _Metered(budget).visit(_compiled(query), value)

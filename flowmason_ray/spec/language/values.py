@@ -7,7 +7,7 @@ are asked for, so a subclass of `str` (a secret, say) is as opaque as a data fra
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from flowmason_ray.errors import nearest
@@ -18,6 +18,33 @@ _type = cast("Callable[[object], type[object]]", type)
 """`type`, to the type checker a known one."""
 
 _SIMPLE = frozenset({int, float, bool, str, type(None)})
+
+
+class LazyList:
+    """A list whose elements are fetched when they are asked for: a list to the language, though not a `list`.
+
+    No abstract base class: asking whether something is one has to be quick.
+    """
+
+    __slots__ = ()
+
+    any_made = False
+    """Whether there has been one in this process: as long as there was none, nobody need look for them in values."""
+
+    def __init__(self) -> None:
+        LazyList.any_made = True
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[Any]:
+        raise NotImplementedError
+
+    def __getitem__(self, index: int | slice) -> Any:
+        """Return an element, or for a slice a list or a lazy list."""
+        raise NotImplementedError
+
+
 _NAMES: Mapping[type[object], str] = {
     type(None): "null",
     bool: "a boolean",
@@ -40,7 +67,35 @@ def kind(value: Any) -> str:
 
 def is_list(value: Any) -> bool:
     """Tell whether the value is a list to the language."""
-    return type(value) is list or type(value) is tuple
+    return type(value) is list or type(value) is tuple or isinstance(value, LazyList)
+
+
+def eager(value: Any) -> Any:
+    """Return a value whose lists are all there: `value` itself unless there is a `LazyList` in it."""
+    return _eager(value, {}) if LazyList.any_made else value
+
+
+def _eager(value: Any, seen: dict[int, Any]) -> Any:
+    if type(value) in _SIMPLE:
+        return value
+    found = seen.get(id(value), ABSENT)
+    if found is not ABSENT:  # the same part in many places is walked once, as `[x, x]` of `[x, x]` of … needs
+        return found
+    made: Any = value
+    if isinstance(value, LazyList):
+        made = [
+            _eager(each, {}) for each in value
+        ]  # its elements may be gone the next moment, and their ids given away
+    elif type(value) is list:
+        listed = cast("list[Any]", value)
+        copied = [_eager(each, seen) for each in listed]
+        made = copied if any(new is not old for new, old in zip(copied, listed, strict=True)) else listed
+    elif type(value) is dict:
+        members = cast("dict[Any, Any]", value)
+        changed = {key: _eager(each, seen) for key, each in members.items()}
+        made = changed if any(changed[key] is not members[key] for key in members) else members
+    seen[id(cast("object", value))] = made
+    return made
 
 
 def is_object(value: Any) -> bool:

@@ -70,6 +70,8 @@ def to_json(budget: Budget, value: Any, indent: int | None = None) -> str:
 def _as_json(value: Any) -> Any:
     if is_object(value):
         return dict(value)
+    if is_list(value):
+        return list(value)
     raise Fault(f"{kind(value).capitalize()} cannot be put into text or JSON.")
 
 

@@ -62,6 +62,14 @@ async def recorded(store: RunStore, run_id: str, after: int = 0) -> list[Recorde
     return [each async for each in store.read(run_id, after=after)]
 
 
+async def begun(store: RunStore, run: RunRecord | None = None) -> RunLog:
+    """Begin a run that is there for everybody: its first event is recorded."""
+    log = store.create(run or new_record())
+    log.append(started(0))
+    await log.flush()
+    return log
+
+
 async def ran(store: RunStore, *events: Event, run: RunRecord | None = None) -> None:
     """Record a whole run."""
     log = store.create(run or new_record())
@@ -166,6 +174,18 @@ async def a_run_is_recorded_once(open_store: OpenStore) -> None:
 
 
 @_check
+async def a_run_is_there_with_its_first_event(open_store: OpenStore) -> None:
+    """Not before: one that was killed in between could never be taken up."""
+    log = open_store().create(new_record())
+    assert await open_store().list_runs() == []
+    await refused(RunNotFound, open_store().find("r_1"))
+    log.append(started(0))
+    await log.flush()
+    assert [r.run_id for r in await open_store().list_runs()] == ["r_1"]
+    await log.close()
+
+
+@_check
 async def a_closed_log_takes_nothing_more(open_store: OpenStore) -> None:
     """What comes too late is an error, not lost."""
     log = open_store().create(new_record())
@@ -199,8 +219,8 @@ async def runs_are_listed_newest_first_and_filtered(open_store: OpenStore) -> No
     await ran(store, RunSucceeded(at=1, value=1), run=new_record("r_b", created_at=2.0))
     await ran(store, RunFailed(at=1, failure=FAILURE), run=new_record("r_a", created_at=3.0, pipeline="q"))
     await ran(store, RunSucceeded(at=1, value=1), run=new_record("r_c", created_at=1.0))
-    await ran(store, run=new_record("r_d", created_at=0.5))
-    going = store.create(new_record("r_e", created_at=0.25))
+    await ran(store, started(0), run=new_record("r_d", created_at=0.5))
+    going = await begun(store, new_record("r_e", created_at=0.25))
 
     async def ids(**wanted: Any) -> list[str]:
         return [r.run_id for r in await store.list_runs(**wanted)]
@@ -250,7 +270,7 @@ async def what_is_not_there_is_said_so(open_store: OpenStore) -> None:
 @_check
 async def requests_reach_the_writer(open_store: OpenStore) -> None:
     """In order, numbered, from where it asks."""
-    log = open_store().create(new_record())
+    log = await begun(open_store())
     assert await log.requests(after=0) == []
     for kind in ("answer", "pause", "cancel"):
         await open_store().request("r_1", kind, {"by": "é", "n": [1]})
@@ -372,10 +392,9 @@ async def following_goes_on_until_the_run_ends(open_store: OpenStore) -> None:
 async def following_ends_with_a_pause_or_an_interruption(open_store: OpenStore) -> None:
     """But not with a pause that is over."""
     store = open_store()
-    log = store.create(new_record())
-    log.append(started(0))
+    log = await begun(store)
     following = asyncio.create_task(_followed(open_store(), "r_1"))
-    await log.flush()
+    await asyncio.sleep(0.05)
     await log.close()  # interrupted
     assert await asyncio.wait_for(following, PATIENCE_S) == ["stage_started"]
     log = store.reopen(await store.find("r_1"))
@@ -471,7 +490,7 @@ async def pruning_removes_ended_runs_by_age_and_number(open_store: OpenStore) ->
     log = store.create(new_record("r_paused"))
     log.append(RunPaused(at=1.0))
     await log.close()
-    going = store.create(new_record("r_going"))
+    going = await begun(store, new_record("r_going"))
     assert list((await store.prune()).runs) == []
     assert set((await store.prune(keep=1, dry_run=True)).runs) == {"r_old", "r_older", "r_failed"}
     assert set((await store.prune(older_than_s=75, keep=3, dry_run=True)).runs) == {"r_older"}

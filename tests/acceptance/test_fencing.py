@@ -1,0 +1,95 @@
+"""Two coordinators of one run never both act: one that was stopped, replaced and continued is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.test_pause import Project, stage
+
+LEASE_S = 2
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Project]:
+    project = Project(tmp_path)
+    (tmp_path / "flowmason.json").write_text(json.dumps({"stores": {"lease_s": LEASE_S}}))
+    yield project
+    project.close()
+
+
+@pytest.mark.timeout(120)
+def test_a_process_that_was_stopped_and_continued_is_refused(project: Project) -> None:
+    stages = (
+        stage("slow", "pure", "go"),
+        stage("pay", "effectful", "", "slow"),
+        stage("last", "idempotent", "", "pay"),
+    )
+    stopped = project.start(*stages)
+    project.wait_for_call("slow")
+    project.wait_until_recorded()
+    os.kill(stopped.pid, signal.SIGSTOP)
+    early = project.fm("resume", "last")
+    assert early.returncode == 2, "its lease lasts, and it is still there"
+    assert "running" in early.stderr
+    deadline = time.monotonic() + 40
+    while project.status() == "running":
+        assert time.monotonic() < deadline, "the lease does not run out"
+        time.sleep(0.2)
+    assert project.status() == "interrupted"
+    project.touch("go")
+    resumed = project.fm("resume", "last", "--json")
+    assert resumed.returncode == 0, resumed.stderr
+    events = project.fm("runs", "events", "last").stdout
+    os.kill(stopped.pid, signal.SIGCONT)
+    out, err = stopped.communicate(timeout=40)
+    assert stopped.returncode != 0
+    assert json.loads(out)["error"]["code"] == "fenced"
+    assert "Traceback" not in err
+    assert project.fm("runs", "events", "last").stdout == events, "it could write nothing any more"
+    called = [line.split()[0] for line in project.calls()]
+    assert called.count("pay") == 1
+    assert called.count("last") == 1
+
+
+@pytest.mark.timeout(120)
+def test_a_process_that_was_stopped_but_not_replaced_goes_on(project: Project) -> None:
+    stopped = project.start(stage("slow", "pure", "go"), stage("pay", "effectful", "", "slow"))
+    project.wait_for_call("slow")
+    project.wait_until_recorded()
+    os.kill(stopped.pid, signal.SIGSTOP)
+    time.sleep(LEASE_S + 1)
+    assert project.status() == "interrupted"
+    os.kill(stopped.pid, signal.SIGCONT)
+    project.touch("go")
+    out, err = stopped.communicate(timeout=40)
+    assert stopped.returncode == 0, err
+    assert json.loads(out)["status"] == "succeeded"
+    assert project.status() == "succeeded"
+    assert [line.split()[0] for line in project.calls()] == ["slow", "pay"]
+
+
+@pytest.mark.timeout(120)
+def test_of_two_that_take_up_a_run_at_once_one_gets_it(project: Project) -> None:
+    killed = project.start(stage("slow", "pure", "go"), stage("pay", "effectful", "", "slow"))
+    project.wait_for_call("slow")
+    project.wait_until_recorded()
+    killed.kill()
+    killed.communicate()
+    project.touch("go")
+    both = [project.begin("resume", "last", "--json") for _ in range(3)]
+    done = [process.communicate(timeout=40) for process in both]
+    codes = sorted(process.returncode for process in both)
+    assert codes.count(0) == 1, done
+    for process, (out, err) in zip(both, done, strict=True):
+        if process.returncode:
+            assert "Traceback" not in err
+            assert "fenced" in out + err or "only a run that" in out + err, out + err
+    assert [line.split()[0] for line in project.calls()].count("pay") == 1
+    assert project.status() == "succeeded"

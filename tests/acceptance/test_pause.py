@@ -1,0 +1,217 @@
+"""A run is paused and resumed from other processes: what can be repeated is stopped, what must not be is waited for."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli_kit import command, environment
+
+PAUSED = 75
+
+COMPONENTS = """
+import time
+
+from pydantic import BaseModel
+
+from flowmason_ray import operator
+
+
+class In(BaseModel):
+    after: str = ""
+
+
+class Out(BaseModel):
+    done: bool = True
+
+
+class Work:
+    Input, Output = In, Out
+
+    def execute(self, input, context):
+        with open(context.project_dir / "calls.txt", "a") as file:
+            file.write(f"{context.path} {context.attempt} {context.idempotency_key}\\n")
+        while input.after and not (context.project_dir / input.after).exists():
+            time.sleep(0.01)
+        return Out()
+
+
+for effect in ("pure", "idempotent", "effectful"):
+    globals()[effect] = operator(name=effect, effect=effect)(type(effect, (Work,), {"__module__": __name__}))
+"""
+
+
+class Project:
+    """A project in which runs are processes of their own; a stage waits until the file that it is told exists."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        (root / "flowmason.json").write_text("{}")
+        (root / "components").mkdir()
+        (root / "components" / "work.py").write_text(COMPONENTS)
+        self._processes: list[subprocess.Popen[str]] = []
+
+    def start(self, *stages: dict[str, Any]) -> subprocess.Popen[str]:
+        (self.root / "p.pipeline.json").write_text(json.dumps({"name": "p", "stages": stages}))
+        return self.begin("run", "p.pipeline.json", "--json")
+
+    def begin(self, *arguments: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            command(*arguments),
+            cwd=self.root,
+            env=environment(),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        self._processes.append(process)
+        return process
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.communicate()
+
+    def fm(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        process = self.begin(*arguments)
+        out, err = process.communicate(timeout=50)
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+    def touch(self, name: str) -> None:
+        (self.root / name).touch()
+
+    def calls(self) -> list[str]:
+        """Return `path attempt key` of every call so far."""
+        file = self.root / "calls.txt"
+        return file.read_text().splitlines() if file.exists() else []
+
+    def wait_for_call(self, path: str, times: int = 1) -> None:
+        deadline = time.monotonic() + 40
+        while sum(line.startswith(f"{path} ") for line in self.calls()) < times:
+            assert time.monotonic() < deadline, f"{path} was not called {times} times"
+            time.sleep(0.02)
+
+    def wait_until_recorded(self) -> None:
+        """Wait until the log has what it was told so far: it is at most a moment behind."""
+        deadline = time.monotonic() + 20
+        while self.fm("runs", "show", "last").returncode != 0:
+            assert time.monotonic() < deadline, "the run is not recorded"
+
+    def status(self) -> str:
+        return json.loads(self.fm("runs", "show", "last", "--json").stdout)["status"]
+
+    def kinds(self) -> list[str]:
+        return [json.loads(line)["kind"] for line in self.fm("runs", "events", "last").stdout.splitlines()]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Project]:
+    project = Project(tmp_path)
+    yield project
+    project.close()
+
+
+def stage(id: str, kind: str, after: str = "", *depends_on: str) -> dict[str, Any]:
+    return {"id": id, "component_type": kind, "config": {"after": after}, "depends_on": list(depends_on)}
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("kind", ["pure", "idempotent"])
+def test_a_paused_run_goes_on_where_it_was(project: Project, kind: str) -> None:
+    process = project.start(stage("first", kind), stage("slow", kind, "go", "first"), stage("last", kind, "", "slow"))
+    project.wait_for_call("slow")
+    paused = project.fm("pause", "last")
+    assert paused.returncode == 0, paused.stderr
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == PAUSED, err
+    document = json.loads(out)
+    assert document["status"] == "paused"
+    assert f"fm resume {document['run_id']}" in err
+    assert project.status() == "paused"
+    project.touch("go")
+    resumed = project.fm("resume", "last", "--json")
+    assert resumed.returncode == 0, resumed.stderr
+    assert json.loads(resumed.stdout)["run_id"] == document["run_id"]
+    calls = project.calls()
+    assert [line.split()[0] for line in calls] == ["first", "slow", "slow", "last"]
+    assert calls[1] == calls[2], "the same attempt, with the same idempotency key"
+    assert project.status() == "succeeded"
+
+
+@pytest.mark.timeout(120)
+def test_an_effect_that_must_not_be_repeated_is_waited_for(project: Project) -> None:
+    process = project.start(
+        stage("pay", "effectful", "go"), stage("slow", "pure", "later"), stage("tell", "effectful", "", "pay")
+    )
+    project.wait_for_call("pay")
+    project.wait_for_call("slow")
+    pausing = project.begin("pause", "last")
+    time.sleep(2)  # it would have paused long ago, were it not for the payment
+    assert process.poll() is None, "the payment is under way"
+    assert "run_paused" not in project.kinds()
+    project.touch("go")
+    assert pausing.wait(timeout=30) == 0
+    process.communicate(timeout=20)
+    assert process.returncode == PAUSED
+    assert "tell" not in {line.split()[0] for line in project.calls()}, "nothing new begins"
+    project.touch("later")
+    resumed = project.fm("resume", "last", "--json")
+    assert resumed.returncode == 0, resumed.stderr
+    called = [line.split()[0] for line in project.calls()]
+    assert called.count("pay") == 1
+    assert called.count("tell") == 1
+    assert called.count("slow") == 2
+
+
+@pytest.mark.timeout(120)
+def test_a_run_that_is_pausing_can_be_cancelled(project: Project) -> None:
+    process = project.start(stage("pay", "effectful", "never"), stage("slow", "pure", "never"))
+    project.wait_for_call("pay")
+    project.wait_for_call("slow")
+    project.begin("pause", "last")
+    time.sleep(1.5)  # it waits for the payment now
+    cancelled = project.fm("cancel", "last")
+    assert cancelled.returncode == 0, cancelled.stderr
+    process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert project.status() == "cancelled"
+
+
+@pytest.mark.timeout(120)
+def test_a_paused_run_can_be_cancelled_and_only_then_is_over(project: Project) -> None:
+    process = project.start(stage("slow", "pure", "never"))
+    project.wait_for_call("slow")
+    assert project.fm("pause", "last").returncode == 0
+    process.communicate(timeout=20)
+    assert "paused" in project.fm("pause", "last").stderr
+    cancelled = project.fm("cancel", "last")
+    assert cancelled.returncode == 0, cancelled.stderr
+    assert project.status() == "cancelled"
+    assert project.kinds()[-1] == "run_cancelled"
+    resumed = project.fm("resume", "last")
+    assert resumed.returncode == 2
+    assert "cancelled" in resumed.stderr
+
+
+@pytest.mark.timeout(120)
+def test_a_loop_goes_on_with_the_items_that_are_left(project: Project) -> None:
+    loop = {"items": "{{[0, 1, 2, 3, 4, 5]}}", "loop_stages": ["work"], "max_parallel": 2}
+    process = project.start(
+        {"id": "each", "component_type": "foreach", "config": loop},
+        {"id": "work", "component_type": "pure", "config": {"after": "{{ '' if item < 3 else 'go' }}"}},
+    )
+    project.wait_for_call("each[3]/work")
+    project.wait_for_call("each[4]/work")
+    assert project.fm("pause", "last").returncode == 0
+    process.communicate(timeout=20)
+    project.touch("go")
+    assert project.fm("resume", "last").returncode == 0
+    called = sorted(line.split()[0] for line in project.calls())
+    again = ["each[3]/work", "each[4]/work"]
+    assert called == sorted([f"each[{n}]/work" for n in range(6)] + again)

@@ -1,0 +1,137 @@
+"""When a run is over, however it ended, this process has the threads, children and open files that it had before."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from flowmason_ray import operator
+from flowmason_ray.api import PreparedRun
+from flowmason_ray.engine.component import Context
+from flowmason_ray.engine.events import Event, StageStarted
+from flowmason_ray.errors import PermanentError
+from flowmason_ray.resuming import prepare_resume
+from flowmason_ray.wiring import open_workspace
+
+
+class _In(BaseModel):
+    n: int
+    seconds: float = 0
+
+
+class _Out(BaseModel):
+    n: int
+    text: str
+
+
+@operator(name="left_thread", cost="cpu", effect="pure")
+class InAThread:
+    Input, Output = _In, _Out
+
+    def execute(self, input: _In, context: Context) -> _Out:
+        end = time.monotonic() + input.seconds
+        while time.monotonic() < end:
+            time.sleep(0.005)
+        return _Out(n=input.n, text=f"{input.n}" * 100_000)
+
+
+@operator(name="left_loop", cost="io", effect="pure")
+class OnALoop:
+    Input, Output = _In, _Out
+
+    async def execute(self, input: _In, context: Context) -> _Out:
+        await asyncio.sleep(input.seconds)
+        if input.n < 0:
+            raise PermanentError("negative")
+        return _Out(n=input.n, text="")
+
+
+def held() -> tuple[set[str], list[str], set[str]]:
+    """Return what this process holds: its threads, what its open files are, its children."""
+    files: list[str] = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            files.append(os.readlink(f"/proc/self/fd/{name}").split(":")[0])
+        except OSError:  # the descriptor that listed them
+            continue
+    children = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
+    return {t.name for t in threading.enumerate() if t.is_alive()}, sorted(files), set(children)
+
+
+def settled(before: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return what is held as soon as it is what was held before, at the latest after a while."""
+    deadline = time.monotonic() + 10
+    while (now := held()) != before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return now
+
+
+def pipeline(seconds: float, last: int) -> dict[str, Any]:
+    loop = {"items": list(range(6)), "loop_stages": ["a", "b"], "max_parallel": 3}
+    return {
+        "name": "left",
+        "stages": [
+            {"id": "each", "component_type": "foreach", "config": loop},
+            {"id": "a", "component_type": "left_thread", "config": {"n": "{{item}}", "seconds": seconds}},
+            {"id": "b", "component_type": "left_loop", "config": {"n": "{{stages.a.n}}", "seconds": seconds}},
+            {"id": "end", "component_type": "left_loop", "config": {"n": last}, "depends_on": ["each"]},
+        ],
+        "output": "{{stages.each.total_items}}",
+    }
+
+
+COMPONENTS = [InAThread, OnALoop]
+Act = Callable[[PreparedRun], None]
+
+
+def play(folder: Path, document: dict[str, Any], act: Act | None) -> str:
+    """Run, doing something when the first item is under way; return how it ended."""
+    file = folder / "left.pipeline.json"
+    file.write_text(json.dumps(document))
+    store = open_workspace(folder).store()
+
+    def watch(event: Event) -> None:
+        if act is not None and isinstance(event, StageStarted) and event.path.endswith("/b"):
+            act(prepared)
+
+    prepared = PreparedRun(file, {}, components=COMPONENTS, store=store, observers=[watch])
+    result = asyncio.run(prepared.run())
+    if result.status == "paused":
+        space = open_workspace(folder, components=COMPONENTS)
+        file.write_text(json.dumps(document))
+        result = asyncio.run(_resumed(store, prepared.run_id, space))
+    return result.status
+
+
+async def _resumed(store: Any, run_id: str, space: Any) -> Any:
+    return await (await prepare_resume(store, run_id, workspace=space)).run()
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("seconds", "last", "act", "status"),
+    [
+        (0, 1, None, "succeeded"),
+        (0, -1, None, "failed"),
+        (5, 1, lambda prepared: prepared.cancel(), "cancelled"),
+        (0.3, 1, lambda prepared: prepared.pause(), "succeeded"),
+    ],
+    ids=["succeeded", "failed", "cancelled", "paused and resumed"],
+)
+def test_a_run_leaves_nothing_behind(tmp_path: Path, seconds: float, last: int, act: Act | None, status: str) -> None:
+    (tmp_path / "flowmason.json").write_text("{}")
+    document = pipeline(seconds, last)
+    assert play(tmp_path, document, act) == status  # what is imported and opened once, is
+    before = held()
+    for _ in range(3):
+        assert play(tmp_path, document, act) == status
+    assert settled(before) == before
