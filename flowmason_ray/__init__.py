@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flowmason_ray.api import RunResult, arun, load_pipeline, run, validate
+    from flowmason_ray.api import Reuse, RunResult, arun, load_pipeline, run, validate
     from flowmason_ray.components.base import control_flow, node, operator
     from flowmason_ray.engine.component import Context, Cost, Effect
     from flowmason_ray.errors import (
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "flowmason_ray.api": ("RunResult", "arun", "load_pipeline", "run", "validate"),
+    "flowmason_ray.api": ("Reuse", "RunResult", "arun", "load_pipeline", "run", "validate"),
     "flowmason_ray.components.base": ("control_flow", "node", "operator"),
     "flowmason_ray.engine.component": ("Context", "Cost", "Effect"),
     "flowmason_ray.errors": (
@@ -50,6 +50,7 @@ __all__ = [
     "InvalidPipeline",
     "PermanentError",
     "Problem",
+    "Reuse",
     "RunFailed",
     "RunResult",
     "TemporaryError",

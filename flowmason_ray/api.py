@@ -11,27 +11,49 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from flowmason_ray.components.base import InvalidComponent
 from flowmason_ray.engine.events import Event, RunCancelled, RunPaused, RunSucceeded
+from flowmason_ray.engine.executor import Digesting, Executor
+from flowmason_ray.engine.past import Past
+from flowmason_ray.engine.recipes import Recipes
 from flowmason_ray.engine.replay import Replayed
+from flowmason_ray.engine.reuse import Knowledge, ReuseRules, Reusing
 from flowmason_ray.engine.run_log import RunLog, RunRecord, RunStore
 from flowmason_ray.engine.runner import Durability, Observer, Runner
 from flowmason_ray.engine.summary import StageSummary, Summary
 from flowmason_ray.engine.values import presentable
 from flowmason_ray.errors import Failure, InvalidCall, InvalidInput, InvalidPipeline, Problem, RunFailed
+from flowmason_ray.reusing.asking import Reuse, rules_for
+from flowmason_ray.reusing.loading import items_reader, load_past, value_reader
 from flowmason_ray.spec.loader import LoadedPipeline
 from flowmason_ray.spec.loader import load_pipeline_file as _load_file
 from flowmason_ray.spec.plain_data import plain_object
 from flowmason_ray.wiring import ExecutorOptions, Workspace, choose_executor, load, make_executor, open_workspace
 
 if TYPE_CHECKING:
-    from flowmason_ray.engine.executor import Executor
     from flowmason_ray.engine.plan import Plan
 
 Source = str | Path | Mapping[str, Any] | LoadedPipeline
 """A pipeline file, the data that such a file holds, or a pipeline that is loaded already."""
+
+
+class RunOptions(TypedDict, total=False):
+    """How a pipeline is run; everything may be left out."""
+
+    on: str | None
+    """`local` (this process, the default), `ray`, or None: Ray when `RAY_ADDRESS` is set."""
+    store: RunStore | None
+    """Where the run is recorded; None (the default): nowhere, only its result is kept."""
+    components: Sequence[type]
+    """Component classes that the pipeline may use, besides the project's."""
+    observers: Sequence[Observer]
+    """Are shown every event of the run, in order."""
+    durability: Durability
+    """What is durable when (`engine.runner.Durability`)."""
+    reuse: Reuse | None
+    """What it takes from earlier runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,50 +111,53 @@ class PreparedRun:
         source: Source,
         input: Mapping[str, Any] | None = None,
         *,
-        on: str | None = "local",
-        store: RunStore | None = None,
-        components: Sequence[type] = (),
-        observers: Sequence[Observer] = (),
-        durability: Durability = "run",
         workspace: Workspace | None = None,
         options: ExecutorOptions | None = None,
         seed: int | None = None,
         wrap: Callable[[Executor], Executor] | None = None,
+        **asked: Unpack[RunOptions],
     ) -> None:
         """Check everything that can be checked before the run.
 
         Args:
             source: The pipeline.
             input: Its input; the schema's defaults are applied.
-            on: `local` (this process), `ray`, or None: Ray when `RAY_ADDRESS` is set.
-            store: Where the run is recorded; None: nowhere, only its result is kept.
-            components: Component classes that the pipeline may use, besides the project's.
-            observers: Are shown every event of the run, in order.
-            durability: What is durable when (`engine.runner.Durability`).
             workspace: The project; None: the one that the file lies in.
             options: More about the executor.
             seed: Where the run's draws come from; None: a random one.
             wrap: Puts something in front of the executor; None: nothing.
+            asked: How it is run.
 
         Raises:
             InvalidPipeline: the pipeline cannot be run.
             InvalidInput: the input does not fit its schema.
-            InvalidCall: there is no such executor.
+            InvalidCall: there is no such executor, or it cannot be run as asked.
         """
-        self.on = choose_executor(on)
+        unknown = asked.keys() - RunOptions.__annotations__.keys()
+        if unknown:
+            raise TypeError(
+                f"There is no option {sorted(unknown)[0]!r}; there are: {', '.join(RunOptions.__annotations__)}."
+            )
+        self.on = choose_executor(asked.get("on", "local"))
         loaded = source if isinstance(source, LoadedPipeline) else load(source)
         file = loaded.source.file
+        components = asked.get("components", ())
         self.workspace = workspace or open_workspace(Path(file) if file else Path.cwd(), components=components)
         self.plan: Plan
         self.plan, self.warnings = self.workspace.plan_with_warnings(loaded)
         """`warnings`: what does not keep the pipeline from running but is worth knowing."""
         given = _plain_input(input)
         value = given if self.plan.input_schema is None else self.plan.input_schema.apply(given)
-        self._store = store
-        self.info = replace(self.workspace.run_info(self.plan, value, seed=seed), blobs=getattr(store, "blobs", None))
+        self._store = asked.get("store")
+        self._reuse = asked.get("reuse") or Reuse()
+        self._rules = self._rules_of(self._reuse)
+        self._recipes = None if self._store is None else Recipes(self.plan)
+        self.info = replace(
+            self.workspace.run_info(self.plan, value, seed=seed), blobs=getattr(self._store, "blobs", None)
+        )
         self._summary = Summary()
-        self._observers = (self._summary, *observers)
-        self._durability: Durability = durability
+        self._observers = (self._summary, *asked.get("observers", ()))
+        self._durability: Durability = asked.get("durability", "run")
         self._options = options
         self._wrap = wrap
         self._runner: Runner | None = None
@@ -176,18 +201,25 @@ class PreparedRun:
 
         Raises:
             StoreError: the run cannot be recorded.
+            InvalidCall: the run that it is to reuse is not there.
         """
         executor = make_executor(self.on, self._options)
         if self._wrap is not None:
             executor = self._wrap(executor)
+        knowledge = await self._known()
+        log = self._log()
+        reusing = self._reusing(executor, log, knowledge)
+        if reusing is not None:
+            self.info = replace(self.info, fingerprints=True)
         self._runner = Runner(
             self.plan,
             executor,
-            self._log(),
+            log,
             self.info,
             observers=self._observers,
             durability=self._durability,
             resumed=self._resumed(),
+            reusing=reusing,
         )
         if self._cancelled is not None:
             self._runner.cancel(self._cancelled)
@@ -208,6 +240,42 @@ class PreparedRun:
             stages=self._summary.stages,
         )
 
+    def _rules_of(self, asked: Reuse) -> ReuseRules:
+        if asked.run is not None and self._store is None:
+            raise InvalidCall("To reuse results of an earlier run, say in which store that one is: store=…")
+        return rules_for(asked, self.plan)
+
+    async def _known(self) -> Knowledge:
+        """Read what the run may take from earlier ones."""
+        if self._reuse.run is None:
+            return Knowledge(rules=self._rules)
+        assert self._store is not None
+        earlier = await load_past(self._store, self._reuse.run)
+        return self._knowledge(earlier.past)
+
+    def _knowledge(self, past: Past) -> Knowledge:
+        assert self._store is not None
+        return Knowledge(
+            rules=self._rules,
+            past=past,
+            decode=value_reader(self._store),
+            decode_items=items_reader(self._store, self.workspace.project.root),
+        )
+
+    def _reusing(self, executor: Executor, log: RunLog, knowledge: Knowledge) -> Reusing | None:
+        """Return what answers attempts with known results; None when nobody could ever use theirs.
+
+        An executor that cannot tell what stands for its values gives no fingerprints; so do those that answer with mocks.
+        """
+        if isinstance(executor, Digesting):
+            wanted = log.remembers or knowledge.past is not None
+            return Reusing(self._recipes or Recipes(self.plan), self.info, executor, log, knowledge) if wanted else None
+        if knowledge.past is not None:
+            raise InvalidCall(
+                "This executor cannot tell what its values are made of, so nothing can be reused with it."
+            )
+        return None
+
     def _resumed(self) -> Replayed | None:
         """Return the state that the run begins with; None: it begins at the beginning."""
         return None
@@ -220,12 +288,17 @@ class PreparedRun:
             status="running",
             created_at=self.info.started_at,
             file=None if self.plan.file is None else str(Path(self.plan.file).resolve()),
+            based_on=self._based_on(),
         )
         if self._store is None:
             from flowmason_ray.stores.memory import ForgettingRunLog
 
             return ForgettingRunLog(record)
         return self._store.create(record, secrets=self.info.secrets.values())
+
+    def _based_on(self) -> str | None:
+        """Return the run that this one goes on with."""
+        return None
 
 
 def _plain_input(given: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -245,36 +318,15 @@ def _plain_input(given: Mapping[str, Any] | None) -> dict[str, Any]:
         raise InvalidInput(exc.problems) from exc
 
 
-async def arun(
-    source: Source,
-    input: Mapping[str, Any] | None = None,
-    *,
-    on: str | None = "local",
-    store: RunStore | None = None,
-    components: Sequence[type] = (),
-    observers: Sequence[Observer] = (),
-    durability: Durability = "run",
-) -> RunResult:
+async def arun(source: Source, input: Mapping[str, Any] | None = None, **options: Unpack[RunOptions]) -> RunResult:
     """Run a pipeline on the running event loop. Cancelling the task cancels the run.
 
     Args and errors as for `PreparedRun`. A run that fails is returned, not raised: see `RunResult.raise_for_status`.
     """
-    prepared = PreparedRun(
-        source, input, on=on, store=store, components=components, observers=observers, durability=durability
-    )
-    return await prepared.run()
+    return await PreparedRun(source, input, **options).run()
 
 
-def run(
-    source: Source,
-    input: Mapping[str, Any] | None = None,
-    *,
-    on: str | None = "local",
-    store: RunStore | None = None,
-    components: Sequence[type] = (),
-    observers: Sequence[Observer] = (),
-    durability: Durability = "run",
-) -> RunResult:
+def run(source: Source, input: Mapping[str, Any] | None = None, **options: Unpack[RunOptions]) -> RunResult:
     """Run a pipeline and wait for it. As `arun`, for synchronous code.
 
     Raises:
@@ -286,9 +338,7 @@ def run(
         pass
     else:
         raise InvalidCall("'run' would block the event loop that is running in this thread; use 'await arun(…)'.")
-    return asyncio.run(
-        arun(source, input, on=on, store=store, components=components, observers=observers, durability=durability)
-    )
+    return asyncio.run(arun(source, input, **options))
 
 
 def load_pipeline(file: str | Path) -> LoadedPipeline:

@@ -190,7 +190,13 @@ class LiveView(Watcher):
         """What is said about a stage in a loop: the numbers of its instances."""
         parts = [f"{row.running:,} running"] if row.running else []
         parts += [f"{len(row.retrying):,} waiting to retry"] if row.retrying else []
-        words = (("succeeded", "done"), ("fallback", "by fallback"), ("failed", "failed"), ("skipped", "skipped"))
+        words = (
+            ("succeeded", "done"),
+            ("reused", "reused"),
+            ("fallback", "by fallback"),
+            ("failed", "failed"),
+            ("skipped", "skipped"),
+        )
         parts += [f"{row.ended[key]:,} {word}" for key, word in words if row.ended.get(key)]
         return ", ".join(parts)
 

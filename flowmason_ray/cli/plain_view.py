@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from flowmason_ray.cli.tally import Row
 from flowmason_ray.cli.terminal import note
 from flowmason_ray.cli.watching import Watcher
-from flowmason_ray.cli.words import REASONS, counted, duration, loop_progress, shortened
-from flowmason_ray.engine.events import Event, StageEnded, StageRetrying, StageSucceeded
+from flowmason_ray.cli.words import REASONS, counted, duration, loop_progress, reused_from, shortened
+from flowmason_ray.engine.events import Event, StageEnded, StageRetrying, StageReused, StageSucceeded
 
 if TYPE_CHECKING:
     from flowmason_ray.api import RunResult
@@ -66,6 +66,8 @@ class PlainView(Watcher):
             return f"{sign} {path} {what}{tries}: {shortened(failure.message, 200)} [{failure.code}]"
         if status == "cancelled":
             return f"{sign} {path} cancelled"
+        if isinstance(event, StageReused):
+            return f"{sign} {path} reused {reused_from(event.source)}"
         if row.loop is None and row.started_at is not None:
             took = duration(event.at - row.started_at)
         else:

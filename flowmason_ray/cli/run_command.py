@@ -14,6 +14,7 @@ from flowmason_ray.cli.errors import CANCELLED, FAILED, PAUSED, command
 if TYPE_CHECKING:
     from flowmason_ray.api import PreparedRun, RunResult
     from flowmason_ray.cli.watching import Watcher
+    from flowmason_ray.engine.run_log import RunStore
     from flowmason_ray.spec.loader import LoadedPipeline
 
 EXIT_CODES = {"succeeded": 0, "failed": FAILED, "cancelled": CANCELLED, "paused": PAUSED}
@@ -50,6 +51,25 @@ def run(
     store: Annotated[
         bool, typer.Option("--store/--no-store", help="Record the run in the project's run log, for 'fm runs'.")
     ] = True,
+    reuse: Annotated[
+        str | None,
+        typer.Option(
+            "--reuse",
+            metavar="RUN",
+            help="Take over what this run has done already; without an input, its input too. 'last' is the newest.",
+        ),
+    ] = None,
+    from_stage: Annotated[
+        str | None,
+        typer.Option("--from", metavar="STAGE", help="With --reuse: run this stage again and all that follows."),
+    ] = None,
+    force: Annotated[
+        list[str] | None,
+        typer.Option("--force", metavar="STAGE", help="Run this stage again, whatever is known. May be repeated."),
+    ] = None,
+    cache: Annotated[
+        bool, typer.Option("--cache/--no-cache", help="Use cached results and leave some, where stages say so.")
+    ] = True,
 ) -> int:
     """Run a pipeline.
 
@@ -58,7 +78,7 @@ def run(
     from flowmason_ray.errors import FlowMasonError
 
     try:
-        from flowmason_ray.api import PreparedRun
+        from flowmason_ray.api import PreparedRun, Reuse
         from flowmason_ray.cli.pipeline_input import read_input
         from flowmason_ray.cli.watching import make_watcher
         from flowmason_ray.wiring import load, open_workspace
@@ -70,12 +90,16 @@ def run(
         workspace = open_workspace(_path(file))
         watcher = make_watcher(quiet=quiet)
         given = input_text is not None or input_file is not None or sample or bool(sets)
+        runs = workspace.store() if store else None
+        if reuse is not None and not given:
+            value = _input_of(runs, reuse)
         with _told_how_to_give_an_input(given=given):
             prepared = PreparedRun(
                 loaded,
                 value,
                 on=on,
-                store=workspace.store() if store else None,
+                store=runs,
+                reuse=Reuse(run=reuse, from_stage=from_stage, force=tuple(force or ()), cache=cache),
                 observers=[watcher] if watcher is not None else (),
                 workspace=workspace,
             )
@@ -102,6 +126,23 @@ def _path(file: str) -> Any:
     from pathlib import Path
 
     return Path(file)
+
+
+def _input_of(store: RunStore | None, run: str) -> Any:
+    """Return the input that an earlier run had.
+
+    Raises:
+        RunNotFound: there is no such run.
+        InvalidCall: runs are not looked up.
+    """
+    import asyncio
+
+    from flowmason_ray.errors import InvalidCall
+    from flowmason_ray.reusing.loading import load_past
+
+    if store is None:
+        raise InvalidCall("--reuse takes results from the run log, which --no-store leaves out.")
+    return asyncio.run(load_past(store, run)).input
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flowmason_ray.cli.problem_report import shown_path
-from flowmason_ray.cli.words import COLOURS, REASONS, counted, duration, shortened, signs, when
+from flowmason_ray.cli.words import COLOURS, REASONS, counted, duration, reused_from, shortened, signs, when
 from flowmason_ray.engine.events import RunSucceeded
 from flowmason_ray.engine.summary import StageSummary, Summary
 from flowmason_ray.engine.values import presentable
@@ -80,6 +80,7 @@ def run_page(run: RecordedRun, paint: Paint) -> str:
         f"run      {record.run_id}",
         f"started  {when(record.created_at)}",
     ]
+    lines += [f"goes on with run {record.based_on}"] if record.based_on else []
     lines += [f"file     {shown_path(record.file)}"] if record.file else []
     lines += [f"used     {', '.join(f'{n} {v:,}' for n, v in run.summary.usage.items())}"] if run.summary.usage else []
     if record.status == "interrupted":
@@ -116,9 +117,11 @@ def _stages(summary: Summary, sign: dict[str, str], paint: Paint) -> list[str]:
 
 
 def _stage(path: str, stage: StageSummary, width: int, sign: dict[str, str], paint: Paint) -> str:
-    status = paint(f"{sign[stage.status]} {stage.status:9}", COLOURS[stage.status])
+    status = paint(f"{sign[stage.word]} {stage.word:9}", COLOURS[stage.word])
     if stage.reason is not None:
         return f"{status}  {path.ljust(width)}  {REASONS.get(stage.reason, stage.reason)}"
+    if stage.reused is not None and stage.word == "reused":
+        return f"{status}  {path.ljust(width)}  {reused_from(stage.reused)}"
     text = f"{status}  {path.ljust(width)}  {duration(stage.duration_s):>8}"
     if stage.attempts > 1:
         text += f"  {stage.attempts} attempts"
@@ -130,8 +133,9 @@ def _stage(path: str, stage: StageSummary, width: int, sign: dict[str, str], pai
 def _group(key: str, stages: list[StageSummary], width: int, sign: dict[str, str], paint: Paint) -> str:
     counts: dict[str, int] = {}
     for stage in stages:
-        counts[stage.status] = counts.get(stage.status, 0) + 1
-    worst = next(s for s in ("running", "failed", "cancelled", "fallback", "succeeded", "skipped") if s in counts)
+        counts[stage.word] = counts.get(stage.word, 0) + 1
+    order = ("running", "failed", "cancelled", "fallback", "succeeded", "reused", "skipped")
+    worst = next(s for s in order if s in counts)
     told = ", ".join(f"{number:,} {status}" for status, number in counts.items())
     took = duration(sum(stage.duration_s for stage in stages))
     retried = sum(stage.attempts > 1 for stage in stages)

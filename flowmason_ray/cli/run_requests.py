@@ -61,11 +61,18 @@ async def answer_stage(store: RunStore, run: str, path: str, text: str, by: str 
 
 
 async def cancel_run(store: RunStore, run: str) -> None:
-    """Cancel a run.
+    """Cancel a run that is under way, or could be taken up again.
 
     Raises:
         InvalidCall: it is over, or did not react.
     """
+    record = await store.find(run)
+    if record.status in ("paused", "interrupted"):
+        from flowmason_ray.resuming import end_stopped
+
+        await end_stopped(store, record, "cancelled", f"The run was cancelled (by {_user()}, 'fm cancel').")
+        note(f"Run {record.run_id} has ended: cancelled.")
+        return
     record = await _under_way(store, run)
     position = await _last_position(store, record)
     await store.request(record.run_id, "cancel", {"message": f"The run was cancelled (by {_user()}, 'fm cancel')."})

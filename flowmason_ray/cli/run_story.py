@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from flowmason_ray.cli.terminal import json_bytes, painter, write_bytes, write_text
-from flowmason_ray.cli.words import COLOURS, REASONS, counted, duration, when
+from flowmason_ray.cli.words import COLOURS, REASONS, counted, duration, reused_from, when
 from flowmason_ray.errors import InvalidCall, nearest
 
 if TYPE_CHECKING:
@@ -152,7 +152,8 @@ def narrate(event: Mapping[str, Any]) -> str:
     why = f"{failure.get('message', '')} [{failure.get('code', '')}]" if failure else ""
     match event["kind"]:
         case "run_created":
-            return f"the run was accepted (plan {str(event['plan_digest'])[:16]})"
+            based_on = f"; it goes on with run {event['based_on']}" if event.get("based_on") else ""
+            return f"the run was accepted (plan {str(event['plan_digest'])[:16]}){based_on}"
         case "run_resumed":
             again = ", ".join(event.get("repeated") or ())
             return f"the run was interrupted, and goes on{f'; begins again: {again}' if again else ''}"
@@ -160,6 +161,8 @@ def narrate(event: Mapping[str, Any]) -> str:
             return f"attempt {event['attempt']} starts" if event["attempt"] > 1 else "starts"
         case "stage_succeeded":
             return f"succeeded in {duration(event.get('duration_s', 0))}{_decided(event)}"
+        case "stage_reused":
+            return f"reused {reused_from(event.get('source') or {})}"
         case "stage_failed":
             return f"attempt {event['attempt']} failed after {duration(event.get('duration_s', 0))}: {why}"
         case "stage_declined":

@@ -25,10 +25,12 @@ from flowmason_ray.engine.events import (
     StageLogged,
     StageProgressed,
     StageRetrying,
+    StageReused,
     StageSkipped,
     StageStarted,
     StageStopped,
     StageSucceeded,
+    Success,
 )
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ class Row:
     running: int = 0
     retrying: dict[str, StageRetrying] = field(default_factory=dict[str, StageRetrying])
     ended: dict[str, int] = field(default_factory=dict[str, int])
-    """Instances by how they ended: succeeded, fallback, failed, skipped, cancelled."""
+    """Instances by how they ended: succeeded, reused, fallback, failed, skipped, cancelled."""
     started_at: float | None = None
     ended_at: float | None = None
     attempts: int = 0
@@ -88,7 +90,7 @@ class Row:
             return "retrying"
         if self.running:
             return "running"
-        for word in ("failed", "cancelled", "fallback", "succeeded", "skipped"):
+        for word in ("failed", "cancelled", "fallback", "succeeded", "reused", "skipped"):
             if self.ended.get(word):
                 return word
         return "waiting"
@@ -122,6 +124,7 @@ class Tally:
         self._take: dict[type[Event], Callable[[Any], None]] = {
             StageStarted: self._started,
             StageSucceeded: self._succeeded,
+            StageReused: self._succeeded,
             StageEnded: self._ended,
             ItemEnded: self._item_ended,
             StageSkipped: self._skipped,
@@ -187,7 +190,7 @@ class Tally:
             row.started_at = event.at
         self.busy.setdefault(row.key, row)
 
-    def _succeeded(self, event: StageSucceeded) -> None:
+    def _succeeded(self, event: Success) -> None:
         path = event.path
         row = self._active.get(path)
         if row is None:
@@ -196,7 +199,8 @@ class Tally:
             self._opened.add(path)
             return
         del self._active[path]
-        self._end(row, path, "succeeded", event, was_running=True)
+        status = "succeeded" if type(event) is StageSucceeded else "reused"
+        self._end(row, path, status, event, was_running=True)
 
     def _item_ended(self, event: ItemEnded) -> None:
         row = self.row(event.path)

@@ -112,6 +112,9 @@ class Watcher(ABC):
         """Return the closing line."""
         tally = self.tally
         text = f"{result.status} in {duration(result.duration_s)}, {tally.done:,} of {counted(tally.total, 'stage')}"
+        reused = sum(row.ended.get("reused", 0) for row in tally.rows.values())
+        if reused:
+            text += f", {reused:,} reused"
         items = sum(row.items_done for row in tally.rows.values() if row.is_loop)
         if items:
             text += f", {counted(items, 'item')}"

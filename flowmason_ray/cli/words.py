@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 from flowmason_ray.cli.terminal import can_show
 
 if TYPE_CHECKING:
-    from typing import TextIO
+    from collections.abc import Mapping
+    from typing import Any, TextIO
 
     from flowmason_ray.cli.tally import Row
 
 _SIGNS = {
     "succeeded": "✓",
+    "reused": "=",
     "fallback": "~",
     "failed": "✗",
     "skipped": "-",
@@ -25,6 +27,7 @@ _SIGNS = {
 }
 _PLAIN_SIGNS = {
     "succeeded": "ok",
+    "reused": "=",
     "fallback": "~",
     "failed": "x",
     "skipped": "-",
@@ -37,6 +40,7 @@ _PLAIN_SIGNS = {
 }
 COLOURS = {
     "succeeded": "green",
+    "reused": "green",
     "fallback": "yellow",
     "failed": "red",
     "skipped": "dim",
@@ -113,6 +117,14 @@ def loop_progress(row: Row, now: float) -> str:
         parts.append(f"{per_second:,.0f}/s" if per_second >= 10 else f"{per_second:.1f}/s")
         parts.append(f"{duration(rate[1])} left")
     return ", ".join(parts)
+
+
+def reused_from(source: Mapping[str, Any]) -> str:
+    """Return where a reused result comes from: `from run r_… (as extract)`, `from the cache (run r_…)`."""
+    run = source.get("run", "?")
+    if source.get("how") == "cache":
+        return f"from the cache (run {run})"
+    return f"from run {run}" + (f" ({source['path']} there)" if source.get("path") else "")
 
 
 def when(at: float) -> str:

@@ -27,6 +27,8 @@ class StartStage:
     attempt: int
     first_started_at: float
     """When the first attempt of this instance was started; what `now()` says."""
+    idempotency_key: str | None = None
+    """The attempt's; None: the one that follows from the run and the path (`context.idempotency_key`)."""
 
 
 @dataclass(frozen=True, slots=True)

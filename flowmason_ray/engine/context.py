@@ -46,10 +46,12 @@ class AttemptContext:
         attempt: int,
         first_started_at: float,
         tell: Callable[[Event], None],
+        key: str | None = None,
     ) -> None:
         self._run = run
         self._first_started_at = first_started_at
         self._tell = tell
+        self._key = key
         self._draws = 0
         self.stage_id = stage_id
         self.path = path
@@ -93,7 +95,7 @@ class AttemptContext:
     @cached_property
     def idempotency_key(self) -> str:
         """The same for every attempt of this stage instance, and for no other."""
-        return idempotency_key(self._run.run_id, self.path)
+        return self._key or idempotency_key(self._run.run_id, self.path)
 
     def now(self) -> datetime:
         """When this stage instance was first started (UTC)."""

@@ -13,6 +13,7 @@ from flowmason_ray.engine.component import Catalogue, ComponentSpec, Kind
 from flowmason_ray.engine.control_flow import BRANCHING, CONSTRUCTS, Body, ConfigProblem, Construct, Shape
 from flowmason_ray.errors import Problem, nearest
 from flowmason_ray.spec.expressions import Expression, ExpressionSyntaxError, Reference, parse_expression
+from flowmason_ray.spec.pipeline import Cache
 from flowmason_ray.spec.templates import Template, parse_template
 from flowmason_ray.spec.versions import in_range, is_range
 
@@ -52,6 +53,8 @@ class Draft:
     template: Template = WHOLE
     fixed: dict[str, Any] = field(default_factory=dict[str, Any])
     when: Expression | None = None
+    cache_key: Template | None = None
+    """What identifies its result for the cache, if it says so itself."""
     late: dict[str, Template] = field(default_factory=dict[str, Template])
     callee: Plan | None = None
     """The plan of the pipeline that a subpipeline stage calls."""
@@ -76,6 +79,9 @@ class Draft:
         if self.when is not None:
             for reference in self.when.references:
                 yield f"{self.pointer}/when", reference
+        if self.cache_key is not None:
+            for pointer, reference in self.cache_key.references:
+                yield f"{self.pointer}/cache/key{pointer}", reference
 
 
 def draft_stages(stages: list[Stage], catalogue: Catalogue, report: Report) -> dict[str, Draft]:
@@ -108,6 +114,8 @@ def _draft(stage: Stage, pointer: str, catalogue: Catalogue, report: Report) -> 
         draft.when = None if stage.when else parse_expression("false")
     elif stage.when is not None:
         draft.when = parse_at(stage.when, f"{pointer}/when", report, parse_expression)
+    if isinstance(stage.cache, Cache) and stage.cache.key is not None:
+        draft.cache_key = parse_at(stage.cache.key, f"{pointer}/cache/key", report, parse_template)
     for name, value in (draft.shape.late or {}).items():
         parsed = parse_at(value, f"{pointer}/config/{name}", report, parse_template)
         if parsed is not None:

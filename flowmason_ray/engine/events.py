@@ -45,7 +45,11 @@ class SkipReason(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunCreated(Event):
-    """A run was accepted. `input` is the input with the schema's defaults applied; `seed` is where draws come from."""
+    """A run was accepted. `input` is the input with the schema's defaults applied; `seed` is where draws come from.
+
+    `options`: what was asked of the run besides (`reuse`: what it takes from where). `based_on`: the run that it goes on
+    with. `definitions`: what its stages are defined to be (`engine.definitions`), by which a later run is compared with it.
+    """
 
     kind: ClassVar[str] = "run_created"
     stimulus: ClassVar[bool] = True
@@ -57,6 +61,8 @@ class RunCreated(Event):
     input: Any
     seed: int
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    based_on: str | None = None
+    definitions: Any = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,13 +90,18 @@ class RunPaused(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageStarted(Event):
-    """An attempt was handed to the executor. `fingerprint`: of what it is given (`engine.fingerprint`), when it has one."""
+    """An attempt was handed out. `fingerprint`: of what it is given (`engine.fingerprint`), when it has one.
+
+    `idempotency_key`: the attempt's, when it is not the one that follows from this run and the path: one that an earlier run
+    has used already for the same work.
+    """
 
     kind: ClassVar[str] = "stage_started"
 
     path: str
     attempt: int
     fingerprint: str | None = None
+    idempotency_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +145,10 @@ class StageReused(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageFailed(Event):
-    """An attempt failed. `draw` is a random number in [0, 1) from which the retry's jitter is taken."""
+    """An attempt failed. `draw` is a random number in [0, 1) from which the retry's jitter is taken.
+
+    `final`: the component has said that repeating cannot help, whatever the failure's code is.
+    """
 
     kind: ClassVar[str] = "stage_failed"
     stimulus: ClassVar[bool] = True
@@ -144,6 +158,7 @@ class StageFailed(Event):
     failure: Failure
     draw: float = 0.5
     duration_s: float = 0.0
+    final: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -281,7 +296,8 @@ class TimerFired(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CancelRequested(Event):
-    """Somebody wants the run to stop. `code` is `cancelled`, or `timeout` when the run's own time is over."""
+    """Somebody wants the run to stop. `code` is `cancelled`; `timeout` when the run's own time is over; `superseded` when
+    another run goes on with it under an edited pipeline."""
 
     kind: ClassVar[str] = "cancel_requested"
     stimulus: ClassVar[bool] = True
@@ -386,6 +402,9 @@ EVENT_TYPES: dict[str, type[Event]] = {
     )
 }
 """Every event by its `kind`."""
+
+Success = StageSucceeded | StageReused
+"""What an attempt that came to a value reports."""
 
 RUN_ENDED: tuple[type[Event], ...] = (RunSucceeded, RunFailed, RunCancelled)
 """The events that end a run."""

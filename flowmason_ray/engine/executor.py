@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage
 from flowmason_ray.engine.events import Event
@@ -42,6 +42,8 @@ class RunInfo:
     secrets: Mapping[str, Secret] = field(default_factory=dict[str, Secret])
     """The secrets that templates may read."""
     region: str | None = None
+    fingerprints: bool = False
+    """Whether attempts get fingerprints, so that workers report the contents of the values that stay with them."""
     blobs: Any = None
     """Where workers put values that the log refers to (`stores.blobs.BlobStore`); None when nothing is kept."""
 
@@ -79,4 +81,25 @@ class Executor(Protocol):
 
     async def fetch(self, handle: Any) -> Any:
         """Return the value behind a handle, in this process."""
+        ...
+
+
+@runtime_checkable
+class Digesting(Protocol):
+    """What an executor can do besides, so that attempts get fingerprints and results can be reused.
+
+    Neither brings a value into this process: a worker that keeps a value reports its contents (`engine.digests.contents_of`)
+    when `RunInfo.fingerprints` asks for them. An executor without these methods runs everything and reuses nothing; so does
+    one that is put in front of another and does not pass them on.
+    """
+
+    def part_content(self, handle: Any, key: str | None) -> bytes | None:
+        """Return what stands for a field of a value, or with `key` None for all of it (`engine.digests.part_of`).
+
+        None: it is not known.
+        """
+        ...
+
+    def item_content(self, items: Any, position: int) -> bytes | None:
+        """Return what stands for an item of a loop (`engine.digests.item_content`); None: it is not known."""
         ...

@@ -37,6 +37,16 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CachePolicy:
+    """That later runs may reuse a stage's result."""
+
+    ttl_s: float | None = None
+    """For how long; None: without limit."""
+    key: Template | None = None
+    """What identifies the result besides the component; None: everything that the stage is given."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlanStage:
     """A stage, ready to run."""
 
@@ -67,6 +77,7 @@ class PlanStage:
     cost: Cost = Cost.TRIVIAL
     resources: Mapping[str, Any] = field(default_factory=dict[str, Any])
     fuse: Literal["auto", "never", "always"] = "auto"
+    cache: CachePolicy | None = None
     construct: Construct | None = None
     bodies: Mapping[str, int] = field(default_factory=dict[str, int])
     """The construct's bodies: name → region of the same scope, or for `loop_scope` constructs nothing."""

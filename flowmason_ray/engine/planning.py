@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 import orjson
 
 from flowmason_ray.engine.bodies import Bodies, RegionNode, find_bodies
+from flowmason_ray.engine.caching import check_default_cache, plan_cache
 from flowmason_ray.engine.calling import PipelineFinder, embedded, identity, plan_calls
 from flowmason_ray.engine.component import Catalogue, Cost, Effect
 from flowmason_ray.engine.drafts import Draft, Report, draft_stages, parse_at, problem_sink
@@ -90,6 +91,7 @@ def try_plan(
     report = problem_sink(problems, loaded.problem)
     pipeline = loaded.pipeline
     _refuse_what_is_not_built(pipeline, report)
+    check_default_cache(pipeline, report)
     drafts = draft_stages(pipeline.stages, catalogue, report)
 
     def plan_callee(callee: LoadedPipeline, chain: Sequence[str]) -> tuple[Plan | None, list[Problem]]:
@@ -143,9 +145,6 @@ def _refuse_what_is_not_built(pipeline: Pipeline, report: Report) -> None:
     for i, stage in enumerate(pipeline.stages):
         if stage.federation:
             refuse(f"Federation of stage {stage.id!r}", f"/stages/{i}/federation")
-        if stage.cache:
-            message = f"Results are not cached by this version of FlowMason yet: stage {stage.id!r} runs every time."
-            report("not_supported", message, f"/stages/{i}/cache", severity="warning")
 
 
 @dataclass(slots=True)
@@ -442,7 +441,7 @@ class _Planner:
             schema=self._checked_by(draft),
             options=draft.shape.options,
             pointer=draft.pointer,
-            **_execution(draft, self._pipeline),
+            **_execution(draft, self._pipeline, self._report),
         )
 
     def _checked_by(self, draft: Draft) -> InputSchema | None:
@@ -470,7 +469,7 @@ class _Planner:
         return Target(levels, index)
 
 
-def _execution(draft: Draft, pipeline: Pipeline) -> dict[str, Any]:
+def _execution(draft: Draft, pipeline: Pipeline, report: Report) -> dict[str, Any]:
     """Return how a stage is run: what it says itself, else the pipeline's defaults, else the component's."""
     spec, component, defaults = draft.spec, draft.component, pipeline.defaults
     assert spec is not None
@@ -479,6 +478,7 @@ def _execution(draft: Draft, pipeline: Pipeline) -> dict[str, Any]:
     for said in (defaults.resources, spec.resources):
         if said is not None:
             resources.update(said.model_dump(exclude_unset=True))
+    effect = Effect(spec.effect) if spec.effect else component.effect if component else Effect.PURE
     return {
         "component": component,
         "enabled": spec.enabled,
@@ -486,7 +486,8 @@ def _execution(draft: Draft, pipeline: Pipeline) -> dict[str, Any]:
         "timeout_s": None if timeout_ms is None else timeout_ms / 1000,
         "on_error": spec.on_error,
         "fallback_output": spec.fallback_output,
-        "effect": Effect(spec.effect) if spec.effect else component.effect if component else Effect.PURE,
+        "effect": effect,
+        "cache": plan_cache(draft, effect, pipeline, report),
         "cost": component.cost if component else Cost.TRIVIAL,
         "resources": resources,
         "fuse": spec.placement.fuse if spec.placement else "auto",

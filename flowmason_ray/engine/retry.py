@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from flowmason_ray.engine.component import Effect
 from flowmason_ray.errors import Failure
 
 NEVER_RETRIED = frozenset(
@@ -22,6 +23,9 @@ NEVER_RETRIED = frozenset(
 )
 """Codes of failures that the same attempt would only repeat. `retry_on` can name one explicitly to override."""
 
+OUTCOME_UNKNOWN = frozenset({"timeout", "stopped", "worker_died", "value_lost", "executor_error"})
+"""Codes of attempts that were ended from outside: the component may have done its work, or half of it, and could not say."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
@@ -37,13 +41,25 @@ class RetryPolicy:
     """Codes or exception names; empty: every failure but `NEVER_RETRIED`."""
 
 
-def wants_retry(policy: RetryPolicy, failure: Failure, attempt: int) -> bool:
-    """Tell whether `attempt` (counted from 1), which ended in `failure`, is followed by another."""
+def wants_retry(
+    policy: RetryPolicy, failure: Failure, attempt: int, *, final: bool = False, effect: Effect = Effect.PURE
+) -> bool:
+    """Tell whether an attempt that failed is followed by another.
+
+    Args:
+        policy: The stage's policy. What its `retry_on` names is repeated whatever else holds.
+        failure: What happened.
+        attempt: The attempt that failed, counted from 1.
+        final: Whether the component has said that repeating cannot help.
+        effect: What repeating does to the world: an effectful attempt of which nobody knows how far it came is not repeated.
+    """
     if attempt >= policy.max_attempts:
         return False
     if policy.retry_on:
         return failure.code in policy.retry_on or (failure.error_type or "") in policy.retry_on
-    return failure.code not in NEVER_RETRIED
+    if effect is Effect.EFFECTFUL and failure.code in OUTCOME_UNKNOWN:
+        return False
+    return not final and failure.code not in NEVER_RETRIED
 
 
 def delay_before(policy: RetryPolicy, failure: Failure, attempt: int, draw: float) -> float:

@@ -33,6 +33,8 @@ class RunRecord:
     file: str | None = None
     """The pipeline file, as an absolute path; None when the pipeline was not in a file."""
     failure: Mapping[str, Any] | None = None
+    based_on: str | None = None
+    """The run that this one goes on with, under an edited pipeline (`RunCreated.based_on`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +86,8 @@ class RunLog(Protocol):
 
     durable: bool
     """Whether a flush costs anything: False for logs that live in memory."""
+    remembers: bool
+    """Whether anybody can read it later: without, attempts need no fingerprints."""
     epoch: int
     """Counts the writers of this run, from 1."""
 

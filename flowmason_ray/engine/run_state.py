@@ -33,10 +33,12 @@ from flowmason_ray.engine.events import (
     StageEnded,
     StageFailed,
     StageRetrying,
+    StageReused,
     StageSkipped,
     StageStarted,
     StageStopped,
     StageSucceeded,
+    Success,
     TimerFired,
 )
 from flowmason_ray.engine.plan import Plan, PlanStage
@@ -105,7 +107,7 @@ class RunState:
         self._out = out
         self.now = event.at
         kind = type(event)
-        if kind is StageSucceeded:
+        if kind is StageSucceeded or kind is StageReused:
             self._succeeded(event)  # pyright: ignore[reportArgumentType]  # type() is compared, which pyright does not narrow by
         elif isinstance(event, StageFailed):
             self._failed(event)
@@ -129,7 +131,7 @@ class RunState:
             self.root = Scope(self.plan.root, parent=None, owner=-1, prefix="", input=event.input)
             self.open_region(self.root, 0)
 
-    def _succeeded(self, event: StageSucceeded) -> None:
+    def _succeeded(self, event: Success) -> None:
         active = self._take(event.path, event.attempt)
         if active is None:
             return
@@ -151,8 +153,11 @@ class RunState:
         if active is None:
             return
         scope, index = active.scope, active.index
-        policy = scope.plan.stages[index].retry
-        if not active.gathering and wants_retry(policy, event.failure, event.attempt):
+        stage = scope.plan.stages[index]
+        policy = stage.retry
+        if not active.gathering and wants_retry(
+            policy, event.failure, event.attempt, final=event.final, effect=stage.effect
+        ):
             delay = delay_before(policy, event.failure, event.attempt, event.draw)
             scope.status[index] = RETRYING
             self.active[event.path] = _Active(scope, index, event.attempt, gathering=False)
@@ -212,7 +217,7 @@ class RunState:
         assert self.cancelling is not None
         failure = Failure(code=self.cancelling.code, message=self.cancelling.message)
         self.ended = True
-        if self.cancelling.code == "cancelled":
+        if self.cancelling.code in ("cancelled", "superseded"):
             self.emit(RunCancelled(at=self.now, failure=failure))
         else:
             self.emit(RunFailed(at=self.now, failure=failure))

@@ -47,6 +47,7 @@ from flowmason_ray.engine.pausing import Pause
 from flowmason_ray.engine.plan import Plan
 from flowmason_ray.engine.replay import Replayed
 from flowmason_ray.engine.requests import Requests
+from flowmason_ray.engine.reuse import Reusing
 from flowmason_ray.engine.run_log import RunLog
 from flowmason_ray.engine.run_state import RunState
 from flowmason_ray.engine.secrecy import Masking
@@ -87,6 +88,7 @@ class Runner:
         observers: Sequence[Observer] = (),
         durability: Durability = "run",
         resumed: Replayed | None = None,
+        reusing: Reusing | None = None,
     ) -> None:
         """
         Args:
@@ -97,6 +99,7 @@ class Runner:
             observers: Are shown every event.
             durability: What is durable when.
             resumed: The state of a run that was interrupted; None: a new run.
+            reusing: What knows results of earlier runs; None: everything is executed.
         """
         self._plan = plan
         self._executor = executor
@@ -105,6 +108,7 @@ class Runner:
         self._observers = tuple(observers)
         self._durability = durability if log.durable else "none"
         self._resumed = resumed
+        self._reusing = reusing
         self._state = RunState(plan) if resumed is None else resumed.state
         self._masking = Masking(run.secrets.values())
         self._inbox: deque[Event] = deque()
@@ -183,6 +187,8 @@ class Runner:
         async with executor:
             try:
                 self._executor.open(self._run, self._deliver)
+                if self._reusing is not None:
+                    self._reusing.open(self._record, self._start, self._deliver, self._arrived.set)
                 if self._plan.timeout_s is not None:
                     limit = self._loop.call_later(self._plan.timeout_s, self._run_overdue)
                 if self._resumed is None:
@@ -208,6 +214,8 @@ class Runner:
                 return await self._finish(self._last), interrupted
             finally:
                 self._deadlines.close()
+                if self._reusing is not None:
+                    self._reusing.close()
                 for handle in (*self._timers.values(), *([limit] if limit else ())):
                     handle.cancel()
                 for task in (self._flushing, listening):
@@ -224,6 +232,7 @@ class Runner:
             plan_digest=self._plan.digest,
             input=run.input,
             seed=run.seed,
+            **({} if self._reusing is None else self._reusing.created()),
         )
 
     def _go_on(self, resumed: Replayed) -> None:
@@ -236,8 +245,7 @@ class Runner:
             if isinstance(command, GatherResults):
                 self._gather(command)
             else:
-                self._record(StageStarted(at=now, path=command.path, attempt=command.attempt))
-                self._start(command)
+                self._hand_out(StageStarted(at=now, path=command.path, attempt=command.attempt), command)
         for stop in left.stopped:
             self._inbox.append(StageStopped(at=now, path=stop.path, attempt=stop.attempt))
         for timer, due in zip(left.timers, left.due_at, strict=True):
@@ -295,13 +303,15 @@ class Runner:
         elif isinstance(event, StageFailed):
             event = self._masked(replace(event, draw=self._random.random()))
         self._record(event)
+        if self._reusing is not None and self._reusing.keeps and type(event) is StageSucceeded:
+            self._reusing.keep(event)
+        started: Any = None
         for output in self._state.handle(event):
             kind = type(output)
             if kind is StageStarted:
-                if not self._pause.asked:  # else it does not begin, and is told when it does
-                    self._record(output)  # pyright: ignore[reportArgumentType]  # type() is compared, which pyright does not narrow by
+                started = output  # its command comes next: it is recorded with what that is given
             elif kind is StartStage:
-                self._start(output)  # pyright: ignore[reportArgumentType]  # type() is compared, which pyright does not narrow by
+                self._hand_out(started, output)  # pyright: ignore[reportArgumentType]  # type() is compared, which pyright does not narrow by
             elif isinstance(output, Event):
                 if isinstance(output, RUN_ENDED):
                     self._last = output
@@ -337,6 +347,15 @@ class Runner:
             observer(event)
 
     # -- attempts -----------------------------------------------------------------------------------------------------
+
+    def _hand_out(self, started: StageStarted, command: StartStage) -> None:
+        if self._pause.asked:
+            self._pause.hold(command)  # told as started when it begins, after the pause
+        elif self._reusing is not None:
+            self._reusing.hand_out(started, command)
+        else:
+            self._record(started)
+            self._start(command)
 
     def _start(self, command: StartStage) -> None:
         effect = command.stage.effect
@@ -402,6 +421,9 @@ class Runner:
         stopped = self._pause.cancelled(command) if self._pause.asked else None
         if stopped is not None:
             self._inbox.append(replace(stopped, at=time()))
+            return
+        if self._reusing is not None and self._reusing.cancel(command.path):
+            self._inbox.append(StageStopped(at=time(), path=command.path, attempt=command.attempt))
             return
         for held in (self._held, self._waiting):
             if held.pop(command.path, None) is not None:  # it never began

@@ -44,6 +44,7 @@ class Scope:
 
     __slots__ = (
         "constructs",
+        "contents",
         "failures",
         "first_started",
         "input",
@@ -84,6 +85,8 @@ class Scope:
         """Variables set in this scope: name → handle of the output of the stage that set it."""
         self.items: Any = None
         """For an iteration: the executor's handle of the loop's items."""
+        self.contents: dict[Any, Any] | None = None
+        """What stands for values of this scope in fingerprints (`engine.fingerprint`): they live as long as it does."""
         self.position = -1
         """For an iteration: its position in `items`."""
 

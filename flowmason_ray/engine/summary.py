@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from flowmason_ray.engine.events import (
     StageDeclined,
     StageEnded,
     StageFailed,
+    StageReused,
     StageSkipped,
     StageStarted,
     StageStopped,
@@ -28,9 +30,16 @@ class StageSummary:
     failure: Failure | None = None
     reason: str | None = None
     """Why it was skipped."""
+    reused: Mapping[str, Any] | None = None
+    """Where its result comes from, when its component was not called: the run, and how."""
+
+    @property
+    def word(self) -> str:
+        """The status as it is shown: a success whose component was not called is `reused`."""
+        return "reused" if self.reused is not None and self.status == "succeeded" else self.status
 
     def to_json(self) -> dict[str, Any]:
-        """Return the form that `--json` prints: `error` is present for a failure, `reason` for a skip."""
+        """Return the form that `--json` prints: `error` is there for a failure, `reason` for a skip, `reused` for what was."""
         data: dict[str, Any] = {
             "status": self.status,
             "attempts": self.attempts,
@@ -40,6 +49,8 @@ class StageSummary:
             data["error"] = self.failure.to_json()
         if self.reason is not None:
             data["reason"] = self.reason
+        if self.reused is not None:
+            data["reused"] = dict(self.reused)
         return data
 
 
@@ -68,6 +79,14 @@ class Summary:
             if event.usage is not None:
                 for name, amount in event.usage.items():
                     self.usage[name] = self.usage.get(name, 0) + amount
+        elif isinstance(event, StageReused):
+            summary = self._of(event.path)
+            if summary is not None:
+                summary.attempts -= 1  # nothing was attempted
+                summary.reused = event.source
+                if summary.status == "running":
+                    summary.status = "succeeded"
+                    summary.failure = None
         elif isinstance(event, (StageFailed, StageSkipped, StageEnded, StageDeclined, StageStopped)):
             self._less_frequent(event)
 

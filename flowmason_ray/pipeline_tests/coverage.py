@@ -18,8 +18,10 @@ from flowmason_ray.engine.events import (
     SkipReason,
     StageEnded,
     StageFailed,
+    StageReused,
     StageSkipped,
     StageSucceeded,
+    Success,
 )
 from flowmason_ray.engine.plan import Plan, PlanStage, Region, ScopePlan
 from flowmason_ray.pipeline_tests.stage_paths import PlannedStage, is_hidden, planned_stages, without_positions
@@ -155,7 +157,7 @@ class CoverageObserver:
         stage = self._stages.get(without_positions(path))
         if stage is None:
             return
-        if isinstance(event, (StageSucceeded, StageFailed)):
+        if isinstance(event, (StageSucceeded, StageReused, StageFailed)):
             self._ran(stage, path, event)
         elif isinstance(event, StageSkipped):
             if event.reason is SkipReason.WHEN:
@@ -167,13 +169,13 @@ class CoverageObserver:
         elif isinstance(event, StageEnded) and event.failure is not None and event.status in ("failed", "fallback"):
             _take(stage, "error")
 
-    def _ran(self, stage: StageCoverage, path: str, event: StageSucceeded | StageFailed) -> None:
-        if stage.construct and isinstance(event, StageSucceeded) and event.decision is None:
+    def _ran(self, stage: StageCoverage, path: str, event: Success | StageFailed) -> None:
+        if stage.construct and not isinstance(event, StageFailed) and event.decision is None:
             return  # a construct reports twice: when it has decided, and when its value is there
         stage.runs += 1
         stage.mocked += path in self._mocked
         _take(stage, "when: true")
-        if isinstance(event, StageSucceeded) and stage.component in _LEAVING and event.decision is not None:
+        if not isinstance(event, StageFailed) and stage.component in _LEAVING and event.decision is not None:
             _take(stage, "leaves" if event.decision.get(_LEAVING[stage.component]) else "stays")
 
 

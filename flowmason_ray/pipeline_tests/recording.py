@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage
-from flowmason_ray.engine.events import ApprovalAnswered, Event, StageSucceeded
+from flowmason_ray.engine.events import ApprovalAnswered, Event, StageReused, StageSucceeded
 from flowmason_ray.engine.executor import Deliver, Executor, RunInfo
 from flowmason_ray.engine.values import Items, Packed, presentable
 from flowmason_ray.pipeline_tests.stage_paths import is_hidden, planned_stages, without_positions
@@ -70,7 +70,7 @@ class RecordingExecutor:
         return await self._inner.fetch(handle)
 
     def _remember(self, event: Event | None) -> Event | None:
-        if isinstance(event, StageSucceeded) and not is_hidden(event.path):
+        if isinstance(event, (StageSucceeded, StageReused)) and not is_hidden(event.path):
             self.values[event.path] = event.value
         elif isinstance(event, ApprovalAnswered):
             self.values[event.path] = {"answered": True, "data": event.data, "answered_by": event.by}

@@ -80,10 +80,10 @@ class Expression:
     """A parsed expression.
 
     `source` is what was parsed; `references` everything it reads, from left to right; `constant` tells that it reads and
-    draws nothing, so that its value is always the same. `evaluate(scope)` returns its value or raises `ExpressionError`.
+    draws nothing, so that its value is always the same; `draws` that it asks for a time or an identifier. `evaluate(scope)` returns its value or raises `ExpressionError`.
     """
 
-    __slots__ = ("constant", "evaluate", "references", "run", "source")
+    __slots__ = ("constant", "draws", "evaluate", "references", "run", "source")
 
     def __init__(
         self,
@@ -93,10 +93,12 @@ class Expression:
         constant: bool,
         run: Callable[[Frame], Any],
         path: Path | None,
+        draws: bool = False,
     ) -> None:
         self.source = source
         self.references = references
         self.constant = constant
+        self.draws = draws
         self.run = run
         """Evaluates in a frame that the caller made, whose budget can be read afterwards; raises `Fault`."""
         self.evaluate: Callable[[Scope], Any] = _of_path(source, path) if path is not None else _evaluator(source, run)
@@ -195,6 +197,7 @@ def _parse(source: str, inner: str, offset: int) -> Expression:
         constant=not references and not compiler.draws,
         run=run,
         path=path if path is not None and not path.rest else None,
+        draws=compiler.draws,
     )
 
 

@@ -35,18 +35,25 @@ class Template:
     """A parsed value.
 
     `source` is what was parsed; `references` says for each value that is read where (a JSON pointer into the source) and
-    what; `constant` tells that nothing is read or drawn. `render(scope)` returns the value or raises `ExpressionError`, which
+    what; `constant` tells that nothing is read or drawn, `draws` that a time or an identifier is. `render(scope)` returns the value or raises `ExpressionError`, which
     then names the pointer in its details.
     """
 
-    __slots__ = ("constant", "references", "render", "source")
+    __slots__ = ("constant", "draws", "references", "render", "source")
 
     def __init__(
-        self, source: JsonValue, references: tuple[tuple[str, Reference], ...], *, constant: bool, render: Render
+        self,
+        source: JsonValue,
+        references: tuple[tuple[str, Reference], ...],
+        *,
+        constant: bool,
+        render: Render,
+        draws: bool = False,
     ) -> None:
         self.source = source
         self.references = references
         self.constant = constant
+        self.draws = draws
         self.render = render
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -72,7 +79,7 @@ def parse_template(value: JsonValue, *, errors: list[ExpressionSyntaxError] | No
     constant = not parser.references and not parser.draws
     if render is None:
         return Template(value, (), constant=True, render=lambda _scope: value)
-    return Template(value, tuple(parser.references), constant=constant, render=render)
+    return Template(value, tuple(parser.references), constant=constant, render=render, draws=parser.draws)
 
 
 class _Parser:
@@ -153,7 +160,7 @@ class _Parser:
             (pointer, replace(reference, column=reference.column + offset) if offset else reference)
             for reference in expression.references
         ]
-        self.draws = self.draws or not (expression.references or expression.constant)
+        self.draws = self.draws or expression.draws
         return expression
 
 

@@ -37,6 +37,8 @@ _LOSSY_MARK = b'"lossy":true'
 _NO_MARKS: Mapping[str, Any] = {}
 _DIGEST = re.compile(rb"sha256:[0-9a-f]{64}")
 JSON_TYPE = "application/json"
+SHARED_LIMIT_BYTES = 1024
+"""Up to this size, what runs could share is written into each of their logs: a blob would cost more."""
 FRAME_TYPE = "application/vnd.apache.arrow.file"
 """The registered media type of an Arrow IPC file (IANA, 2021)."""
 
@@ -81,6 +83,10 @@ class Encoder:
             value = getattr(event, name)
             if value is None:
                 continue
+            if name == "definitions":
+                key, text = self._shared(value)
+                data[f"{name}{key}"] = orjson.Fragment(text)
+                continue
             if name in _VALUES:
                 key, text = self.value(value)
                 data[key if name == "value" else name if key == "value" else f"{name}_packed"] = orjson.Fragment(text)
@@ -106,6 +112,14 @@ class Encoder:
             data["decision"] = event.decision
         written = orjson.dumps(data, default=self._default, option=_OPTIONS)
         return None if self.lossy or self._masking.encoded(written) is not written else written
+
+    def _shared(self, value: Any) -> tuple[str, bytes]:
+        """Return how something is recorded that is the same for many runs, unless it is tiny: once, as a blob."""
+        text = self._masking.encoded(orjson.dumps(value, default=self._default, option=_OPTIONS))
+        if len(text) <= SHARED_LIMIT_BYTES or self._blobs is None:
+            return "", text
+        marker = {"digest": self._put(text), "size_bytes": len(text), "media_type": JSON_TYPE, "form": "value_json"}
+        return "_packed", orjson.dumps({BLOB: marker})
 
     def value(self, value: Any) -> tuple[str, bytes]:
         """Return how a value is recorded: (`value` or `packed`, JSON text)."""
@@ -373,7 +387,7 @@ def event_from_json(data: Mapping[str, Any], decoder: Decoder | None = None) -> 
     facts: dict[str, Any] = {"at": data.get("at", 0.0)}
     try:
         for name in _field_names(cls):
-            if name in ("value", "input"):
+            if name in ("value", "input", "definitions"):
                 facts[name] = None if decoder is None else decoder.value(data, name)
             elif (value := data.get(name)) is not None:
                 facts[name] = _FROM_JSON[name](value) if name in _FROM_JSON else value

@@ -161,6 +161,7 @@ class CommittingRunLog:
     """The log of one run, for its writer: events are queued, a thread commits them in groups."""
 
     durable = True
+    remembers = True
 
     def __init__(
         self,

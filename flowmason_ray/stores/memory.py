@@ -80,6 +80,7 @@ class MemoryRunLog:
     """The events of one run, as they are."""
 
     durable = False
+    remembers = True
 
     def __init__(self, record: RunRecord, store: MemoryRunStore | None = None, *, before: MemoryRunLog | None = None):
         """
@@ -137,6 +138,8 @@ class MemoryRunLog:
 
 class ForgettingRunLog(MemoryRunLog):
     """The log of a run of which only the result is wanted: nothing is kept, so that values can go as soon as they are read."""
+
+    remembers = False
 
     def append(self, event: Event) -> None:
         """Keep nothing of an event."""

@@ -338,10 +338,12 @@ def test_ray_that_is_not_installed_names_the_extra(fm: Fm, absent: Any) -> None:
 
 
 def test_warnings_are_shown_before_a_run_and_not_when_quiet(fm: Fm) -> None:
-    file = fm.write(pipeline({**set_stage("a", 1), "cache": True}, output={"v": "{{ stages.a.v_a }}"}))
+    never = stage("c", "conditional", config={"condition": False, "true_branch_stages": ["b"]})
+    stages = (set_stage("a", 1), never, set_stage("b", 2))
+    file = fm.write(pipeline(*stages, output={"v": "{{ stages.a.v_a }}"}))
     done = fm("run", file)
     assert (done.code, done.out) == (0, '{"v":1}\n')
-    assert "warning[not_supported]" in done.err
+    assert "warning[constant_condition]" in done.err
     assert done.err.index("warning") < done.err.index("on local")
     assert "warning" not in fm("run", file, "--quiet").err
     assert json.loads(fm("run", file, "--json").out)["status"] == "succeeded"

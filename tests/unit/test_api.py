@@ -87,6 +87,7 @@ def test_public_names_are_pinned() -> None:
         "InvalidPipeline",
         "PermanentError",
         "Problem",
+        "Reuse",
         "RunFailed",
         "RunResult",
         "TemporaryError",

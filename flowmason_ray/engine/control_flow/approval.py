@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from flowmason_ray.engine.control_flow.base import ConfigProblem, Construct, Run, Shape
-from flowmason_ray.engine.events import ApprovalAnswered, ApprovalRequested, StageSucceeded
+from flowmason_ray.engine.events import ApprovalAnswered, ApprovalRequested, Success
 from flowmason_ray.errors import Failure
 from flowmason_ray.spec.input_schema import check_schema
 
@@ -46,8 +46,11 @@ class WaitForApproval(Construct):
             )
         )
 
-    def decided(self, run: Run, scope: Scope, index: int, event: StageSucceeded) -> None:
-        """Ask."""
+    def decided(self, run: Run, scope: Scope, index: int, event: Success) -> None:
+        """Ask; unless the answer is known from an earlier run, which is the event's value then."""
+        if (event.decision or {}).get("answered"):
+            run.end(scope, index, event.value)
+            return
         options: ApprovalOptions = scope.plan.stages[index].options
         message = str((event.decision or {}).get("message", ""))
         run.await_answer(scope, index)

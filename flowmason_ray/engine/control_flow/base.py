@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from flowmason_ray.engine.commands import Several
-from flowmason_ray.engine.events import ApprovalAnswered, Event, SkipReason, StageSucceeded
+from flowmason_ray.engine.events import ApprovalAnswered, Event, SkipReason, Success
 from flowmason_ray.errors import ExpressionError, Failure
 from flowmason_ray.spec.expressions import DictScope, ExpressionSyntaxError, parse_expression
 from flowmason_ray.spec.templates import parse_template
@@ -145,7 +145,7 @@ class Construct:
         """
         return Shape()
 
-    def decided(self, run: Run, scope: Scope, index: int, event: StageSucceeded) -> None:
+    def decided(self, run: Run, scope: Scope, index: int, event: Success) -> None:
         """The construct's own attempt has succeeded: its config was rendered and it has decided."""
         run.end(scope, index, event.value)
 

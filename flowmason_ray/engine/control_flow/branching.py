@@ -21,7 +21,7 @@ from flowmason_ray.engine.control_flow.base import (
     pointer_part,
     stage_list,
 )
-from flowmason_ray.engine.events import BranchTaken, SkipReason, StageSucceeded
+from flowmason_ray.engine.events import BranchTaken, SkipReason, Success
 from flowmason_ray.errors import Failure, nearest
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Branching(Construct):
             bodies += [Body(name=name, members=members) for name, members in named_lists(branches, "/branches")]
         return Shape(bodies=tuple(bodies))
 
-    def decided(self, run: Run, scope: Scope, index: int, event: StageSucceeded) -> None:
+    def decided(self, run: Run, scope: Scope, index: int, event: Success) -> None:
         """Open the taken body, skip the others."""
         stage = scope.plan.stages[index]
         branch = (event.decision or {}).get("branch")

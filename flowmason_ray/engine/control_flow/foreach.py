@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowmason_ray.engine.commands import Each
 from flowmason_ray.engine.control_flow.base import Body, ConfigProblem, Construct, Run, Shape, stage_list
-from flowmason_ray.engine.events import ItemEnded, LoopExpanded, StageSucceeded
+from flowmason_ray.engine.events import ItemEnded, LoopExpanded, Success
 from flowmason_ray.errors import Failure
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Foreach(Construct):
         late = {"collect": config["collect"]} if config.get("collect") is not None else None
         return Shape(bodies=(body,), options=options, late=late)
 
-    def decided(self, run: Run, scope: Scope, index: int, event: StageSucceeded) -> None:
+    def decided(self, run: Run, scope: Scope, index: int, event: Success) -> None:
         """The items are known: open the first window."""
         facts = event.decision or {}
         count = int(facts["count"])

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from flowmason_ray.engine.control_flow.base import Construct, Run, Shape, constant_truth
-from flowmason_ray.engine.events import StageSucceeded
+from flowmason_ray.engine.events import Success
 
 if TYPE_CHECKING:
     from flowmason_ray.engine.scope import Scope
@@ -29,7 +29,7 @@ class Leaving(Construct):
 class Return(Leaving):
     """Ends the pipeline, or the subpipeline, that it stands in."""
 
-    def decided(self, run: Run, scope: Scope, index: int, event: StageSucceeded) -> None:
+    def decided(self, run: Run, scope: Scope, index: int, event: Success) -> None:
         """Leave, if so decided."""
         if not (event.decision or {}).get("returns"):
             run.end(scope, index, event.value)
@@ -44,7 +44,7 @@ class Return(Leaving):
 class Continue(Leaving):
     """Ends the iteration that it stands in."""
 
-    def decided(self, run: Run, scope: Scope, index: int, event: StageSucceeded) -> None:
+    def decided(self, run: Run, scope: Scope, index: int, event: Success) -> None:
         """Leave, if so decided."""
         if (event.decision or {}).get("taken"):
             run.leave(scope, index, scope, event.value)
@@ -55,7 +55,7 @@ class Continue(Leaving):
 class Break(Leaving):
     """Ends the iteration that it stands in, and the loop with it."""
 
-    def decided(self, run: Run, scope: Scope, index: int, event: StageSucceeded) -> None:
+    def decided(self, run: Run, scope: Scope, index: int, event: Success) -> None:
         """Leave, if so decided."""
         if not (event.decision or {}).get("taken"):
             run.end(scope, index, event.value)

@@ -20,7 +20,7 @@ from flowmason_ray.engine.control_flow.base import (
     named_lists,
     region_result,
 )
-from flowmason_ray.engine.events import BranchTaken, StageSucceeded
+from flowmason_ray.engine.events import BranchTaken, Success
 from flowmason_ray.errors import Failure
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Parallel(Construct):
             raise ConfigProblem(message, "/wait_for")
         return Shape(bodies=bodies, options=needed)
 
-    def decided(self, run: Run, scope: Scope, index: int, event: StageSucceeded) -> None:
+    def decided(self, run: Run, scope: Scope, index: int, event: Success) -> None:
         """Open every branch."""
         race = _Race()
         assert scope.constructs is not None

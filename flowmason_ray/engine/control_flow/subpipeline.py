@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flowmason_ray.engine.control_flow.base import ConfigProblem, Construct, Run, Shape
-from flowmason_ray.engine.events import StageSucceeded
+from flowmason_ray.engine.events import Success
 from flowmason_ray.errors import Failure
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Subpipeline(Construct):
         timeout_s = None if timeout_ms is None else timeout_ms / 1000
         return Shape(options=CallOptions(pipeline=pipeline, timeout_s=timeout_s, on_error=_ON_ERROR[on_error]))
 
-    def decided(self, run: Run, scope: Scope, index: int, event: StageSucceeded) -> None:
+    def decided(self, run: Run, scope: Scope, index: int, event: Success) -> None:
         """The input is known: open the scope."""
         options: CallOptions = scope.plan.stages[index].options
         inner = run.make_scope(scope, index, prefix=f"{event.path}/", input=event.value)

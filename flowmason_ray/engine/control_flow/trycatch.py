@@ -19,7 +19,7 @@ from flowmason_ray.engine.control_flow.base import (
     region_result,
     stage_list,
 )
-from flowmason_ray.engine.events import BranchTaken, SkipReason, StageSucceeded
+from flowmason_ray.engine.events import BranchTaken, SkipReason, Success
 from flowmason_ray.errors import Failure
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class TryCatch(Construct):
             options=TryOptions(propagate=scope == "propagate", catches=frozenset(names)),
         )
 
-    def decided(self, run: Run, scope: Scope, index: int, event: StageSucceeded) -> None:
+    def decided(self, run: Run, scope: Scope, index: int, event: Success) -> None:
         """Try."""
         assert scope.constructs is not None
         scope.constructs[index] = _Try(given=event.value)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from flowmason_ray.engine.control_flow.base import ConfigProblem, Construct, Run, Shape
-from flowmason_ray.engine.events import StageSucceeded, VariableSet
+from flowmason_ray.engine.events import Success, VariableSet
 
 if TYPE_CHECKING:
     from flowmason_ray.engine.scope import Scope
@@ -32,7 +32,7 @@ class SetVariables(Construct):
                 )
         return Shape(options=names)
 
-    def decided(self, run: Run, scope: Scope, index: int, event: StageSucceeded) -> None:
+    def decided(self, run: Run, scope: Scope, index: int, event: Success) -> None:
         """Make the values visible."""
         names: tuple[str, ...] = scope.plan.stages[index].options
         if scope.variables is None:

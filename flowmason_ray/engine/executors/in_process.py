@@ -18,6 +18,7 @@ from flowmason_ray.engine.attempt import DECLINED, Value, fail, finish, prepare
 from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage
 from flowmason_ray.engine.component import Cost
 from flowmason_ray.engine.context import AttemptContext, LocalScope
+from flowmason_ray.engine.digests import item_content, part_of
 from flowmason_ray.engine.events import (
     Event,
     StageBegan,
@@ -33,7 +34,7 @@ from flowmason_ray.engine.executors.threads import AttemptStopped, ComponentLoop
 from flowmason_ray.engine.kept import Kept, Shelf, gathered, plain, read_value
 from flowmason_ray.engine.scope import Scope
 from flowmason_ray.engine.values import INLINE_LIMIT_BYTES
-from flowmason_ray.errors import Failure, StageError, StoreError
+from flowmason_ray.errors import Failure, PermanentError, StageError, StoreError
 from flowmason_ray.stores.encoding import Decoder
 
 HEARTBEAT_S = 1.0
@@ -95,6 +96,14 @@ class InProcessExecutor:
     async def fetch(self, handle: Any) -> Any:
         """Return the value; lists inside it may be lazy."""
         return read_value(handle)
+
+    def part_content(self, handle: Any, key: str | None) -> bytes | None:
+        """Return what stands for a value in fingerprints."""
+        return part_of(handle, key)
+
+    def item_content(self, items: Any, position: int) -> bytes | None:
+        """Return what stands for an item of a loop in fingerprints."""
+        return item_content(items, position)
 
     # -- attempts -----------------------------------------------------------------------------------------------------
 
@@ -256,6 +265,7 @@ class InProcessExecutor:
             attempt=command.attempt,
             first_started_at=command.first_started_at,
             tell=self._tell,
+            key=command.idempotency_key,
         )
 
     def _tell(self, event: Event) -> None:
@@ -299,7 +309,12 @@ class InProcessExecutor:
     def _failed(command: StartStage, exc: BaseException, duration_s: float = 0.0) -> StageFailed:
         failure: Failure = fail(exc, command.path, command.attempt)
         return StageFailed(
-            at=time(), path=command.path, attempt=command.attempt, failure=failure, duration_s=duration_s
+            at=time(),
+            path=command.path,
+            attempt=command.attempt,
+            failure=failure,
+            duration_s=duration_s,
+            final=isinstance(exc, PermanentError),
         )
 
     # -- the components' loop -----------------------------------------------------------------------------------------

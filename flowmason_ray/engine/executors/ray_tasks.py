@@ -28,6 +28,7 @@ from ray.exceptions import RayError, RayTaskError, TaskCancelledError, WorkerCra
 from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage, resolve_part
 from flowmason_ray.engine.component import ComponentSpec, Cost, Effect
 from flowmason_ray.engine.context import visible_variables
+from flowmason_ray.engine.digests import Contents, item_in, part_in
 from flowmason_ray.engine.events import Event, StageDeclined, StageFailed, StageStopped, StageSucceeded
 from flowmason_ray.engine.executor import STOP_GRACE_S, Deliver, RunInfo
 from flowmason_ray.engine.executors.in_process import InProcessExecutor
@@ -63,6 +64,8 @@ class RemoteValue(Packed):
     """A value in Ray's object store. `packed` is how the log records it."""
 
     reference: Any
+    contents: Contents | None = None
+    """What stands for it in fingerprints, as the worker has computed it; None: nobody asked."""
 
 
 def _attempt_with(classes: Mapping[str, Any]) -> Any:
@@ -152,6 +155,18 @@ class RayTasksExecutor:
         except RayError as exc:
             raise ValueLost(f"A value of {handle.size_bytes} bytes is gone from the cluster: {_words(exc)}") from exc
 
+    def part_content(self, handle: Any, key: str | None) -> bytes | None:
+        """Return what stands for a value in fingerprints."""
+        if not isinstance(handle, RemoteValue):
+            return self._local.part_content(handle, key)
+        return None if handle.contents is None else part_in(handle.contents, key)
+
+    def item_content(self, items: Any, position: int) -> bytes | None:
+        """Return what stands for an item of a loop in fingerprints."""
+        if not isinstance(items, RemoteValue):
+            return self._local.item_content(items, position)
+        return None if items.contents is None else item_in(items.contents, position)
+
     # -- attempts -----------------------------------------------------------------------------------------------------
 
     def start(self, command: StartStage) -> Event | None:
@@ -181,6 +196,7 @@ class RayTasksExecutor:
             attempt=command.attempt,
             first_started_at=command.first_started_at,
             run_id=self._run.run_id,
+            idempotency_key=command.idempotency_key,
             run=self._packed_run,
         )
         report, value = self._remote_attempt.options(num_returns=2, **options).remote(data, *arguments)
@@ -239,11 +255,18 @@ class RayTasksExecutor:
             self._deliver(StageDeclined(**facts))
         elif report.status == "failed":
             assert report.failure is not None
-            self._deliver(StageFailed(**facts, failure=report.failure, duration_s=report.duration_s))
+            self._deliver(
+                StageFailed(**facts, failure=report.failure, duration_s=report.duration_s, final=report.final)
+            )
         else:
             value = report.value
             if not report.inline:
-                value = RemoteValue(reference=task.value, packed=report.packed, size_bytes=report.size_bytes)
+                value = RemoteValue(
+                    reference=task.value,
+                    packed=report.packed,
+                    size_bytes=report.size_bytes,
+                    contents=report.contents,
+                )
             self._deliver(StageSucceeded(**facts, value=value, decision=report.decision, duration_s=report.duration_s))
 
     def _lost(self, task: _Task, error: BaseException) -> Event:

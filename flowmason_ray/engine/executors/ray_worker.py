@@ -25,11 +25,12 @@ from flowmason_ray.components.registry import load_project_module
 from flowmason_ray.engine.attempt import DECLINED, Value, fail, finish, prepare
 from flowmason_ray.engine.component import ComponentSpec
 from flowmason_ray.engine.context import AttemptContext, context_root, draw_text
+from flowmason_ray.engine.digests import Contents, contents_of
 from flowmason_ray.engine.events import Event
 from flowmason_ray.engine.executor import RunInfo
 from flowmason_ray.engine.secrecy import Secret
 from flowmason_ray.engine.values import INLINE_LIMIT_BYTES, Items, is_frame
-from flowmason_ray.errors import Failure
+from flowmason_ray.errors import Failure, PermanentError
 from flowmason_ray.settings import ProjectSettings
 from flowmason_ray.spec.expressions import Expression, StageView, parse_expression
 from flowmason_ray.spec.input_schema import InputSchema
@@ -94,6 +95,7 @@ class AttemptData:
     attempt: int
     first_started_at: float
     run_id: str
+    idempotency_key: str | None
     run: bytes
     """The run's facts as JSON (`pack_run`): sent with every attempt, read once per worker, which beats a reference that every
     task would have to borrow (measured: 3 ms a task)."""
@@ -111,7 +113,11 @@ class Report:
     value: Any = None
     packed: bytes | None = None
     size_bytes: int = 0
+    contents: Contents | None = None
+    """What stands for `value` in fingerprints, when it is not here and the run asks for it."""
     failure: Failure | None = None
+    final: bool = False
+    """Whether the component has said that repeating cannot help."""
     told: tuple[Event, ...] = ()
     """What the component said (`context.log`, `context.progress`) while it ran."""
 
@@ -246,6 +252,7 @@ def pack_run(run: RunInfo) -> bytes:
             "secrets": {name: secret.reveal() for name, secret in run.secrets.items()},
             "region": run.region,
             "blobs": None if run.blobs is None else run.blobs.address,
+            "fingerprints": run.fingerprints,
         }
     )
 
@@ -290,6 +297,7 @@ def run_attempt(classes: Mapping[str, Any], data: AttemptData, *arguments: Any) 
                 attempt=data.attempt,
                 first_started_at=data.first_started_at,
                 tell=told.append,
+                key=data.idempotency_key,
             )
             result = work.instance.execute(given, context)
             if work.component.is_async:
@@ -298,7 +306,8 @@ def run_attempt(classes: Mapping[str, Any], data: AttemptData, *arguments: Any) 
         return _report(value, run, perf_counter() - started, tuple(told))
     except Exception as exc:  # foreign code runs here: any exception is a failed attempt
         failure = fail(exc, data.path, data.attempt)
-        return Report(status="failed", failure=failure, duration_s=perf_counter() - started, told=tuple(told)), None
+        duration_s, final = perf_counter() - started, isinstance(exc, PermanentError)
+        return Report(status="failed", failure=failure, final=final, duration_s=duration_s, told=tuple(told)), None
 
 
 async def _interruptible(call: Coroutine[Any, Any, Any]) -> Any:
@@ -351,6 +360,7 @@ def _report(value: Value, run: RunInfo, duration_s: float, told: tuple[Event, ..
         inline=False,
         packed=orjson.dumps(orjson.Fragment(text)) if key == "packed" else None,
         size_bytes=len(text),
+        contents=contents_of(value.value) if run.fingerprints else None,
         told=told,
     )
     return report, portable(value.value)

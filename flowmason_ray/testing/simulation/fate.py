@@ -94,6 +94,10 @@ class Fate:
         kind = "Oops" if code == "component_error" else None
         return Failure(code=code, message=f"It failed with {code}.", stage=path, attempts=attempt, error_type=kind)
 
+    def reuses(self, path: str) -> bool:
+        """Tell whether what an attempt comes to is known from an earlier run."""
+        return self.number("reused", path) < 0.1
+
     def gather_failure(self, path: str) -> Failure | None:
         """Return how putting together a construct's value fails, or None."""
         if self.number("gathering fails", path) >= self.mood.failures / 4:

@@ -15,6 +15,7 @@ from flowmason_ray.engine.events import (
     StageEnded,
     StageFailed,
     StageRetrying,
+    StageReused,
     StageSkipped,
     StageStopped,
     StageSucceeded,
@@ -99,10 +100,10 @@ class History:
             instance = self.of(event.path)
             instance.timed_out |= instance.status == "open" and not instance.gathered
             return
-        if not isinstance(event, (StageSucceeded, StageDeclined, StageFailed, StageStopped)):
+        if not isinstance(event, (StageSucceeded, StageReused, StageDeclined, StageFailed, StageStopped)):
             return
         instance = self.of(event.path)
-        if instance.status == "cancelled" or not isinstance(event, StageSucceeded):
+        if instance.status == "cancelled" or not isinstance(event, (StageSucceeded, StageReused)):
             return  # how failures and stops count is narrated
         instance.value = event.value
         name = event.path.rpartition("/")[2]

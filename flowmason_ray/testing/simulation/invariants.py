@@ -20,6 +20,7 @@ from flowmason_ray.engine.events import (
     ItemEnded,
     StageEnded,
     StageRetrying,
+    StageReused,
     StageSkipped,
     StageSucceeded,
     TimerFired,
@@ -272,7 +273,7 @@ def _answered(books: Books, event: Event, path: str) -> None:
     if isinstance(event, ApprovalAnswered):
         return
     if books.running.pop(path, None) is not None:
-        if isinstance(event, StageSucceeded) and path not in books.stopping:
+        if isinstance(event, (StageSucceeded, StageReused)) and path not in books.stopping:
             books.succeeded.add(path)
         books.gathering.discard(path)
         books.stopping.discard(path)

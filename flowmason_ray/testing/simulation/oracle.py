@@ -24,6 +24,8 @@ from flowmason_ray.testing.simulation.world import decide
 
 NOT_REPEATED = frozenset({"permanent_error", "invalid_output", "in_doubt"})
 """Codes that no attempt follows, unless the policy names them."""
+OUTCOME_UNKNOWN = frozenset({"timeout", "worker_died"})
+"""Codes that no effectful attempt follows, unless the policy names them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,8 +286,11 @@ class Oracle:
             failure = self.fate.failure(path, attempt)
             if failure is None:
                 return attempt, None
+            unknown = stage.data.get("effect") == "effectful" and failure.code in OUTCOME_UNKNOWN
             repeated = (
-                failure.code in named or failure.error_type in named if named else failure.code not in NOT_REPEATED
+                failure.code in named or failure.error_type in named
+                if named
+                else not unknown and failure.code not in NOT_REPEATED
             )
             if attempt >= retry.get("max_attempts", 1) or not repeated:
                 return attempt, failure

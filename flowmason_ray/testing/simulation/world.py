@@ -24,6 +24,7 @@ from flowmason_ray.engine.events import (
     Event,
     StageDeclined,
     StageFailed,
+    StageReused,
     StageStopped,
     StageSucceeded,
     TimerFired,
@@ -193,6 +194,8 @@ class World:
         scope = LocalScope(self.run, command.scope, stage, path, attempt, command.first_started_at)
         config = self.seen[path] = stage.template.render(scope)
         value, decision = decide(fate, stage.component.name if stage.component else None, path, config)
+        if fate.reuses(path):
+            return StageReused(**facts, value=value, decision=decision, source={"run": "r_before", "how": "record"})
         return StageSucceeded(**facts, value=value, decision=decision)
 
     def _gathered(self, command: GatherResults) -> Event:

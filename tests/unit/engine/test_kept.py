@@ -18,6 +18,7 @@ from flowmason_ray import operator
 from flowmason_ray.api import PreparedRun, RunResult
 from flowmason_ray.engine.commands import Each, Several
 from flowmason_ray.engine.component import Context
+from flowmason_ray.engine.digests import content_of, part_of
 from flowmason_ray.engine.events import StageSucceeded
 from flowmason_ray.engine.kept import Kept, KeptList, Shelf, gathered, plain
 from flowmason_ray.errors import StoreError
@@ -273,3 +274,14 @@ def test_constructs_inside_and_around_hand_the_values_on(tmp_path: Path) -> None
     result, _ = run(tmp_path, stages, "{{stages.each.results}}")
     assert [each["kept"] for each in result.output] == [0, 3, 6, 9]
     assert [d["try_result"]["n"] for each in result.output for d in each["all"]] == list(range(12))
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 40])
+def test_the_content_of_a_lazy_list_is_that_of_the_list(tmp_path: Path, count: int) -> None:
+    blobs = LocalBlobs(tmp_path)
+    parts = [n if n % 2 else kept(blobs, {"n": n, "text": "é" * SIZE}) for n in range(count)]
+    lazy = KeptList(parts)
+    assert content_of(lazy) == content_of(plain(lazy))
+    assert part_of({"results": lazy, "n": 1}, None) == part_of({"results": plain(lazy), "n": 1}, None)
+    short = KeptList(list(range(count)))
+    assert content_of(short) == content_of(list(range(count)))

@@ -566,11 +566,6 @@ def test_a_likely_slip_in_an_open_input_is_a_warning() -> None:
     assert plan_of(reads("input.nmae"), input_schema=OBJECT)
 
 
-def test_caching_is_a_warning_as_long_as_it_is_not_built() -> None:
-    problems = problems_of(stage("a", cache=True))
-    assert [(p.code, p.severity, p.path) for p in problems] == [("not_supported", "warning", "/stages/0/cache")]
-
-
 WARNINGS: dict[str, tuple[Stages, str, str]] = {
     "a branch that is never taken": (
         [stage("c", "conditional", config={"condition": False, "true_branch_stages": ["a"]}), stage("a")],

@@ -41,6 +41,9 @@ class Log:
             raise StoreUnavailable("The disk is full.")
         self.story.append("flushed")
 
+    def check_lease(self) -> None:
+        """Nobody else wants the run."""
+
     async def requests(self, *, after: int) -> Sequence[Request]:
         return ()
 
