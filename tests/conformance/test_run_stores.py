@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,9 +21,9 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from flowmason_ray.engine.events import CancelRequested, Event, RunCreated, StageStarted, StageSucceeded
-from flowmason_ray.engine.run_log import RunLog, RunStore
-from flowmason_ray.engine.values import INLINE_LIMIT_BYTES, Items
-from flowmason_ray.errors import StoreError, StoreUnavailable
+from flowmason_ray.engine.run_log import Pruned, Recorded, RunLog, RunStore
+from flowmason_ray.engine.values import INLINE_LIMIT_BYTES, Items, Packed
+from flowmason_ray.errors import FlowMasonError, StoreError, StoreUnavailable
 from flowmason_ray.stores.blobs import LocalBlobs
 from flowmason_ray.stores.encoding import Decoder, Encoder, event_to_json
 from flowmason_ray.stores.memory import MemoryRunStore
@@ -71,6 +71,110 @@ def test_every_store_keeps_its_promises(name: str, open_store: Callable[[], RunS
 
 async def _run(check: Check, open_store: Callable[[], RunStore]) -> None:
     await check(open_store)
+
+
+def _forgets_the_epoch(store: type[SqliteRunStore]) -> type[SqliteRunStore]:
+    class Weak(store):
+        def reopen(self, record: Any, *, secrets: Any = ()) -> RunLog:
+            log = super().reopen(record, secrets=secrets)
+            log.epoch = 1
+            return log
+
+    return Weak
+
+
+def _loses_the_last_page(store: type[SqliteRunStore]) -> type[SqliteRunStore]:
+    class Weak(store):
+        async def read(self, run_id: str, *, after: int = 0) -> AsyncIterator[Recorded]:
+            for each in await asyncio.to_thread(self._page, run_id, after):
+                yield each
+
+    return Weak
+
+
+def _prunes_what_goes_on(store: type[SqliteRunStore]) -> type[SqliteRunStore]:
+    class Weak(store):
+        async def prune(self, **wanted: Any) -> Pruned:
+            pruned = await super().prune(**wanted)
+            with contextlib.closing(sqlite3.connect(self._file)) as connection:
+                connection.execute("DELETE FROM runs WHERE status = 'running'")
+                connection.commit()
+            return pruned
+
+    return Weak
+
+
+@pytest.mark.parametrize(
+    ("weaken", "name"),
+    [
+        (_forgets_the_epoch, "a_run_changes_hands_only_when_it_was_left"),
+        (_loses_the_last_page, "pages_of_a_long_run_join"),
+        (_prunes_what_goes_on, "pruning_removes_ended_runs_by_age_and_number"),
+    ],
+)
+def test_the_checks_find_a_store_that_does_not_keep_them(
+    weaken: Callable[[type[SqliteRunStore]], type[SqliteRunStore]], name: str, tmp_path: Path
+) -> None:
+    weak = weaken(SqliteRunStore)
+    with pytest.raises((AssertionError, FlowMasonError)):
+        asyncio.run(_run(STORE_CHECKS[name], lambda: weak(tmp_path / "runs.db", LocalBlobs(tmp_path / "blobs"))))
+
+
+SECRET = "correct-horse-battery"
+
+
+@pytest.mark.parametrize("form", ["small", "large", "frame beside it", "decision"])
+def test_a_secret_is_neither_recorded_nor_kept(
+    form: str, open_store: Callable[[], RunStore], request: pytest.FixtureRequest
+) -> None:
+    if "memory" in request.node.callspec.id:
+        pytest.skip("nothing leaves the process, so nothing is masked")
+    values: dict[str, Any] = {
+        "small": {"x": SECRET},
+        "large": {"x": SECRET, "y": "z" * INLINE_LIMIT_BYTES},
+        "frame beside it": {"x": SECRET, "t": pl.DataFrame({"a": [1]})},
+        "decision": {"x": 1},
+    }
+    event = StageSucceeded(
+        at=1.0, path="a", attempt=1, value=values[form], decision={"branch": SECRET} if form == "decision" else None
+    )
+
+    async def work() -> None:
+        store = open_store()
+        log = store.create(new_record(), secrets=[SECRET])
+        log.append(event)
+        log.keep_result("f", event, ttl_s=None)
+        log.append(StageSucceeded(at=1.0, path="b", attempt=1, value={"x": "nothing secret"}))
+        await log.flush()
+        assert await log.kept_result("f") is None
+        await log.close()
+        found, plain = [each.event for each in await recorded(store, "r_1")]
+        assert (found.get("lossy"), plain.get("lossy")) == (True, None)
+        value = Decoder(getattr(store, "blobs", None)).value(found)
+        assert SECRET not in str(value) + str(found)
+        if form != "decision":
+            assert value["x"] == "***"
+
+    go(work)
+
+
+@pytest.mark.parametrize(
+    ("value", "lossy"), [({"x": float("nan")}, True), ({"x": None}, False), ({"lossy": None}, False)]
+)
+def test_what_a_worker_has_packed_is_known_for_what_it_is(value: Any, lossy: bool, tmp_path: Path) -> None:
+    """A frame makes it packed even when it is small; the coordinator sees only what the worker wrote."""
+    blobs = LocalBlobs(tmp_path)
+    key, text = Encoder(blobs).value({**value, "t": pl.DataFrame({"a": [1]})})
+    assert key == "packed"
+    coordinator = Encoder(blobs)
+    handle = Packed(packed=text, size_bytes=len(text))
+    event = StageSucceeded(path="a", attempt=1, value=handle)
+    assert b'"lossy":true' in coordinator.body(event) if lossy else b'"lossy":true' not in coordinator.body(event)
+    assert coordinator.digests, "what it refers to is known"
+    assert (coordinator.result(event) is None) == lossy
+    nested = Encoder(blobs)
+    assert (nested.result(StageSucceeded(path="a", attempt=1, value={"in": [handle]})) is None) == lossy
+    assert nested.digests == coordinator.digests
 
 
 # -- values -----------------------------------------------------------------------------------------------------------
