@@ -20,7 +20,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from flowmason_ray.engine.events import CancelRequested, Event, RunCreated, StageStarted, StageSucceeded
+from flowmason_ray.engine.events import CancelRequested, Event, RunCreated, RunSucceeded, StageStarted, StageSucceeded
 from flowmason_ray.engine.run_log import Pruned, Recorded, RunLog, RunStore
 from flowmason_ray.engine.values import INLINE_LIMIT_BYTES, Items, Packed
 from flowmason_ray.errors import FlowMasonError, StoreError, StoreUnavailable
@@ -491,6 +491,38 @@ def test_a_full_disk_is_said_so_and_what_was_acknowledged_stays(small_disk: Path
             await log.close()
         assert acknowledged > 10
         assert len(await recorded(store, "r_1")) == acknowledged
+
+    go(work)
+
+
+def test_a_run_that_met_a_full_disk_goes_on_when_there_is_room(small_disk: Path) -> None:
+    async def work() -> None:
+        filler = small_disk / "filler"
+        filler.write_bytes(b"x" * 200 * 1024)
+        store = SqliteRunStore(small_disk / "runs.db", lease_s=0.5)
+        log = store.create(new_record())
+        acknowledged = 0
+
+        async def fill() -> None:
+            nonlocal acknowledged
+            for i in range(2_000):
+                log.append(StageStarted(at=1.0, path=f"s{i}-{'x' * 1000}", attempt=1))
+                await asyncio.wait_for(log.flush(), 5)
+                acknowledged += 1
+
+        with pytest.raises(StoreUnavailable, match="disk is full"):
+            await fill()
+        with pytest.raises(StoreUnavailable):
+            await log.close()
+        filler.unlink()
+        await asyncio.sleep(0.6)  # its lease could not be given back, for want of room: it runs out
+        assert (await store.find("r_1")).status == "interrupted"
+        again = store.reopen(await store.find("r_1"))
+        again.append(RunSucceeded(at=2.0, value=1))
+        await again.close()
+        assert [r.position for r in await recorded(store, "r_1")] == list(range(1, acknowledged + 2))
+        with contextlib.closing(sqlite3.connect(small_disk / "runs.db")) as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
     go(work)
 
