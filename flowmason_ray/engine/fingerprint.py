@@ -16,7 +16,7 @@ effectful itself: then what it is given is what counts, so that no effect is cal
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from hashlib import sha256
+from hashlib import blake2b, sha256
 from typing import Any
 
 import orjson
@@ -74,7 +74,12 @@ class Fingerprints:
         """Return the fingerprint of an attempt: 32 hexadecimal digits; None when what it reads is not known."""
         scope = command.scope
         try:
-            parts = [recipe.definition, *[self._output(scope, output) for output in recipe.outputs]]
+            parts = [recipe.definition]
+            contents = scope.contents or {}
+            for output in recipe.outputs:
+                # What is kept stays as it is: it is asked for first, which spares everything else.
+                known = None if output[0] else contents.get(output[3])
+                parts.append(known or self._output(scope, output))
             if recipe.others or recipe.awaited:
                 parts += self._read_others(command, recipe)
         except (Unknown, TypeError):
@@ -83,7 +88,7 @@ class Fingerprints:
             traces = self._traces.get(id(command.stage))
             if traces is not None:
                 parts.append(traces)
-        return sha256(b"\0".join(parts)).hexdigest()[:32]
+        return blake2b(b"\0".join(parts), digest_size=16).hexdigest()
 
     def _read_others(self, command: StartStage, recipe: Recipe) -> list[bytes]:
         reads = self._others.get(id(command.stage))
@@ -113,7 +118,7 @@ class Fingerprints:
                 parts += [self._reader(reference, command.stage)(command) for reference in others]
             except (Unknown, TypeError):
                 return None
-        return sha256(b"\0".join([head, *parts])).hexdigest()[:32]
+        return blake2b(b"\0".join([head, *parts]), digest_size=16).hexdigest()
 
     def item(self, scope: Scope) -> bytes | None:
         """Return what stands for the item of an iteration."""
