@@ -22,7 +22,6 @@ from flowmason_ray.engine.summary import StageSummary, Summary
 from flowmason_ray.engine.values import presentable
 from flowmason_ray.errors import Failure, InvalidCall, InvalidInput, InvalidPipeline, Problem, RunFailed
 from flowmason_ray.spec.loader import LoadedPipeline
-from flowmason_ray.spec.loader import load_pipeline_file as _load_file
 from flowmason_ray.spec.plain_data import plain_object
 from flowmason_ray.wiring import ExecutorOptions, Workspace, choose_executor, load, make_executor, open_workspace
 
@@ -268,12 +267,12 @@ def run(
 
 
 def load_pipeline(file: str | Path) -> LoadedPipeline:
-    """Load a pipeline file; its components are not looked at.
+    """Load a pipeline file, put together with all that it extends; its components are not looked at.
 
     Raises:
         InvalidPipeline: it cannot be read, or is not a pipeline; every problem is listed.
     """
-    return _load_file(Path(file))
+    return load(Path(file))
 
 
 def validate(source: Source, *, components: Sequence[type] = ()) -> list[Problem]:

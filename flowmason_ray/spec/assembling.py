@@ -14,6 +14,7 @@ from flowmason_ray.spec.layering import Element, Layered, Part
 from flowmason_ray.spec.loader import LoadedPipeline
 from flowmason_ray.spec.pipeline import Pipeline, field_order
 from flowmason_ray.spec.provenance import Mark, Origin, Provenance
+from flowmason_ray.spec.references import is_path
 from flowmason_ray.spec.spellings import Respelled, respell_references
 from flowmason_ray.spec.wording import problems_from
 
@@ -85,11 +86,6 @@ def _placed(problem: Problem, made: LoadedPipeline) -> Problem:
 def folder_of(loaded: LoadedPipeline) -> Path:
     """Return the directory that paths in a pipeline are relative to."""
     return Path(loaded.source.file).parent if loaded.source.file else Path.cwd()
-
-
-def is_path(reference: str) -> bool:
-    """Tell whether a reference to a pipeline is a path, and not a name."""
-    return "/" in reference or reference.endswith(".json")
 
 
 def _moved(element: Element, here: Path) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from flowmason_ray.spec.spellings import Respelled, respell
 from flowmason_ray.spec.wording import problems_from
 
 if TYPE_CHECKING:
-    from flowmason_ray.spec.provenance import Origin, Provenance
+    from flowmason_ray.spec.provenance import Provenance
 
 _ABOUT_A_KEY = frozenset({"unknown_key", "two_spellings", "shadowed_value"})
 """Codes of problems that are about a key itself, not about its value."""
@@ -66,10 +66,11 @@ class LoadedPipeline:
         """
         place = self.locate(pointer, key=key)
         if self.provenance is not None:
-            chain: tuple[Origin, ...] = self.provenance.chain(pointer)
+            chain = self.provenance.chain(pointer)
+            origin = chain[-1]
             # The pointer goes with the file: it leads into the one in which the value is written.
-            pointer = chain[-1].pointer
-            if len(chain) > 1 or chain[-1].document.source is not self.source:
+            pointer = origin.pointer
+            if len(chain) > 1 or origin.document.source is not self.source:
                 facts["chain"] = (*map(str, chain), self.source.file or self.pipeline.name)
         return Problem(
             code=code,

@@ -120,21 +120,24 @@ class Patcher:
                 return None
             return fresh(self._literal(change, at), at.origin)
         if isinstance(change, dict):
-            members, inherited = cast("dict[str, Any]", change), cast("object", old[0])
+            members: dict[str, Any] = change
+            inherited: Any = old[0]
+            kind = kind_of(inherited)
             if isinstance(inherited, dict):
                 return self.patch(cast("dict[str, Any]", inherited), old[1], members, at)
             if at.model is not None:  # `cache: true` becomes an object: the format says which keys that has
                 return fresh(self._literal(members, at), at.origin, old[1])
             hint = 'To put an object in its place, write {"$replace": {…}}.'
-            if isinstance(inherited, list):
+            if kind == "a list":
                 hint = "Change the list by '$append', '$prepend', '$remove' or '$merge', or '$replace' it."
+            found = shown(inherited)
             self._report(
                 "override_mismatch",
                 f"The override of {at.what} is an object to merge into; what is inherited there ({old[1].chain[-1]}) is "
-                f"{kind_of(inherited)}.",
+                f"{kind}.",
                 at,
                 hint=hint,
-                found=shown(inherited),
+                found=found,
             )
             return None
         return fresh(change, at.origin, old[1])
