@@ -120,7 +120,7 @@ class Patcher:
                 return None
             return fresh(self._literal(change, at), at.origin)
         if isinstance(change, dict):
-            members: dict[str, Any] = change
+            members = cast("dict[str, Any]", change)
             inherited: Any = old[0]
             kind = kind_of(inherited)
             if isinstance(inherited, dict):
