@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any
@@ -138,7 +138,7 @@ def open_workspace(start: Path, *, components: Sequence[type] = ()) -> Workspace
 def library_of(project: Project, *, locked: bool = True) -> Library:
     """Return the pipelines of a project; with `locked`, only what its lock pins."""
     folders = [project.root / folder for folder in project.settings.pipeline_dirs]
-    return Library(project.root, folders, locked)
+    return Library(root=project.root, folders=folders, locked=locked)
 
 
 def load(source: Path | str | Mapping[str, Any]) -> LoadedPipeline:
@@ -151,7 +151,9 @@ def load(source: Path | str | Mapping[str, Any]) -> LoadedPipeline:
     if not loaded.pipeline.extends and not loaded.pipeline.overrides:
         return loaded
     file = loaded.source.file
-    return library_of(find_project(Path(file) if file else Path.cwd())).resolve(loaded)
+    library = library_of(find_project(Path(file) if file else Path.cwd()))
+    resolved = library.resolve(loaded)
+    return replace(resolved, warnings=(*resolved.warnings, *library.unlocked()))
 
 
 def choose_executor(on: str | None) -> str:

@@ -24,7 +24,7 @@ MAX_DEPTH = 32
 """How deep calls may nest: each level is a copy of the called pipeline's plan."""
 
 
-NOT_FOUND = frozenset({"pipeline_not_found", "ambiguous_pipeline", "invalid_range"})
+NOT_FOUND = frozenset({"pipeline_not_found", "ambiguous_pipeline", "invalid_range", "lock_mismatch"})
 """The codes of problems that lie in the reference, and not in the pipeline that was found."""
 
 

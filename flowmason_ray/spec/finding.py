@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -193,6 +193,8 @@ class Library:
     """The directories in which names are looked for."""
     locked: bool = True
     """Whether the project's lock holds, if there is one."""
+    preferred: Mapping[str, Pin] = field(default_factory=dict[str, Pin])
+    """Versions to take as long as they are there, whatever their content: what a lock that is being renewed pinned before."""
     used: dict[str, Pin] = field(default_factory=dict[str, Pin])
     """What each reference that was followed came to, by its key in the lock."""
     _catalogue: Catalogue | None = None
@@ -240,8 +242,9 @@ class Library:
         beside = Path(from_file).parent if from_file else self.root
         pins = self.lock.pins if self.locked else {}
         pin = None if is_path(reference) else pins.get(reference)
-        file = self._catalogue.find(reference, beside, pin)
-        loaded = self._read(file)
+        file = self._preferred(reference, beside, self._catalogue) if pin is None else None
+        file = file or self._catalogue.find(reference, beside, pin)
+        loaded = self.read(file)
         key = self.label(file) if is_path(reference) else reference
         self._check(key, reference, loaded, pins)
         pipeline = loaded.pipeline
@@ -250,6 +253,15 @@ class Library:
             Pin(name=pipeline.name, version=pipeline.version, digest=digest_of(loaded.data), found=self.label(file)),
         )
         return loaded
+
+    def _preferred(self, reference: str, beside: Path, catalogue: Catalogue) -> Path | None:
+        pin = None if is_path(reference) else self.preferred.get(reference)
+        if pin is None:
+            return None
+        try:
+            return catalogue.find(reference, beside, pin)
+        except InvalidPipeline:
+            return None
 
     @property
     def lock(self) -> Lock:
@@ -291,7 +303,12 @@ class Library:
                 return f"{place.distribution}:{Path(real).relative_to(folder).as_posix()}"
         return Path(os.path.relpath(real, root)).as_posix()
 
-    def _read(self, file: Path) -> LoadedPipeline:
+    def read(self, file: Path) -> LoadedPipeline:
+        """Return a file as it is written; it is read once.
+
+        Raises:
+            InvalidPipeline: it cannot be loaded.
+        """
         key = os.path.realpath(file)
         if key not in self._files:
             self._files[key] = load_pipeline_file(file)

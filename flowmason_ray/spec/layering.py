@@ -134,6 +134,7 @@ class _Putting:
                 self._slots[identifier] = origin
         elif old.is_slot and part == "stages":
             filled, mark = fill((old.value, old.mark), value, origin)
+            mark = Mark((*mark.chain, origin), mark.below)
             self._elements[identifier] = replace(old, value=filled, mark=mark, by=id(self._document))
         elif old.by in self._layer.ancestors or old.part != part:
             self._report(
@@ -208,9 +209,9 @@ class _Putting:
             patch = {"input_mapping" if key == "config" else key: value for key, value in patch.items()}
         fills = element.is_slot and "component_type" in patch
         at = At(origin=origin, owner=element.title, model=_MODELS[element.part], grows=fills)
-        if fills and "config" not in element.value:
-            element = replace(element, value={**element.value, "config": {}})
         value, mark = self._patcher.patch(element.value, element.mark, patch, at)
+        if fills:
+            mark = Mark((*mark.chain, origin), mark.below)
         self._elements[name] = replace(element, value=value, mark=mark, by=id(self._document) if fills else element.by)
 
     def _replace(self, name: str, element: Element, value: Any, origin: Origin) -> None:

@@ -7,6 +7,7 @@ inherited stage that nobody touched costs one mark, however large it is, and is 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
@@ -48,7 +49,7 @@ class Origin:
 
     def __str__(self) -> str:
         place = self.place()
-        file = place.file or self.document.pipeline.name
+        file = _short(place.file) if place.file else self.document.pipeline.name
         return f"{file}:{place.line}" if place.line else f"{file}{self.pointer}"
 
 
@@ -86,8 +87,9 @@ class Provenance:
         mark = self._root
         for token in split_pointer(pointer):
             mark = mark.member(token)
-        *earlier, last = mark.chain
-        return (*(origin for origin in earlier if origin.value() is not MISSING), last)
+        # A file that fills a slot says something about the stage, not about all that is in it.
+        written = tuple(origin for origin in mark.chain if origin.value() is not MISSING)
+        return written or mark.chain[-1:]
 
     def origin(self, pointer: str) -> Origin:
         """Return the place that holds for the value at a pointer."""
@@ -97,6 +99,12 @@ class Provenance:
 def chain_of(loaded: LoadedPipeline, pointer: str) -> Chain:
     """Return where a part of any pipeline was written, whether it extends others or not."""
     return (Origin(loaded, pointer),) if loaded.provenance is None else loaded.provenance.chain(pointer)
+
+
+def _short(file: str) -> str:
+    """Return the name of a file as messages show it: relative to the working directory when it lies below."""
+    relative = os.path.relpath(file)
+    return file if relative.startswith("..") else relative
 
 
 def value_at(data: Any, pointer: str) -> Any:
