@@ -256,7 +256,7 @@ def _conjuncts(schema: Any, root: Schema, seen: frozenset[int] = frozenset()) ->
     known = cast("Schema", schema)
     seen |= {id(known)}
     own = {key: value for key, value in known.items() if key not in ("allOf", "$ref")}
-    if own.keys() - _SILENT:
+    if own:
         yield own
     for part in known.get("allOf", ()):
         yield from _conjuncts(part, root, seen)

@@ -166,6 +166,11 @@ class _Putting:
                 self._removed[name] = origin
             elif is_operator(patch) and set(cast("dict[str, Any]", patch)) == {"$replace"}:
                 self._replace(name, element, patch["$replace"], origin)
+            elif is_operator(patch):
+                at = At(origin=origin, owner=element.title)
+                self._patcher.refuse(cast("dict[str, Any]", patch), at, "as a whole it can only be replaced, alone")
+            elif isinstance(patch, dict) and self._fills_again(name, element, cast("dict[str, Any]", patch)):
+                self._elements[name] = replace(element, rival=origin)
             elif isinstance(patch, dict):
                 self._patch(name, element, cast("dict[str, Any]", patch), origin)
             else:
@@ -176,6 +181,11 @@ class _Putting:
         """Tell whether the file inherits the element, also when another parent has filled or replaced it since."""
         ancestors = self._layer.ancestors
         return element.by in ancestors or any(id(origin.document) in ancestors for origin in element.mark.chain)
+
+    def _fills_again(self, name: str, element: Element, patch: dict[str, Any]) -> bool:
+        """Tell whether a patch is meant to fill a slot that another parent, unknown to this file, has filled already."""
+        others = element.by not in self._layer.ancestors
+        return name in self._slots and not element.is_slot and others and "component_type" in patch
 
     def _no_such(self, name: str, element: Element | None, origin: Origin, suggestions: Suggestions) -> None:
         own = any(

@@ -148,7 +148,7 @@ class Patcher:
             return value
         members = cast("dict[str, Any]", value)
         if is_operator(members):
-            self._refuse_operator(members, at, "there is nothing yet that it could change")
+            self.refuse(members, at, "there is nothing yet that it could change")
         return {
             key[1:] if key.startswith("$$") else key: self._literal(inner, at.into(key))
             for key, inner in members.items()
@@ -166,7 +166,7 @@ class Patcher:
                 return None
         if len(names) > 1 and not set(names) <= set(LIST_OPERATORS):
             alone = next(name for name in names if name not in LIST_OPERATORS)
-            self._refuse_operator(written, at, f"{alone!r} stands alone")
+            self.refuse(written, at, f"{alone!r} stands alone")
             return None
         if names == ["$add"]:
             return self._add(old, written["$add"], at)
@@ -196,7 +196,7 @@ class Patcher:
     def _list(self, old: Marked, written: dict[str, Any], at: At) -> Marked | None:
         value, mark = old
         if not isinstance(value, list):
-            self._refuse_operator(written, at, f"what is inherited ({mark.chain[-1]}) is {kind_of(value)}, not a list")
+            self.refuse(written, at, f"what is inherited ({mark.chain[-1]}) is {kind_of(value)}, not a list")
             return None
         items: list[Marked] = [(item, mark.member(i)) for i, item in enumerate(cast("list[Any]", value))]
         before = len(self.problems)
@@ -297,7 +297,8 @@ class Patcher:
             hint=LITERAL_HINT,
         )
 
-    def _refuse_operator(self, written: dict[str, Any], at: At, why: str) -> None:
+    def refuse(self, written: dict[str, Any], at: At, why: str) -> None:
+        """Report an operator that does not exist, or cannot be used at this place."""
         name = next(key for key in written if key.startswith("$") and not key.startswith("$$"))
         if name not in OPERATORS:
             self._unknown(name, at)
