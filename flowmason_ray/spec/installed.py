@@ -10,7 +10,6 @@ and looking for one must not run anybody's code.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.machinery import PathFinder
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,13 +41,7 @@ def _directories(module: str) -> list[Path]:
     first, *others = module.split(".")
     try:
         spec = find_spec(first)
-        name = first
-        for part in others:
-            if spec is None or spec.submodule_search_locations is None:
-                return []
-            name = f"{name}.{part}"
-            spec = PathFinder.find_spec(name, list(spec.submodule_search_locations))
     except (ImportError, ValueError):
         return []
-    places = [] if spec is None else spec.submodule_search_locations or []
-    return [folder for place in places if (folder := Path(place)).is_dir()]
+    places = spec.submodule_search_locations if spec is not None else None
+    return [folder for place in places or () if (folder := Path(place, *others)).is_dir()]
