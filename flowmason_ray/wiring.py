@@ -22,7 +22,7 @@ from flowmason_ray.engine.secrecy import Secret
 from flowmason_ray.errors import InvalidCall, InvalidPipeline, MissingExtra, Problem
 from flowmason_ray.ids import RunId, new_run_id
 from flowmason_ray.settings import Project, find_project
-from flowmason_ray.spec.finding import Library
+from flowmason_ray.spec.library import Library
 from flowmason_ray.spec.loader import LoadedPipeline, load_pipeline_data, load_pipeline_file
 
 if TYPE_CHECKING:

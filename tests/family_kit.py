@@ -56,7 +56,9 @@ def base(*stages: Data, **more: Any) -> Data:
     return {"name": "base", "stages": list(stages), **more}
 
 
-def child(overrides: Data | None = None, *stages: Data, extends: Any = "base", name: str = "child", **more: Any) -> Data:
+def child(
+    overrides: Data | None = None, *stages: Data, extends: Any = "base", name: str = "child", **more: Any
+) -> Data:
     """Return a pipeline that extends others."""
     data: Data = {"name": name, "extends": extends, **more}
     if overrides is not None:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from flowmason_ray.errors import InvalidPipeline, Problem
 
 if TYPE_CHECKING:
-    from flowmason_ray.spec.finding import Library
     from flowmason_ray.spec.inheritance import Member, Resolved
+    from flowmason_ray.spec.library import Library
 
 Check = Callable[[Path], list[Problem]]
 """Returns what is wrong with one pipeline."""

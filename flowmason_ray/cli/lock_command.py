@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flowmason_ray.errors import Problem
-    from flowmason_ray.spec.finding import Library
+    from flowmason_ray.spec.library import Library
     from flowmason_ray.spec.loader import LoadedPipeline
     from flowmason_ray.spec.locking import Pin
 

@@ -49,7 +49,7 @@ class Origin:
 
     def __str__(self) -> str:
         place = self.place()
-        file = _short(place.file) if place.file else self.document.pipeline.name
+        file = short_path(place.file) if place.file else self.document.pipeline.name
         return f"{file}:{place.line}" if place.line else f"{file}{self.pointer}"
 
 
@@ -101,7 +101,7 @@ def chain_of(loaded: LoadedPipeline, pointer: str) -> Chain:
     return (Origin(loaded, pointer),) if loaded.provenance is None else loaded.provenance.chain(pointer)
 
 
-def _short(file: str) -> str:
+def short_path(file: str) -> str:
     """Return the name of a file as messages show it: relative to the working directory when it lies below."""
     relative = os.path.relpath(file)
     return file if relative.startswith("..") else relative

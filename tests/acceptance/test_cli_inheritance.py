@@ -21,7 +21,11 @@ BASE: dict[str, Any] = {
     "input_schema": {"type": "object", "required": ["n"], "properties": {"n": {"type": "integer"}}},
     "sample_input": {"n": 3},
     "stages": [
-        {"id": "load", "component_type": "json_transform", "config": {"data": {}, "values": {"n": "{{input.n}}", "k": 1}}},
+        {
+            "id": "load",
+            "component_type": "json_transform",
+            "config": {"data": {}, "values": {"n": "{{input.n}}", "k": 1}},
+        },
         {"id": "shape", "component_type": "abstract", "depends_on": ["load"]},
     ],
     "output": {"result": "{{stages.shape.result}}"},
@@ -67,7 +71,9 @@ def test_resolve_prints_a_pipeline_that_stands_alone(team: Fm) -> None:
     assert team("resolve", "flat.pipeline.json").out == flat.out
     assert team("fmt", "--check", "flat.pipeline.json").code == 0
     assert team("run", "flat.pipeline.json", "--sample", "-q").json == {"result": {"v": 30}}
-    digests = {team("plan", name, "--format", "json").json["digest"] for name in ("child.pipeline.json", "flat.pipeline.json")}
+    digests = {
+        team("plan", name, "--format", "json").json["digest"] for name in ("child.pipeline.json", "flat.pipeline.json")
+    }
     assert len(digests) == 1
 
 
@@ -192,7 +198,11 @@ def test_a_lock_is_not_written_while_a_reference_leads_nowhere(team: Fm) -> None
 
 
 def test_pipeline_tests_run_through_the_same_resolving(team: Fm) -> None:
-    case = {"name": "three", "input": {"n": 3}, "assertions": [{"path": "$.output.result.v", "operator": "equals", "value": 30}]}
+    case = {
+        "name": "three",
+        "input": {"n": 3},
+        "assertions": [{"path": "$.output.result.v", "operator": "equals", "value": 30}],
+    }
     (team.directory / "child.test.json").write_text(json.dumps({"cases": [case]}), encoding="utf-8")
     done = team("test", "child.test.json")
     assert done.code == 0, done.out + done.err
@@ -212,7 +222,9 @@ def test_a_parent_comes_from_an_installed_distribution(tmp_path: Path) -> None:
         encoding="utf-8",
     )
     build = "import sys; from hatchling.build import build_wheel; build_wheel(sys.argv[1])"
-    subprocess.run([sys.executable, "-c", build, str(tmp_path)], cwd=source, check=True, capture_output=True, timeout=50)
+    subprocess.run(
+        [sys.executable, "-c", build, str(tmp_path)], cwd=source, check=True, capture_output=True, timeout=50
+    )
     (wheel,) = tmp_path.glob("*.whl")
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)

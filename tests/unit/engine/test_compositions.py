@@ -39,7 +39,12 @@ PRICE: Data = {
 
 
 def compose(id: str, pipeline: str = "price", **more: Any) -> Data:
-    return {"id": id, "pipeline": pipeline, **({} if "input_mapping" in more else {"input_mapping": {"amount": 3}}), **more}
+    return {
+        "id": id,
+        "pipeline": pipeline,
+        **({} if "input_mapping" in more else {"input_mapping": {"amount": 3}}),
+        **more,
+    }
 
 
 def put(folder: Path, *documents: Data) -> Path:
@@ -99,7 +104,11 @@ def test_the_output_is_what_the_mapping_keeps(tmp_path: Path) -> None:
 
 
 def test_the_only_terminal_stage_may_be_a_composition_and_older_spellings_work(tmp_path: Path) -> None:
-    free = {"name": "free", "stages": [{"id": "a", "component_type": "logger", "config": {"message": "m"}}], "output": {"x": 1}}
+    free = {
+        "name": "free",
+        "stages": [{"id": "a", "component_type": "logger", "config": {"message": "m"}}],
+        "output": {"x": 1},
+    }
     assert done(tmp_path, free, {"name": "main", "compositions": ["free"]}).output == {"x": 1}
 
 
@@ -134,7 +143,12 @@ def test_compositions_nest_and_stand_in_bodies(tmp_path: Path) -> None:
             {
                 "id": "loop",
                 "component_type": "foreach",
-                "config": {"items": [1, 2], "item_variable": "n", "loop_stages": ["each"], "collect": "{{stages.each.net}}"},
+                "config": {
+                    "items": [1, 2],
+                    "item_variable": "n",
+                    "loop_stages": ["each"],
+                    "collect": "{{stages.each.net}}",
+                },
             }
         ],
         "output": {"i": "{{stages.i.v}}", "loop": "{{stages.loop.results}}"},
@@ -233,11 +247,16 @@ def test_a_secret_can_be_handed_over(tmp_path: Path, monkeypatch: pytest.MonkeyP
         "stages": [{"id": "t", "component_type": "json_transform", "config": {"data": {}, "values": {"n": "{{input.key | length}}"}}}],
         "output": {"n": "{{stages.t.result.n}}"},
     }  # fmt: skip
-    assert done(tmp_path, uses, main(compose("c", "uses", input_mapping={"key": "{{secrets.KEY}}"}))).output == {"n": 11}
+    assert done(tmp_path, uses, main(compose("c", "uses", input_mapping={"key": "{{secrets.KEY}}"}))).output == {
+        "n": 11
+    }
 
 
 def test_a_ring_through_compositions_names_the_chain(tmp_path: Path) -> None:
-    one, two = main(compose("b", "two", input_mapping={})), {"name": "two", "compositions": [compose("a", "main", input_mapping={})]}
+    one, two = (
+        main(compose("b", "two", input_mapping={})),
+        {"name": "two", "compositions": [compose("a", "main", input_mapping={})]},
+    )
     found = problems(tmp_path, two, one)
     assert [(p.code, p.found) for p in found] == [("recursive_pipeline", "main@1.0.0 → two@1.0.0 → main@1.0.0")]
 

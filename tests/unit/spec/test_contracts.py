@@ -63,7 +63,12 @@ BREAKS: dict[str, tuple[Any, Any, str, str]] = {
     "any type": ({}, STRING, "", "type"),
     "a number is no integer": ({"type": "number"}, {"type": "integer"}, "", "type"),
     "wider": ({"type": "integer", "minimum": 2}, {"type": "integer", "minimum": 3}, "", "minimum"),
-    "the bound itself": ({"type": "integer", "minimum": 2}, {"type": "integer", "exclusiveMinimum": 2}, "", "exclusiveMinimum"),
+    "the bound itself": (
+        {"type": "integer", "minimum": 2},
+        {"type": "integer", "exclusiveMinimum": 2},
+        "",
+        "exclusiveMinimum",
+    ),
     "unbounded": ({"type": "string"}, {"type": "string", "maxLength": 3}, "", "maxLength"),
     "another value": ({"enum": ["a", "z"]}, {"enum": ["a", "b"]}, "", "enum"),
     "any value": (STRING, {"enum": ["a"]}, "", "enum"),
@@ -114,17 +119,25 @@ def test_a_default_makes_a_required_property_ask_for_nothing() -> None:
 
 plain = st.sampled_from([None, True, 0, 1, 2, 3, 1.5, "", "a", "bb"])
 instances = st.recursive(
-    plain, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from("ab"), inner, max_size=2), max_leaves=4
+    plain,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from("ab"), inner, max_size=2),
+    max_leaves=4,
 )
 small = st.integers(0, 3)
-leaf_schemas = st.one_of(
+leaf_schemas: st.SearchStrategy[Any] = st.one_of(
     st.fixed_dictionaries(
         {"type": st.sampled_from(["integer", "number", "string", "null", ["string", "null"], "boolean"])},
-        optional={"minimum": small, "exclusiveMaximum": small, "maxLength": small, "minLength": small, "multipleOf": st.just(2)},
+        optional={
+            "minimum": small,
+            "exclusiveMaximum": small,
+            "maxLength": small,
+            "minLength": small,
+            "multipleOf": st.just(2),
+        },
     ),
-    st.builds(lambda each: {"enum": each}, st.lists(plain, min_size=1, max_size=3)),
-    st.builds(lambda each: {"const": each}, plain),
-    st.just({}),
+    st.fixed_dictionaries({"enum": st.lists(plain, min_size=1, max_size=3)}),
+    st.fixed_dictionaries({"const": plain}),
+    st.just(dict[str, Any]()),
 )
 
 
@@ -135,15 +148,19 @@ def composed(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     )  # fmt: skip
     mapped = st.fixed_dictionaries({"type": st.just("object"), "additionalProperties": inner})
     listed = st.fixed_dictionaries(
-        {"type": st.just("array"), "items": inner}, optional={"prefixItems": st.lists(inner, min_size=1, max_size=2), "maxItems": small}
+        {"type": st.just("array"), "items": inner},
+        optional={"prefixItems": st.lists(inner, min_size=1, max_size=2), "maxItems": small},
     )
     several = st.lists(inner, min_size=1, max_size=2)
     return st.one_of(
-        closed, mapped, listed, *(st.builds(lambda each, key=key: {key: each}, several) for key in ("anyOf", "oneOf", "allOf"))
+        closed,
+        mapped,
+        listed,
+        *(st.fixed_dictionaries({key: several}) for key in ("anyOf", "oneOf", "allOf")),
     )
 
 
-schemas = st.recursive(leaf_schemas, composed, max_leaves=4)
+schemas: st.SearchStrategy[Any] = st.recursive(leaf_schemas, composed, max_leaves=4)
 
 
 @settings(max_examples=250, deadline=None)
@@ -188,7 +205,9 @@ def test_schemas_are_combined() -> None:
 
 
 def test_a_default_that_is_null_stays_one() -> None:
-    made = put_together(base(stage("a"), input_schema=INPUT), child(input_schema={"properties": {"x": {"default": None}}}))
+    made = put_together(
+        base(stage("a"), input_schema=INPUT), child(input_schema={"properties": {"x": {"default": None}}})
+    )
     assert made["input_schema"]["properties"]["x"] == {"default": None}
 
 

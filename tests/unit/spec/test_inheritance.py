@@ -19,7 +19,9 @@ def test_a_pipeline_that_extends_nothing_is_not_touched() -> None:
 
 def test_a_child_adds_changes_fills_and_removes() -> None:
     parent = base(
-        stage("a", config={"x": 1}), stage("slot", "abstract", depends_on=["a"], retry={"max_attempts": 2}), stage("c"),
+        stage("a", config={"x": 1}),
+        stage("slot", "abstract", depends_on=["a"], retry={"max_attempts": 2}),
+        stage("c"),
         abstract=True,
     )
     made = put_together(
@@ -147,7 +149,9 @@ def test_saying_the_result_in_one_way_drops_the_other_way() -> None:
 def test_older_references_to_inherited_stages_are_understood() -> None:
     made = put_together(
         base(stage("fetch")),
-        child({"fetch": {"config": {"$replace": {"x": "{{later.output.y}}"}}}}, stage("later", when="fetch.output.n > 1")),
+        child(
+            {"fetch": {"config": {"$replace": {"x": "{{later.output.y}}"}}}}, stage("later", when="fetch.output.n > 1")
+        ),
     )
     assert stages_of(made)["fetch"]["config"] == {"x": "{{stages.later.y}}"}
     assert stages_of(made)["later"]["when"] == "stages.fetch.n > 1"
@@ -227,7 +231,10 @@ def test_a_ring_is_refused_with_the_chain_named(extends: dict[str, Any], ring: s
     family = Family({"name": "x", "stages": [stage("s")]}, *({"name": n, "extends": e} for n, e in extends.items()))
     (problem,) = family.problems("a")
     assert (problem.code, problem.found) == ("extends_cycle", ring)
-    assert problem.file == f"/nowhere/{ring.split('@')[-2].split()[-1] if len(extends) == 1 else list(extends)[-1]}.pipeline.json"
+    assert (
+        problem.file
+        == f"/nowhere/{ring.split('@')[-2].split()[-1] if len(extends) == 1 else list(extends)[-1]}.pipeline.json"
+    )
 
 
 def test_too_many_generations_are_refused_with_the_chain_named() -> None:
@@ -245,11 +252,18 @@ def test_a_parent_that_is_not_there_is_reported_where_it_is_named() -> None:
         ("pipeline_not_found", "/extends/0"),
         ("pipeline_not_found", "/extends/1"),
     ]
-    assert told(Family(base(stage("a")), child(extends=["base", "base"])).problems("child")) == [("not_unique", "/extends/1")]
+    assert told(Family(base(stage("a")), child(extends=["base", "base"])).problems("child")) == [
+        ("not_unique", "/extends/1")
+    ]
 
 
 def test_what_is_wrong_in_a_parent_is_reported_there_and_once() -> None:
-    documents = [base(stage("a")), child({"b": {}}, name="p"), child(name="l", extends="p"), child(name="r", extends="p")]
+    documents = [
+        base(stage("a")),
+        child({"b": {}}, name="p"),
+        child(name="l", extends="p"),
+        child(name="r", extends="p"),
+    ]
     (problem,) = Family(*documents, child(extends=["l", "r"])).problems("child")
     assert (problem.code, problem.file) == ("unknown_override", "/nowhere/p.pipeline.json")
 

@@ -49,7 +49,10 @@ def changes(draw: st.DrawFn, value: Any) -> Any:
         return made
     if isinstance(value, list) and draw(st.booleans()):
         listed = cast("list[Any]", value)
-        operators: Data = {"$append": draw(st.lists(values, max_size=2)), "$prepend": draw(st.lists(values, max_size=1))}
+        operators: Data = {
+            "$append": draw(st.lists(values, max_size=2)),
+            "$prepend": draw(st.lists(values, max_size=1)),
+        }
         if listed and draw(st.booleans()):
             operators["$remove"] = [draw(st.sampled_from(listed))]
         return operators

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from flowmason_ray.errors import InvalidPipeline, Problem
-from flowmason_ray.spec.finding import Library
 from flowmason_ray.spec.installed import installed_folders
+from flowmason_ray.spec.library import Library
 from flowmason_ray.spec.locking import LOCK_FILE, digest_of, lock_bytes, read_lock
 from tests.family_kit import Data, child, stage
 
@@ -113,7 +113,14 @@ def test_what_the_lock_does_not_know_is_a_warning(project: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    ["", "[]", "{}", '{"lock_version": 2, "pipelines": {}}', '{"lock_version": 1, "pipelines": {"a": {"name": "a"}}}', "[" * 9999],
+    [
+        "",
+        "[]",
+        "{}",
+        '{"lock_version": 2, "pipelines": {}}',
+        '{"lock_version": 1, "pipelines": {"a": {"name": "a"}}}',
+        "[" * 9999,
+    ],
 )
 def test_a_lock_that_is_none_is_an_error(project: Path, content: str) -> None:
     (project / LOCK_FILE).write_text(content, encoding="utf-8")
@@ -186,7 +193,13 @@ def test_an_entry_point_that_leads_nowhere_is_passed_over(site: Path, tmp_path: 
 def test_a_parent_of_another_directory_keeps_its_own_relative_paths(site: Path, tmp_path: Path) -> None:
     composed = {"id": "c", "pipeline": "./p0.pipeline.json"}
     calling = {"id": "s", "component_type": "subpipeline", "config": {"pipeline": "./p0.pipeline.json"}}
-    install(site, "acme", "acme_pipelines", version("1.0.0", "part"), version("1.0.0", "whole", compositions=[composed], stages=[calling]))
+    install(
+        site,
+        "acme",
+        "acme_pipelines",
+        version("1.0.0", "part"),
+        version("1.0.0", "whole", compositions=[composed], stages=[calling]),
+    )
     root = tmp_path / "project"
     put(root, "child", child(extends="whole"))
     made = library(root)

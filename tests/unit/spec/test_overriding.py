@@ -160,7 +160,9 @@ def test_everything_that_is_wrong_is_said_at_once_with_the_nearest_name() -> Non
 
 def test_a_whole_stage_can_be_replaced_or_removed() -> None:
     parent = base(stage("a", config=CONFIG, timeout_ms=3), stage("b"))
-    made = put_together(parent, child({"a": {"$replace": {"component_type": "filter", "config": {"$x": 1}}}, "b": None}))
+    made = put_together(
+        parent, child({"a": {"$replace": {"component_type": "filter", "config": {"$x": 1}}}, "b": None})
+    )
     assert made["stages"] == [{"id": "a", "component_type": "filter", "config": {"$x": 1}}]
 
 
@@ -182,7 +184,13 @@ def test_what_the_models_refuse_is_placed_where_it_was_written() -> None:
 
 def test_the_fields_of_the_pipeline_are_changed_under_a_name_that_no_stage_can_have() -> None:
     parent = base(stage("a"), output={"a": 1, "b": None}, tags=["x"], metadata={"k": 1})
-    patch = {"$pipeline": {"output": {"b": {"$replace": 2}, "c": {"$add": None}}, "tags": {"$remove": ["x"]}, "timeout_ms": 5}}
+    patch = {
+        "$pipeline": {
+            "output": {"b": {"$replace": 2}, "c": {"$add": None}},
+            "tags": {"$remove": ["x"]},
+            "timeout_ms": 5,
+        }
+    }
     made = put_together(parent, child(patch))
     assert made["output"] == {"a": 1, "b": 2, "c": None}
     assert (made["tags"], made["timeout_ms"], made["metadata"]) == ([], 5, {"k": 1})
