@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import threading
 from functools import partial
@@ -162,7 +161,7 @@ def test_the_data_is_what_its_readme_says(file: str, rows: int):
 @pytest.mark.parametrize("name", FILES)
 def test_an_example_gives_the_same_on_ray(examples: Path, name: str, ray_cluster: str):
     file = examples / name
-    given = json.loads(file.read_bytes())["sample_input"]
+    given = load_pipeline(file).data["sample_input"]
     here, there = run(file, given), run(file, given, on="ray")
     assert there.failure == here.failure
     assert there.to_json()["output"] == here.to_json()["output"]

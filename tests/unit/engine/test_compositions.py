@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import pytest
 
 from flowmason_ray.api import PreparedRun, RunResult, run, validate
+from flowmason_ray.engine.events import Event, RunSucceeded
+from flowmason_ray.engine.replay import replay
 from flowmason_ray.errors import Problem
 from flowmason_ray.stores.memory import MemoryRunStore
 
@@ -297,3 +300,48 @@ def test_the_digest_of_the_plan_is_that_of_the_resolved_pipeline(tmp_path: Path)
     assert digest(file) == flat
     put(tmp_path, {**parent, "stages": [*stages, {**stages[0], "id": "b"}]})
     assert digest(file) != flat
+
+
+class _Recorder:
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def __call__(self, event: Event) -> None:
+        self.events.append(event)
+
+
+def test_a_recorded_composition_replays_from_every_event(tmp_path: Path) -> None:
+    """Also while its mapping is under way, which is then begun again."""
+    inner = {"name": "inner", "compositions": [compose("p", output_mapping={"v": "net"})], "output": ["{{stages.p.v}}"]}
+    file = put(
+        tmp_path, PRICE, inner, main(compose("i", "inner", input_mapping={}, output_mapping={"x": "{{output}}"}))
+    )
+    recorder = _Recorder()
+    prepared = PreparedRun(file, observers=[recorder])
+    asyncio.run(prepared.run())
+    events = recorder.events
+    repeated: set[str] = set()
+    for count in range(1, len(events) + 1):
+        replayed = replay(prepared.plan, events[:count])
+        repeated |= {command.path for command in replayed.outstanding.repeat}
+        assert not replayed.outstanding.in_doubt
+    assert {"i/p/$mapped", "i/$mapped", "i/p", "i"} <= repeated
+    last = replay(prepared.plan, events)
+    assert isinstance(last.ended, RunSucceeded)
+    assert last.ended.value == {"x": [6]}
+
+
+def test_cancelling_stops_what_is_inside(tmp_path: Path) -> None:
+    waits = {
+        "name": "waits",
+        "stages": [{"id": "ask", "component_type": "wait_for_approval", "config": {"message": "m"}}],
+    }
+    prepared = PreparedRun(put(tmp_path, PRICE, waits, main(compose("c", "waits", input_mapping={}))))
+
+    async def cancelled() -> str:
+        task = asyncio.ensure_future(prepared.run())
+        await asyncio.sleep(0)
+        prepared.cancel()
+        return (await task).status
+
+    assert asyncio.run(cancelled()) == "cancelled"
