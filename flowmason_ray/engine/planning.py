@@ -550,6 +550,9 @@ def _digest(data: Mapping[str, Any], drafts: Mapping[str, Draft]) -> str:
     stages: list[dict[str, Any]] = list(data.get("stages", ()))
     meaning = written(data, (*_NO_MEANING, "stages"))
     meaning["stages"] = sorted((written(s, _NO_MEANING_IN_STAGE) for s in stages), key=lambda s: str(s.get("id")))
+    composed: list[dict[str, Any]] = list(data.get("compositions", ()))
+    if composed:
+        meaning["compositions"] = sorted(composed, key=lambda c: str(c.get("id")))
     meaning["calls"] = sorted({d.callee.digest for d in drafts.values() if d.callee})
     meaning["components"] = sorted({(d.component.name, d.component.version) for d in drafts.values() if d.component})
     options = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS

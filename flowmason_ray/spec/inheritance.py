@@ -246,7 +246,7 @@ def _still_read(layered: Layered) -> Iterator[Problem]:
             origin.pointer,
             key=True,
             found=name,
-            hint=f"Change what reads it under 'overrides' too, or replace the stage: {{{name!r}: {{\"$replace\": …}}}}.",
+            hint=f'Change what reads it under \'overrides\' too, or replace the stage: {{"{name}": {{"$replace": …}}}}.',
         )
 
 
@@ -289,7 +289,7 @@ def _unsettled(member: Member, layered: Layered) -> Iterator[Problem]:
                 f"Two parents write {element.title} differently: {first} and {element.rival}.",
                 "/extends",
                 found=name,
-                hint=f"Settle it under 'overrides': {{{name!r}: {{\"$replace\": {{…}}}}}}, or null for neither.",
+                hint=f'Settle it under \'overrides\': {{"{name}": {{"$replace": {{…}}}}}}, or null for neither.',
             )
     if document.pipeline.abstract or not member.parents:
         return

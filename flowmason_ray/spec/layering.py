@@ -142,7 +142,7 @@ class _Putting:
                 f"The id {identifier!r} is taken: {old.title} is inherited ({old.mark.chain[-1]}).",
                 origin.below("id"),
                 found=identifier,
-                hint=f"Write what is to change under 'overrides': {{{identifier!r}: …}}, or take another id.",
+                hint=f"Write what is to change under 'overrides': {{\"{identifier}\": …}}, or take another id.",
             )
         elif not same_json(old.value, value):
             # Two parents that do not know each other: the one that is listed first holds, if a child settles it.

@@ -103,7 +103,10 @@ def chain_of(loaded: LoadedPipeline, pointer: str) -> Chain:
 
 def short_path(file: str) -> str:
     """Return the name of a file as messages show it: relative to the working directory when it lies below."""
-    relative = os.path.relpath(file)
+    try:
+        relative = os.path.relpath(file)
+    except (OSError, ValueError):  # the working directory is gone; another drive
+        return file
     return file if relative.startswith("..") else relative
 
 
