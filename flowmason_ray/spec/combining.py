@@ -152,7 +152,7 @@ def _schema(old: Marked, value: Any, origin: Origin, *, unite: bool) -> Marked:
         there = (made[key], mark.member(key)) if key in made else None
         if key == "required" and unite and there is not None:
             made[key], marks[key] = _union(there, inner, origin.below(key))
-        elif key in _NAMED and there is not None and isinstance(inner, dict):
+        elif key in _NAMED and there is not None and isinstance(there[0], dict) and isinstance(inner, dict):
             made[key], marks[key] = _schemas_by_name(
                 there, cast("dict[str, Any]", inner), origin.below(key), unite=unite
             )

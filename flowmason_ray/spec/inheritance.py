@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from flowmason_ray.errors import InvalidPipeline, Problem
 from flowmason_ray.spec.assembling import assemble
@@ -265,6 +265,8 @@ def _broken_contracts(member: Member, layered: Layered, parent: Member, inherite
                 message = f"The output schema that {parent.title} promises is taken away."
                 yield member.document.problem("broken_contract", message, "/output_schema", found=parent.title)
             continue
+        if _is_broken(theirs[0]) or _is_broken(ours[0]):
+            continue  # the plan says what is wrong with it
         found = breaks(theirs[0], ours[0], filled="wide") if key == "input_schema" else breaks(ours[0], theirs[0])
         for each in found:
             subject = f"{word} {each.pointer!r}" if each.pointer else f"the {word}"
@@ -305,7 +307,7 @@ def _unsettled(member: Member, layered: Layered) -> Iterator[Problem]:
         )
 
 
-def slots_of(resolved: Resolved) -> Mapping[str, bool]:
-    """Return every slot that the family declares, and whether it is filled."""
-    elements = resolved.layered.elements
-    return {name: name in elements and not elements[name].is_slot for name in resolved.layered.slots}
+def _is_broken(schema: Mapping[str, Any]) -> bool:
+    from flowmason_ray.spec.schema_checks import check_schema
+
+    return any(problem.severity == "error" for problem in check_schema(schema))

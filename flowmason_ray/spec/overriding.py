@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from flowmason_ray.errors import Problem, nearest
@@ -118,7 +118,7 @@ class Patcher:
             if missing is not None:
                 self._no_path(at, *missing)
                 return None
-            return fresh(self._literal(change, at), at.origin)
+            return self._first(change, at)
         if isinstance(change, dict):
             members = cast("dict[str, Any]", change)
             inherited: Any = old[0]
@@ -126,7 +126,7 @@ class Patcher:
             if isinstance(inherited, dict):
                 return self.patch(cast("dict[str, Any]", inherited), old[1], members, at)
             if at.model is not None:  # `cache: true` becomes an object: the format says which keys that has
-                return fresh(self._literal(members, at), at.origin, old[1])
+                return self._first(members, at, old[1])
             hint = 'To put an object in its place, write {"$replace": {…}}.'
             if kind == "a list":
                 hint = "Change the list by '$append', '$prepend', '$remove' or '$merge', or '$replace' it."
@@ -142,17 +142,12 @@ class Patcher:
             return None
         return fresh(change, at.origin, old[1])
 
-    def _literal(self, value: Any, at: At) -> Any:
-        """Return the value that an object of a patch stands for where there is nothing to merge it into."""
-        if not isinstance(value, dict):
-            return value
-        members = cast("dict[str, Any]", value)
-        if is_operator(members):
-            self.refuse(members, at, "there is nothing yet that it could change")
-        return {
-            key[1:] if key.startswith("$$") else key: self._literal(inner, at.into(key))
-            for key, inner in members.items()
-        }
+    def _first(self, change: Any, at: At, replaced: Mark | None = None) -> Marked:
+        """Return what a patch says where there is nothing to merge it into: an object is merged into an empty one."""
+        if not isinstance(change, dict):
+            return fresh(change, at.origin, replaced)
+        mark = Mark((*(replaced.chain if replaced is not None else ()), at.origin))
+        return self.patch({}, mark, cast("dict[str, Any]", change), replace(at, model=None, grows=True))
 
     # -- operators ------------------------------------------------------------------------------------------------------
 

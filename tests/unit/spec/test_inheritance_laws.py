@@ -205,3 +205,38 @@ def test_nobody_who_is_extended_is_changed_by_it(documents: list[Data]) -> None:
     for name in before:
         family.resolve(name)
     assert {name: json.dumps(loaded.data) for name, loaded in family.files.items()} == before
+
+
+# -- whatever somebody writes --------------------------------------------------------------------------------------------
+
+words = st.sampled_from(
+    ["config", "x", "$append", "$remove", "$merge", "$replace", "$add", "$$k", "by", "items", "retry", "$no", "id"]
+)
+patches = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(words, inner, max_size=3), max_leaves=8
+)
+targets = st.sampled_from(["a", "b", "$pipeline", "nobody", "c"])
+keywords = st.sampled_from(["type", "properties", "required", "items", "enum", "anyOf", "allOf", "$ref", "minimum", "additionalProperties", "n", "$defs", "default"])  # fmt: skip
+wild_schemas = st.dictionaries(
+    keywords, st.recursive(st.sampled_from([3, "string", "object", "#/$defs/n", None, True, "n"]), lambda inner: st.lists(inner, max_size=2) | st.dictionaries(keywords, inner, max_size=2), max_leaves=5), max_size=4
+)  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(targets, patches, max_size=3), wild_schemas, wild_schemas, st.booleans())
+def test_whatever_is_written_is_either_resolved_or_refused(
+    overrides: Data, parents: Data, childs: Data, output: bool
+) -> None:
+    """Nothing but `InvalidPipeline` is ever raised, and every problem has a place."""
+    key = "output_schema" if output else "input_schema"
+    eldest: Data = {
+        "name": "base",
+        "stages": [stage("a", config={"x": [{"by": 1}, 2]}), stage("b", "abstract"), stage("c", depends_on=["a"])],
+        "output": {"x": "{{stages.c.y}}"},
+        key: parents,
+    }
+    heir: Data = {"name": "child", "extends": "base", "abstract": True, "overrides": overrides, key: childs}
+    for problem in Family(eldest, heir).problems("child"):
+        assert problem.file is not None
+        assert problem.line is not None
+        assert problem.message

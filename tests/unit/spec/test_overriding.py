@@ -88,6 +88,7 @@ def test_a_key_of_the_data_that_begins_with_a_dollar_is_written_with_two() -> No
         ({"depends_on": {"$append": ["t"]}}, {"depends_on": ["t"]}),
         ({"cache": {"ttl_s": 3}}, {"cache": {"ttl_s": 3}}),
         ({"metadata": {"owner": "me"}}, {"metadata": {"owner": "me"}}),
+        ({"metadata": {"$$k": {"$add": None}, "l": {"$append": [1]}}}, {"metadata": {"$k": None, "l": [1]}}),
         ({"x-note": 1}, {"x-note": 1}),
         ({"retry_config": {"max_retries": 2}}, {"retry": {"max_attempts": 3}}),
         ({"type": "json-transform"}, {"component_type": "json_transform"}),
