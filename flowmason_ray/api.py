@@ -28,7 +28,6 @@ from flowmason_ray.errors import Failure, InvalidCall, InvalidInput, InvalidPipe
 from flowmason_ray.reusing.asking import Reuse, rules_for
 from flowmason_ray.reusing.loading import items_reader, load_past, value_reader
 from flowmason_ray.spec.loader import LoadedPipeline
-from flowmason_ray.spec.loader import load_pipeline_file as _load_file
 from flowmason_ray.spec.plain_data import plain_object
 from flowmason_ray.wiring import ExecutorOptions, Workspace, choose_executor, load, make_executor, open_workspace
 
@@ -342,12 +341,12 @@ def run(source: Source, input: Mapping[str, Any] | None = None, **options: Unpac
 
 
 def load_pipeline(file: str | Path) -> LoadedPipeline:
-    """Load a pipeline file; its components are not looked at.
+    """Load a pipeline file, put together with all that it extends; its components are not looked at.
 
     Raises:
         InvalidPipeline: it cannot be read, or is not a pipeline; every problem is listed.
     """
-    return _load_file(Path(file))
+    return load(Path(file))
 
 
 def validate(source: Source, *, components: Sequence[type] = ()) -> list[Problem]:

@@ -50,11 +50,15 @@ class Problem:
     nearest: str | None = None
     hint: str | None = None
     excerpt: str | None = None
+    chain: tuple[str, ...] | None = None
+    """For a value that a pipeline inherits: where it was written and overridden (`file:line` each), the effective place last,
+    then the file of the pipeline that inherits it. None for a value of the pipeline's own file."""
     severity: Literal["error", "warning"] = "error"
 
     def to_json(self) -> dict[str, Any]:
         """Return the machine-readable form: every field that is set."""
-        return {k: v for k, v in asdict(self).items() if v is not None}
+        data = {k: v for k, v in asdict(self).items() if v is not None}
+        return data if self.chain is None else {**data, "chain": list(self.chain)}
 
     def where(self) -> str:
         """Return `file:line:column`, as far as it is known, in the form that terminals and editors make clickable."""
@@ -70,6 +74,8 @@ class Problem:
             text += f" Did you mean {self.nearest!r}?"
         if self.hint:
             text += f" {self.hint}"
+        if self.chain:
+            text += f" ({inherited(self.chain)})"
         text += f" [{self.code}]"
         return f"{text}\n{self.excerpt}" if self.excerpt else text
 
@@ -262,6 +268,13 @@ def place_of(path: str) -> str:
     if not name.startswith("$"):
         return f"stage {path!r}" if path else "the run"
     return f"the result of {around!r}" if around else "the result"
+
+
+def inherited(chain: Sequence[str]) -> str:
+    """Return `Problem.chain` in words: `written in base:12, overridden in mid:9, inherited by child`."""
+    *places, heir = chain
+    words = [f"written in {places[0]}", *(f"overridden in {place}" for place in places[1:])]
+    return ", ".join(words if places[-1].startswith(f"{heir}:") else [*words, f"inherited by {heir}"])
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from flowmason_ray.engine.secrecy import Secret
 from flowmason_ray.errors import InvalidCall, InvalidPipeline, MissingExtra, Problem
 from flowmason_ray.ids import RunId, new_run_id
 from flowmason_ray.settings import Project, find_project
-from flowmason_ray.spec.finding import find_pipeline
+from flowmason_ray.spec.library import Library
 from flowmason_ray.spec.loader import LoadedPipeline, load_pipeline_data, load_pipeline_file
 
 if TYPE_CHECKING:
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 EXECUTORS = ("local", "ray")
 """What `on` may say."""
+
+ABSTRACT = frozenset({"abstract_pipeline", "unfilled_slot", "no_stages"})
+"""Codes of what keeps an abstract pipeline from being run, and is as it should be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,30 +56,41 @@ class Workspace:
         Raises:
             InvalidPipeline: it cannot be run.
         """
-        settings = self.project.settings
-        plan, problems = try_plan(
-            loaded, self.registry, env=settings.env_allow, secrets=settings.secrets, pipelines=self.find_pipeline
-        )
+        library = library_of(self.project)
+        loaded, plan, problems = self._try_plan(loaded, library)
         if plan is None:
             raise InvalidPipeline([p for p in problems if p.severity == "error"])
-        return plan, [*loaded.warnings, *problems]
+        return plan, [*loaded.warnings, *problems, *library.unlocked()]
 
     def check(self, loaded: LoadedPipeline) -> list[Problem]:
-        """Return every problem of a pipeline, warnings included."""
+        """Return every problem of a pipeline, warnings included.
+
+        An abstract pipeline is there to be extended: that it cannot be run itself, and has slots to be filled, is no problem.
+        """
+        library = library_of(self.project)
+        try:
+            loaded, _, problems = self._try_plan(loaded, library)
+        except InvalidPipeline as exc:
+            return list(exc.problems)
+        if loaded.pipeline.abstract:
+            problems = [p for p in problems if p.code not in ABSTRACT]
+        return [*loaded.warnings, *problems, *library.unlocked()]
+
+    def _try_plan(self, loaded: LoadedPipeline, library: Library) -> tuple[LoadedPipeline, Plan | None, list[Problem]]:
         settings = self.project.settings
-        _, problems = try_plan(
-            loaded, self.registry, env=settings.env_allow, secrets=settings.secrets, pipelines=self.find_pipeline
+        loaded = library.resolve(loaded)
+        plan, problems = try_plan(
+            loaded, self.registry, env=settings.env_allow, secrets=settings.secrets, pipelines=library
         )
-        return [*loaded.warnings, *problems]
+        return loaded, plan, problems
 
     def find_pipeline(self, reference: str, from_file: str | None) -> LoadedPipeline:
-        """Return the pipeline that another one names (`engine.calling.PipelineFinder`).
+        """Return the pipeline that something else than a pipeline names, a test file for example; no lock holds for that.
 
         Raises:
             InvalidPipeline: there is none (code `pipeline_not_found`), or it cannot be loaded.
         """
-        folders = [self.project.root / folder for folder in self.project.settings.pipeline_dirs]
-        return find_pipeline(reference, Path(from_file).parent if from_file else self.project.root, folders)
+        return library_of(self.project, locked=False)(reference, from_file)
 
     def run_info(self, plan: Plan, input: Any, *, run_id: RunId | None = None, seed: int | None = None) -> RunInfo:
         """Return what executors and attempts know about a new run."""
@@ -124,9 +138,25 @@ def open_workspace(start: Path, *, components: Sequence[type] = ()) -> Workspace
     return Workspace(project=project, registry=registry)
 
 
+def library_of(project: Project, *, locked: bool = True) -> Library:
+    """Return the pipelines of a project; with `locked`, only what its lock pins."""
+    folders = [project.root / folder for folder in project.settings.pipeline_dirs]
+    return Library(root=project.root, folders=folders, locked=locked)
+
+
 def load(source: Path | str | Mapping[str, Any]) -> LoadedPipeline:
-    """Load a pipeline from a file, or from the data that such a file holds."""
-    return load_pipeline_data(source) if isinstance(source, Mapping) else load_pipeline_file(Path(source))
+    """Load a pipeline from a file, or from the data that such a file holds, put together with all that it extends.
+
+    Raises:
+        InvalidPipeline: it or a pipeline that it extends cannot be loaded; every problem is listed.
+    """
+    loaded = load_pipeline_data(source) if isinstance(source, Mapping) else load_pipeline_file(Path(source))
+    if not loaded.pipeline.extends and not loaded.pipeline.overrides:
+        return loaded
+    file = loaded.source.file
+    library = library_of(find_project(Path(file) if file else Path.cwd()))
+    resolved = library.resolve(loaded)
+    return replace(resolved, warnings=(*resolved.warnings, *library.unlocked()))
 
 
 def choose_executor(on: str | None) -> str:

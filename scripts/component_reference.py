@@ -102,7 +102,7 @@ def _stages(examples: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
     """Return the shortest stage of the examples that has more than one field set, for each component."""
     found: dict[str, tuple[Path, dict[str, Any]]] = {}
     for file in sorted(examples.rglob("*.pipeline.json")):
-        stages = cast("list[dict[str, Any]]", json.loads(file.read_bytes())["stages"])
+        stages = cast("list[dict[str, Any]]", json.loads(file.read_bytes()).get("stages", []))
         for stage in stages:
             name = str(stage["component_type"])
             kept = {key: stage[key] for key in ("id", "component_type", "config") if key in stage}

@@ -13,9 +13,13 @@ from flowmason_ray.cli import (
     components_commands,
     control_commands,
     db_commands,
+    explain_command,
     fmt_command,
+    info_command,
     init_command,
+    lock_command,
     plan_command,
+    resolve_command,
     resume_command,
     run_command,
     runs_commands,
@@ -58,6 +62,10 @@ def make_app() -> typer.Typer:
     app.command("validate")(validate_command.validate)
     app.command("test")(test_command.run_tests)
     app.command("plan")(plan_command.plan)
+    app.command("resolve")(resolve_command.resolve)
+    app.command("explain")(explain_command.explain)
+    app.command("info")(info_command.info)
+    app.command("lock")(lock_command.lock)
     app.command("fmt")(fmt_command.fmt)
     app.command("init")(init_command.init)
     app.add_typer(components_commands.group, name="components")

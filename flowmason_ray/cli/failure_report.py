@@ -57,7 +57,7 @@ def _headed(failure: Failure, plan: Plan, loaded: LoadedPipeline) -> str:
 
     stage = failure.stage
     pointer = pointer_of(plan, stage)
-    place = loaded.locate(pointer) if pointer is not None else None
+    place = loaded.problem(failure.code, "", pointer) if pointer is not None else None
     if _is_written(stage):
         after = f" after {failure.attempts} attempts" if failure.attempts > 1 else ""
         what = f"Stage {stage!r} failed{after}: {failure.message}"
@@ -73,6 +73,7 @@ def _headed(failure: Failure, plan: Plan, loaded: LoadedPipeline) -> str:
         file=place.file if place else loaded.source.file,
         line=place.line if place else None,
         column=place.column if place else None,
+        chain=place.chain if place else None,
     )
     text = ProblemReport(painter(sys.stderr)).text(problem)
     return f"{text}\n{more.rstrip()}" if more.strip() else text

@@ -150,6 +150,7 @@ def _add_json(
             "resources": dict(stage.resources),
             "fuse": stage.fuse,
             "pointer": stage.pointer,
+            "file": place.file,
             "line": place.line,
             "column": place.column,
         }

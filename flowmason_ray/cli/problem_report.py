@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from flowmason_ray.cli.terminal import Paint, note, painter, width_of
-from flowmason_ray.errors import Problem
+from flowmason_ray.errors import Problem, inherited
 
 EXCERPT_WIDTH = 110
 """Columns of an excerpt; minified files have lines of megabytes."""
@@ -44,6 +44,12 @@ def shown_path(file: str) -> str:
         relative = os.path.relpath(file)
         return file if relative.startswith("..") else relative
     return file
+
+
+def shown_place(place: str) -> str:
+    """Return `file:line` with the file as it is shown."""
+    file, colon, line = place.rpartition(":")
+    return f"{shown_path(file)}:{line}" if colon and line.isdecimal() else shown_path(place)
 
 
 class ProblemReport:
@@ -84,6 +90,9 @@ class ProblemReport:
             ]
         if problem.expected and problem.expected not in problem.message:
             lines.append(f"{margin} {paint('=', 'blue')} expected: {problem.expected}")
+        if problem.chain:
+            told = inherited([shown_place(place) for place in problem.chain])
+            lines.append(f"{margin} {paint('=', 'blue')} {told}")
         if problem.hint:
             lines.append(f"{margin} {paint('=', 'blue')} help: {problem.hint}")
         return "\n".join(lines)

@@ -20,6 +20,13 @@ def validate(
     paths: Annotated[
         list[str], typer.Argument(metavar="PATH…", help="Pipeline files, or directories to look for them in.")
     ],
+    check_inheritance: Annotated[
+        bool,
+        typer.Option(
+            "--check-inheritance",
+            help="Check whole families: what the pipelines extend, and what extends them in the project.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> int:
     """Check pipelines: every problem, with file, line and what to do.
@@ -28,7 +35,13 @@ def validate(
     """
     from flowmason_ray.cli.pipeline_files import find_pipelines
 
-    found = [(file, _problems(file)) for file in find_pipelines(paths)]
+    files = find_pipelines(paths)
+    if check_inheritance:
+        from flowmason_ray.cli.inheritance_check import check_families
+
+        found = check_families(files, _problems)
+    else:
+        found = [(file, _problems(file)) for file in files]
     bad = [file for file, problems in found if any(p.severity == "error" for p in problems)]
     if as_json:
         from flowmason_ray.cli.terminal import write_json

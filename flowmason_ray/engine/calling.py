@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from flowmason_ray.engine.control_flow.subpipeline import CallOptions
+from flowmason_ray.engine.composing import describe_contract, settle_mapping
+from flowmason_ray.engine.control_flow.subpipeline import CallOptions, Subpipeline
 from flowmason_ray.engine.plan import Plan, ScopePlan
 from flowmason_ray.errors import InvalidPipeline, Problem
 
@@ -23,7 +24,7 @@ MAX_DEPTH = 32
 """How deep calls may nest: each level is a copy of the called pipeline's plan."""
 
 
-NOT_FOUND = frozenset({"pipeline_not_found", "ambiguous_pipeline", "invalid_range"})
+NOT_FOUND = frozenset({"pipeline_not_found", "ambiguous_pipeline", "invalid_range", "lock_mismatch"})
 """The codes of problems that lie in the reference, and not in the pipeline that was found."""
 
 
@@ -43,25 +44,25 @@ def plan_calls(
     drafts: Mapping[str, Draft],
     caller: LoadedPipeline,
     find: PipelineFinder | None,
-    plan: Callable[[LoadedPipeline, Sequence[str]], tuple[Plan | None, list[Problem]]],
+    plan: Callable[[LoadedPipeline, Sequence[str], bool], tuple[Plan | None, list[Problem]]],
     within: Sequence[str],
     problems: list[Problem],
     report: Report,
 ) -> None:
-    """Plan what every `subpipeline` stage calls, and put it into `draft.callee`.
+    """Plan what every `subpipeline` stage and every composition calls, and put it into `draft.callee`.
 
     Args:
         drafts: The caller's stages.
         caller: The caller.
         find: How pipelines are found; None: they cannot be.
-        plan: Plans a pipeline, given the names of those around it.
+        plan: Plans a pipeline, given the names of those around it and whether it is composed.
         within: The names of the pipelines around the caller, itself included, from the outside in.
         problems: Takes what is wrong in the called pipelines.
         report: Takes what is wrong with the calls.
     """
-    planned: dict[str, Plan | None] = {}
+    planned: dict[tuple[str, bool], Plan | None] = {}
     for draft in drafts.values():
-        if draft.component is None or draft.component.name != "subpipeline":
+        if not isinstance(draft.construct, Subpipeline):
             continue
         options: CallOptions | None = draft.shape.options
         if options is None:
@@ -96,15 +97,20 @@ def plan_calls(
         if len(within) >= MAX_DEPTH:
             report("nested_too_deeply", f"{draft.title} nests calls deeper than {MAX_DEPTH} levels.", pointer)
             continue
-        if name not in planned:
-            planned[name], found = plan(callee, [*within, name])
+        composed = draft.composition is not None
+        if (name, composed) not in planned:
+            planned[name, composed], found = plan(callee, [*within, name], composed)
             problems.extend(found)
-        draft.callee = planned[name]
+        draft.callee = planned[name, composed]
+        if composed:
+            describe_contract(draft, callee)
         if draft.callee is not None:
             called = f"{draft.callee.name}@{draft.callee.version}"
             limits = [limit for limit in (options.timeout_s, draft.callee.timeout_s) if limit is not None]
             options = replace(options, called=called, timeout_s=min(limits, default=None))
             draft.shape = replace(draft.shape, options=options)
+            if composed:
+                settle_mapping(draft, callee, draft.callee)
 
 
 def identity(loaded: LoadedPipeline) -> str:

@@ -19,7 +19,7 @@ from flowmason_ray.spec.versions import in_range, is_range
 
 if TYPE_CHECKING:
     from flowmason_ray.engine.plan import Plan
-    from flowmason_ray.spec.pipeline import Stage
+    from flowmason_ray.spec.pipeline import Composition, Stage
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -57,7 +57,17 @@ class Draft:
     """What identifies its result for the cache, if it says so itself."""
     late: dict[str, Template] = field(default_factory=dict[str, Template])
     callee: Plan | None = None
-    """The plan of the pipeline that a subpipeline stage calls."""
+    """The plan of the pipeline that a subpipeline stage or a composition calls."""
+    composition: Composition | None = None
+    """What is written, if it is a composition (`composing`); `spec` is made of it then."""
+    mapping: Template | None = None
+    """Of a composition: what makes its output of the result; None: the result is the output."""
+    accepts: Mapping[str, Any] | None = None
+    """Of a composition: the input schema of the pipeline that it runs."""
+    result: Mapping[str, Any] | None = None
+    """Of a composition: a schema of the result of that pipeline, as far as it is known."""
+    returns: Mapping[str, Any] | None = None
+    """Of a composition: a schema of its output, as far as it is known."""
 
     @property
     def title(self) -> str:

@@ -342,10 +342,19 @@ class Names:
     input_closed: bool
     env: frozenset[str]
     secrets: frozenset[str]
+    sealed: bool = False
+    """Whether no secret may be read at all: the pipeline is composed into another one."""
 
     def check(self, reference: Reference, pointer: str, report: Report) -> None:
         """Report a name that cannot be there."""
         root, first = reference.root, str(reference.path[0]) if reference.path else None
+        if root == "secrets" and self.sealed:
+            message = (
+                f"{str(reference)!r} cannot be read here: no secret crosses the border of a composition by itself."
+            )
+            hint = "Hand it over in the composition's 'input_mapping' and read it from 'input', or call the pipeline by a 'subpipeline' stage."
+            report("not_allowed", message, pointer, hint=hint)
+            return
         if first is None or root == "vars":
             return
         if root == "context" and first not in CONTEXT_FIELDS:

@@ -21,6 +21,7 @@ from flowmason_ray.engine.bodies import Bodies, RegionNode, find_bodies
 from flowmason_ray.engine.caching import check_default_cache, plan_cache
 from flowmason_ray.engine.calling import PipelineFinder, embedded, identity, plan_calls
 from flowmason_ray.engine.component import Catalogue, Cost, Effect
+from flowmason_ray.engine.composing import draft_compositions, mapping_scope, written_pointer
 from flowmason_ray.engine.drafts import Draft, Report, draft_stages, parse_at, problem_sink
 from flowmason_ray.engine.edges import EdgeFinder, Edges, Names, find_cycle
 from flowmason_ray.engine.plan import Plan, PlanStage, Region, ScopePlan, Target
@@ -82,26 +83,41 @@ def try_plan(
     secrets: Collection[str] = (),
     pipelines: PipelineFinder | None = None,
     within: Sequence[str] = (),
+    sealed: bool = False,
 ) -> tuple[Plan | None, list[Problem]]:
     """Compile a pipeline; return the plan, or None when there are errors, and every problem including warnings.
 
-    Args and more as for `make_plan`; `within` names the pipelines that this one is called from, itself included.
+    Args and more as for `make_plan`; `within` names the pipelines that this one is called from, itself included; `sealed`
+    tells that it is composed, or called by one that is: no secret is to be read then but those that it is handed.
     """
     problems: list[Problem] = []
-    report = problem_sink(problems, loaded.problem)
+
+    def placed(code: str, message: str, pointer: str, **facts: Any) -> Problem:
+        return loaded.problem(code, message, written_pointer(pointer), **facts)
+
+    report = problem_sink(problems, placed)
     pipeline = loaded.pipeline
     _refuse_what_is_not_built(pipeline, report)
     check_default_cache(pipeline, report)
     drafts = draft_stages(pipeline.stages, catalogue, report)
+    drafts |= draft_compositions(pipeline.compositions, catalogue, report)
 
-    def plan_callee(callee: LoadedPipeline, chain: Sequence[str]) -> tuple[Plan | None, list[Problem]]:
-        return try_plan(callee, catalogue, env=env, secrets=secrets, pipelines=pipelines, within=chain)
+    def plan_callee(callee: LoadedPipeline, chain: Sequence[str], composed: bool) -> tuple[Plan | None, list[Problem]]:
+        return try_plan(
+            callee,
+            catalogue,
+            env=env,
+            secrets=secrets,
+            pipelines=pipelines,
+            within=chain,
+            sealed=sealed or composed,
+        )
 
     plan_calls(drafts, loaded, pipelines, plan_callee, within or [identity(loaded)], problems, report)
     bodies = find_bodies(drafts, report)
     plan: Plan | None = None
     if bodies is not None:
-        planner = _Planner(loaded, drafts, bodies, _names(pipeline, env, secrets), report)
+        planner = _Planner(loaded, drafts, bodies, _names(pipeline, env, secrets, sealed=sealed), report)
         plan = planner.plan()
     if any(p.severity == "error" for p in problems):
         plan = None
@@ -116,7 +132,7 @@ def _lies_in(pointer: str, others: tuple[str, ...]) -> bool:
     return any(pointer == other or pointer.startswith(f"{other}/") for other in others)
 
 
-def _names(pipeline: Pipeline, env: Collection[str], secrets: Collection[str]) -> Names:
+def _names(pipeline: Pipeline, env: Collection[str], secrets: Collection[str], *, sealed: bool) -> Names:
     schema = pipeline.input_schema
     properties: Any = schema.get("properties") if schema else None
     return Names(
@@ -124,6 +140,7 @@ def _names(pipeline: Pipeline, env: Collection[str], secrets: Collection[str]) -
         input_closed=bool(schema) and schema.get("additionalProperties") is False,
         env=frozenset(env),
         secrets=frozenset(secrets),
+        sealed=sealed,
     )
 
 
@@ -134,12 +151,11 @@ def _refuse_what_is_not_built(pipeline: Pipeline, report: Report) -> None:
 
     if pipeline.abstract:
         report("abstract_pipeline", "The pipeline is abstract: it is there to be extended, not to be run.", "/abstract")
-    if pipeline.extends:
-        refuse("Inheritance ('extends')", "/extends")
-    if pipeline.overrides:
-        refuse("Inheritance ('overrides')", "/overrides")
-    if pipeline.compositions:
-        refuse("Composition ('compositions')", "/compositions")
+    if pipeline.extends or pipeline.overrides:
+        message = (
+            "What the pipeline inherits is not looked up here; load it with 'flowmason_ray.load_pipeline', which does."
+        )
+        report("not_found", message, "/extends" if pipeline.extends else "/overrides")
     if pipeline.federation:
         refuse("Federation", "/federation")
     for i, stage in enumerate(pipeline.stages):
@@ -200,10 +216,12 @@ class _Planner:
         self._place_callees()
         scopes = [self._scope_plan(scope) for scope in self._scopes]
         for name, offset in self._callee_scope.items():
-            callee = self._drafts[name].callee
-            assert callee is not None
+            draft = self._drafts[name]
+            assert draft.callee is not None
             around, owner = self._place[name]
-            scopes.extend(embedded(callee, offset, around.index, owner))
+            scopes.extend(embedded(draft.callee, offset, around.index, owner))
+            if draft.mapping is not None:
+                scopes.append(mapping_scope(draft, draft.mapping, len(scopes), parent=around.index, owner=owner))
         pipeline = self._pipeline
         return Plan(
             name=pipeline.name,
@@ -267,8 +285,8 @@ class _Planner:
 
     def _result_of_run(self, scope: _ScopeDraft) -> None:
         pipeline = self._pipeline
-        if not pipeline.stages:
-            if not (pipeline.extends or pipeline.abstract or pipeline.compositions):
+        if not self._drafts:
+            if not (pipeline.extends or pipeline.abstract):
                 self._report("no_stages", "The pipeline has no stages: there is nothing to run.", "/stages")
             return
         if pipeline.output_stage_id is not None and pipeline.output is not None:
@@ -331,7 +349,7 @@ class _Planner:
         for draft in self._drafts.values():
             if draft.callee is not None:
                 self._callee_scope[draft.id] = position
-                position += len(draft.callee.scopes)
+                position += len(draft.callee.scopes) + (draft.mapping is not None)
 
     # -- checks -------------------------------------------------------------------------------------------------------
 
@@ -533,6 +551,9 @@ def _digest(data: Mapping[str, Any], drafts: Mapping[str, Draft]) -> str:
     stages: list[dict[str, Any]] = list(data.get("stages", ()))
     meaning = written(data, (*_NO_MEANING, "stages"))
     meaning["stages"] = sorted((written(s, _NO_MEANING_IN_STAGE) for s in stages), key=lambda s: str(s.get("id")))
+    composed: list[dict[str, Any]] = list(data.get("compositions", ()))
+    if composed:
+        meaning["compositions"] = sorted(composed, key=lambda c: str(c.get("id")))
     meaning["calls"] = sorted({d.callee.digest for d in drafts.values() if d.callee})
     meaning["components"] = sorted({(d.component.name, d.component.version) for d in drafts.values() if d.component})
     options = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS

@@ -395,11 +395,11 @@ class RunState:
         self.open_region(inner, 0)
         return inner
 
-    def make_scope(self, scope: Scope, index: int, *, prefix: str, input: Any) -> Scope:
-        """Make an instance of the scope that belongs to a construct."""
+    def make_scope(self, scope: Scope, index: int, *, prefix: str, input: Any, further: int = 0) -> Scope:
+        """Make an instance of the scope that belongs to a construct, or of one `further` behind it."""
         body = scope.plan.stages[index].body_scope
         assert body is not None
-        return Scope(self.plan.scopes[body], parent=scope, owner=index, prefix=prefix, input=input)
+        return Scope(self.plan.scopes[body + further], parent=scope, owner=index, prefix=prefix, input=input)
 
     def leave(self, scope: Scope, index: int, target: Scope, value: Any) -> None:
         """End `target`, a scope around a stage that has succeeded, with `value`."""

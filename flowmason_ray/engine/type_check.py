@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 from pydantic.errors import PydanticInvalidForJsonSchema
 
+from flowmason_ray.engine.composition_check import check_composition
 from flowmason_ray.engine.drafts import Draft, Report
+from flowmason_ray.engine.schema_types import Types, is_plain, schema_types
 from flowmason_ray.errors import nearest
 from flowmason_ray.spec.expressions import Reference
 from flowmason_ray.spec.templates import parse_template
@@ -24,8 +26,6 @@ from flowmason_ray.spec.templates import parse_template
 if TYPE_CHECKING:
     from flowmason_ray.engine.bodies import Bodies
     from flowmason_ray.spec.pipeline import Pipeline
-
-Types = frozenset[str] | None
 
 _TAKES: dict[str, frozenset[str]] = {
     "string": frozenset({"string"}),
@@ -48,6 +48,8 @@ def check_types(
     for draft in drafts.values():
         checker.check_config(draft)
         checker.check_references(draft)
+        if draft.composition is not None:
+            check_composition(draft, draft.composition, checker.types_of, report)
     for draft in hidden:
         checker.check_references(draft)
 
@@ -128,7 +130,7 @@ class _Checker:
         wanted = _field_types(draft.component.input_model, key)
         if wanted is None:
             return
-        given, words = self._types_of(value, draft, key)
+        given, words = self.types_of(value, draft, f"/{_escape(key)}")
         if given is None or any(given & _TAKES[want] for want in wanted):
             return
         self._report(
@@ -139,18 +141,24 @@ class _Checker:
             found=_words(given),
         )
 
-    def _types_of(self, value: Any, draft: Draft, key: str) -> tuple[Types, str]:
+    def types_of(self, value: Any, draft: Draft, pointer: str) -> tuple[Types, str]:
+        """Return the types that a value with a template in it can have, and what it is called in messages.
+
+        Args:
+            value: The value.
+            draft: The stage in whose template it stands.
+            pointer: Where it stands there.
+        """
         if isinstance(value, dict):
             return frozenset({"object"}), "what is written"
         if isinstance(value, list):
             return frozenset({"array"}), "what is written"
         if not (value.startswith("{{") and value.endswith("}}") and value.count("{{") == 1):
             return frozenset({"string"}), "a text with values in it"
-        references = [r for p, r in draft.template.references if p == f"/{_escape(key)}"]
-        inner = value[2:-2].strip()
-        if len(references) != 1 or references[0].dynamic or references[0].defaulted or not _is_plain_path(inner):
+        references = [r for p, r in draft.template.references if p == pointer]
+        if len(references) != 1 or references[0].dynamic or references[0].defaulted or not is_plain(value):
             return None, ""
-        return self._reference_types(references[0]), repr(inner)
+        return self._reference_types(references[0]), repr(value[2:-2].strip())
 
     def _reference_types(self, reference: Reference) -> Types:
         if reference.aspect == "status":
@@ -166,6 +174,8 @@ class _Checker:
             return None
         if draft.spec is not None and draft.spec.on_error != "fail":
             return None  # its output may be null, or the fallback's
+        if draft.returns is not None:
+            return schema_types(draft.returns, draft.returns, [str(p) for p in reference.path[1:]])
         schema = _output_schema(draft.component.output_model)
         return None if schema is None else schema_types(schema, schema, [str(p) for p in reference.path[1:]])
 
@@ -180,6 +190,9 @@ class _Checker:
             model = source.component.output_model
             field = str(reference.path[1])
             names = frozenset(model.model_fields)
+            if source.returns is not None:
+                self._check_composed(source, field, pointer)
+                continue
             if model.model_config.get("extra") == "allow" or field in names:
                 continue
             fallback = source.spec.fallback_output if source.spec else None
@@ -194,14 +207,25 @@ class _Checker:
                 nearest=nearest(field, names),
             )
 
+    def _check_composed(self, source: Draft, field: str, pointer: str) -> None:
+        """Report the reading of a field that a composition does not return: nothing but its declared output leaves it."""
+        assert source.returns is not None
+        names = source.returns.get("properties")
+        if names is None or field in names:
+            return
+        self._report(
+            "unknown_field",
+            f"{source.title} has no output {field!r}.",
+            pointer,
+            found=field,
+            expected=", ".join(sorted(names)),
+            nearest=nearest(field, names),
+        )
+
 
 def parse_constant(value: Any) -> bool:
     """Tell whether a value of a config holds no template at all."""
     return "{{" not in value if isinstance(value, str) else parse_template(value).constant
-
-
-def _is_plain_path(text: str) -> bool:
-    return all(ch.isalnum() or ch in "._-[]'\"" for ch in text)
 
 
 def _escape(key: str) -> str:
@@ -234,53 +258,6 @@ def _field_types(model: type[BaseModel], field: str) -> Types:
     except PydanticInvalidForJsonSchema:
         return None
     return schema_types(schema, schema, [field])
-
-
-def schema_types(schema: Any, root: Mapping[str, Any], path: list[str]) -> Types:
-    """Return the types that a JSON Schema allows for what lies at `path` below it; None for anything.
-
-    Args:
-        schema: The schema to look into.
-        root: The document that `$ref`s in it point into.
-        path: Keys and indices, as text.
-    """
-    for _ in range(20):  # a chain of references that is longer goes in circles
-        reference = schema.get("$ref") if isinstance(schema, Mapping) else None  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
-        if not isinstance(reference, str):
-            break
-        schema = _follow(root, reference)
-    if not isinstance(schema, Mapping):
-        return None
-    for key in ("anyOf", "oneOf"):
-        choices: Any = schema.get(key)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-        if isinstance(choices, list):
-            found = [schema_types(choice, root, path) for choice in choices]  # pyright: ignore[reportUnknownVariableType]
-            return None if None in found else frozenset[str]().union(*(types for types in found if types))
-    if path:
-        return _below(schema, root, path)  # pyright: ignore[reportUnknownArgumentType]
-    if schema.get("x-frame"):  # pyright: ignore[reportUnknownMemberType]
-        return frozenset({"frame"})
-    said: Any = schema.get("type")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-    if isinstance(said, str):
-        return frozenset({said})
-    return frozenset(map(str, said)) if isinstance(said, list) else None  # pyright: ignore[reportUnknownArgumentType]
-
-
-def _below(schema: Mapping[str, Any], root: Mapping[str, Any], path: list[str]) -> Types:
-    first, rest = path[0], path[1:]
-    properties = schema.get("properties")
-    if isinstance(properties, Mapping) and first in properties:
-        return schema_types(properties[first], root, rest)
-    if first.lstrip("-").isdigit() and isinstance(schema.get("items"), Mapping):
-        return schema_types(schema["items"], root, rest)
-    return None
-
-
-def _follow(root: Mapping[str, Any], reference: str) -> Any:
-    node: Any = root
-    for part in reference.removeprefix("#").strip("/").split("/"):
-        node = node.get(part) if isinstance(node, Mapping) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-    return node  # pyright: ignore[reportUnknownVariableType]
 
 
 def _words(types: frozenset[str]) -> str:

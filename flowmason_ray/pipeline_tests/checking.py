@@ -78,7 +78,7 @@ def _not_mockable(written: WrittenCases, pattern: str, at: str, found: PlannedSt
     assert component is not None
     message = f"Stage {found.path!r} is control flow ({component.name}); what it decides cannot be mocked."
     hint = "Mock the stages that it reads, or those in its bodies."
-    if component.name == "subpipeline":
+    if component.name in ("subpipeline", "composition"):
         message = f"Stage {found.path!r} calls a pipeline, which cannot be mocked as a whole."
         hint = f"Mock the stages of the called pipeline: '{found.path}/STAGE', or '{found.path}/*' for all of them."
     return written.problem("not_mockable", message, at, key=True, found=pattern, hint=hint)

@@ -54,12 +54,17 @@ def open_file(file: Path, coverage: dict[str, PipelineCoverage]) -> OpenedFile |
         result.problems = sorted(problems, key=lambda p: (p.line or 0, p.column or 0))
         return result
     name = loaded.source.file or str(file)
-    name = loaded.source.file or str(file)
     key = str(Path(name).resolve())  # files may name the same pipeline in different ways
     covered = coverage.get(key)
     if covered is None:
-        covered = coverage[key] = empty_coverage(plan, name, lambda pointer: loaded.locate(pointer).line)
+        covered = coverage[key] = empty_coverage(plan, name, lambda pointer: _line(loaded, pointer))
     return OpenedFile(result=result, written=written, workspace=workspace, loaded=loaded, plan=plan, coverage=covered)
+
+
+def _line(loaded: LoadedPipeline, pointer: str) -> int | None:
+    """Return the line of a stage in the pipeline's own file; None for one that it inherits."""
+    place = loaded.locate(pointer)
+    return place.line if place.file == loaded.source.file else None
 
 
 def _find(written: WrittenCases, file: Path, workspace: Workspace) -> LoadedPipeline:

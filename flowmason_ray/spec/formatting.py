@@ -21,7 +21,7 @@ from flowmason_ray.spec.spellings import respell
 _WIDTH = 100
 """Columns that a list of scalars may fill before it is broken into one item a line."""
 
-_PARTS: Mapping[type[pipeline.Model], Mapping[str, type[pipeline.Model]]] = {
+PARTS: Mapping[type[pipeline.Model], Mapping[str, type[pipeline.Model]]] = {
     pipeline.Pipeline: {
         "stages": pipeline.Stage,
         "compositions": pipeline.Composition,
@@ -74,7 +74,7 @@ def _ordered(value: Any, model: type[pipeline.Model]) -> Any:
     if not isinstance(value, Mapping):
         return value
     written = cast("Mapping[str, Any]", value)
-    parts = _PARTS.get(model, {})
+    parts = PARTS.get(model, {})
     known = [key for key in field_order(model) if key in written]
     others = [key for key in written if key not in set(known)]
     return {key: _ordered(written[key], parts[key]) if key in parts else written[key] for key in (*known, *others)}

@@ -4,7 +4,7 @@ The story of a file: its text is read (`reading`) and parsed (`parsing`), older 
 value (`pipeline`, in the words of `wording`), `checks` what must hold between values. Everything that is wrong is
 collected and raised at once, each problem with its file, line and column.
 
-Parents, overrides and compositions are read here and resolved later; nothing here knows a component.
+Parents and overrides are read here and put together by `inheritance`; nothing here knows a component.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -25,6 +25,9 @@ from flowmason_ray.spec.reading import read_source, source_of
 from flowmason_ray.spec.source import Location, Source
 from flowmason_ray.spec.spellings import Respelled, respell
 from flowmason_ray.spec.wording import problems_from
+
+if TYPE_CHECKING:
+    from flowmason_ray.spec.provenance import Provenance
 
 _ABOUT_A_KEY = frozenset({"unknown_key", "two_spellings", "shadowed_value"})
 """Codes of problems that are about a key itself, not about its value."""
@@ -40,9 +43,13 @@ class LoadedPipeline:
     """The document in canonical spelling, as plain JSON values. Not to be changed."""
     warnings: tuple[Problem, ...]
     respelled: Respelled
+    provenance: Provenance | None = None
+    """Of a pipeline that extends others, put together (`spec.inheritance`): where each part was written."""
 
     def locate(self, pointer: str, *, key: bool = False) -> Location:
-        """Return where a part of the canonical document is written, whichever spelling was used."""
+        """Return where a part of the canonical document is written, whichever spelling, in whichever file."""
+        if self.provenance is not None:
+            return self.provenance.origin(pointer).place(key=key)
         return self.source.locate(self.respelled.written_at(pointer), key=key)
 
     def problem(self, code: str, message: str, pointer: str = "", *, key: bool = False, **facts: Any) -> Problem:
@@ -54,8 +61,17 @@ class LoadedPipeline:
             pointer: Canonical JSON pointer of the value that it is about.
             key: Point at the value's key instead.
             facts: Further fields of `Problem`: `expected`, `found`, `nearest`, `hint`, `severity`.
+
+        Of a resolved pipeline the problem is placed where the value was written, and names the override chain.
         """
         place = self.locate(pointer, key=key)
+        if self.provenance is not None:
+            chain = self.provenance.chain(pointer)
+            origin = chain[-1]
+            # The pointer goes with the file: it leads into the one in which the value is written.
+            pointer = origin.pointer
+            if len(chain) > 1 or origin.document.source is not self.source:
+                facts["chain"] = (*map(str, chain), self.source.file or self.pipeline.name)
         return Problem(
             code=code,
             message=message,

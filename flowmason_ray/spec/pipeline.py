@@ -199,7 +199,9 @@ class Composition(Model):
     input_mapping: JsonObject = Field(default={}, description="The other pipeline's input; templates anywhere in it.")
     depends_on: list[Name] = Field(default=[], description="Stages that must end first.")
     output_mapping: JsonObject = Field(
-        default={}, description="What is kept of its result, by name; empty: the whole result."
+        default={},
+        description="What is kept of its result, by name: a path into it, or a template in which it is called "
+        "`output`; empty: the whole result.",
     )
 
 
@@ -248,7 +250,8 @@ class Pipeline(Model):
     )
     overrides: JsonObject = Field(
         default={},
-        description="Changes to inherited stages by stage id, merged deeply; what they name must exist.",
+        description="Changes to inherited stages by stage id, merged deeply; what they name must exist. `null` removes "
+        "a stage; `$append` and the like change lists; `$pipeline` means the pipeline's own fields.",
     )
     compositions: list[Composition] = Field(
         default=[], description="Other pipelines as stages, each in a namespace of its own; also a list of names."

@@ -40,6 +40,14 @@ class CompiledSchema:
             cast("Any", self.schema), registry=registry, format_checker=_format_checker()
         )
         self.resolver: Any = registry.resolver_with_root(resource)
+        self._schemas: dict[int, bool] = {}
+
+    def is_schema(self, part: Any) -> bool:
+        """Tell whether a part of this schema is a schema itself."""
+        known = self._schemas.get(id(part))
+        if known is None:
+            known = self._schemas[id(part)] = bool(_meta().is_valid(part))
+        return known
 
     def resolved(self, reference: str) -> Any:
         """Return the schema that a reference at the top level of this one leads to, or None."""
@@ -53,9 +61,7 @@ class CompiledSchema:
 
 def check_schema(schema: Mapping[str, Any]) -> list[Problem]:
     """Return what is wrong with a schema; pointers are relative to it. Problems of severity `warning` do not forbid it."""
-    from jsonschema import Draft202012Validator
-
-    meta: Any = Draft202012Validator(Draft202012Validator.META_SCHEMA, format_checker=_format_checker())
+    meta = _meta()
     try:
         problems = violations_from(meta.iter_errors(schema), subject="schema", code="invalid_schema")
         if not problems:
@@ -68,7 +74,7 @@ def check_schema(schema: Mapping[str, Any]) -> list[Problem]:
 
 
 def _check_part(part: Mapping[str, Any], pointer: str, resolver: Any, compiled: CompiledSchema) -> Iterator[Problem]:
-    yield from _check_references(part, pointer, resolver)
+    yield from _check_references(part, pointer, resolver, compiled)
     wanted = part.get("format")
     if isinstance(wanted, str) and wanted not in FORMATS:
         yield Problem(
@@ -90,7 +96,9 @@ def _check_part(part: Mapping[str, Any], pointer: str, resolver: Any, compiled: 
         yield from _check_default(part, pointer, compiled)
 
 
-def _check_references(part: Mapping[str, Any], pointer: str, resolver: Any) -> Iterator[Problem]:
+def _check_references(
+    part: Mapping[str, Any], pointer: str, resolver: Any, compiled: CompiledSchema
+) -> Iterator[Problem]:
     from referencing.exceptions import Unresolvable
 
     for keyword in ("$ref", "$dynamicRef"):
@@ -98,7 +106,7 @@ def _check_references(part: Mapping[str, Any], pointer: str, resolver: Any) -> I
         if not isinstance(reference, str):
             continue
         try:
-            resolver.lookup(reference)
+            target = resolver.lookup(reference).contents
         except (Unresolvable, ValueError):  # ValueError: it is not even a URI reference
             inside = reference.startswith("#")
             yield Problem(
@@ -110,6 +118,11 @@ def _check_references(part: Mapping[str, Any], pointer: str, resolver: Any) -> I
                 found=reference,
                 hint=None if inside else "Copy what it refers to under '$defs' and refer to '#/$defs/…'.",
             )
+        else:
+            # Under a keyword that JSON Schema does not know anything may stand, until somebody refers to it.
+            if not compiled.is_schema(target):
+                message = f"{keyword} {reference!r} leads to something that is no JSON Schema."
+                yield Problem(code="invalid_schema", message=message, path=f"{pointer}/{keyword}", found=reference)
 
 
 def _check_default(part: Mapping[str, Any], pointer: str, compiled: CompiledSchema) -> Iterator[Problem]:
@@ -120,6 +133,8 @@ def _check_default(part: Mapping[str, Any], pointer: str, compiled: CompiledSche
     default = part["default"]
     if isinstance(default, (dict, list)):
         return  # may be completed by the defaults of what is in it; checked with the value that it becomes part of
+    if not compiled.is_schema(part):
+        return  # it only looks like one, under a keyword that JSON Schema does not know
     try:
         error: ValidationError | None = next(iter(compiled.validator.evolve(schema=part).iter_errors(default)), None)
     except Unresolvable:
@@ -175,6 +190,14 @@ def _without_false(schema: Any) -> Any:
         else:
             made[keyword] = _without_false(value)
     return made
+
+
+@lru_cache(maxsize=1)
+def _meta() -> Any:
+    """Return the validator of schemas themselves."""
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator(Draft202012Validator.META_SCHEMA, format_checker=_format_checker())
 
 
 @lru_cache(maxsize=1)

@@ -84,7 +84,7 @@ def respell(data: dict[str, Any]) -> Respelled:
         made["defaults"] = work.retry(data["defaults"], "/defaults")
     if isinstance(data.get("compositions"), list):
         made["compositions"] = work.compositions(data["compositions"])
-    _respell_references(made)
+    respell_references(made)
     return Respelled(data=made, moved=work.moved, problems=tuple(work.problems), warnings=tuple(work.warnings))
 
 
@@ -250,8 +250,12 @@ def _plus_one(retries: object) -> object:
     return retries
 
 
-def _respell_references(data: dict[str, Any]) -> None:
-    """Rewrite older references in the templates of a document whose top level and stages are ours to change."""
+def respell_references(data: dict[str, Any]) -> None:
+    """Rewrite older references in the templates of a document whose top level and stages are ours to change.
+
+    What `x.output.y` means depends on which stages there are, so a pipeline that inherits some is done once more when it is
+    put together.
+    """
     written = data.get("stages")
     listed = cast("list[Any]", written) if isinstance(written, list) else []
     stages = [cast("dict[str, Any]", stage) for stage in listed if isinstance(stage, dict)]

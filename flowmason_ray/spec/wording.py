@@ -153,6 +153,8 @@ def shown(value: object) -> str:
 def one_of(choices: Iterable[str]) -> str:
     """Return choices as a phrase: `'a', 'b' or 'c'`."""
     quoted = [repr(choice) for choice in choices]
+    if not quoted:
+        return "nothing (no value is allowed)"
     return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} or {quoted[-1]}"
 
 

@@ -30,7 +30,7 @@ PAGES = [
     ROOT / "README.md",
     *(
         GUIDE / f"{name}.md"
-        for name in ("first-pipeline", "components", "runs-and-log", "caching-and-reuse", "project")
+        for name in ("first-pipeline", "components", "inheritance", "runs-and-log", "caching-and-reuse", "project")
     ),
 ]
 ON_RAY = [GUIDE / "running-on-ray.md"]

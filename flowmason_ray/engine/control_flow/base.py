@@ -89,8 +89,11 @@ class Run(Protocol):
         """Start one iteration of the loop at `index`: its `key` names it in paths, its `position` finds it in `items`."""
         ...
 
-    def make_scope(self, scope: Scope, index: int, *, prefix: str, input: Any) -> Scope:
-        """Make an instance of the scope that belongs to the construct; nothing in it runs before its region 0 is opened."""
+    def make_scope(self, scope: Scope, index: int, *, prefix: str, input: Any, further: int = 0) -> Scope:
+        """Make an instance of the scope that belongs to the construct, or of one `further` behind it in the plan.
+
+        Nothing in it runs before its region 0 is opened.
+        """
         ...
 
     def leave(self, scope: Scope, index: int, target: Scope, value: Any) -> None:

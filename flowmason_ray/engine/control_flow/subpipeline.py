@@ -31,14 +31,18 @@ class CallOptions:
     on_error: str
     called: str = ""
     """`name@version` of the pipeline that was found."""
+    mapped_by: int | None = None
+    """Of a composition: how many scopes behind the pipeline's the one is that maps its result; None: none does."""
 
 
 @dataclass(slots=True)
-class _Call:
+class Call:
     """What an open construct remembers."""
 
     inner: Scope
     default_result: Any
+    mapping: bool = False
+    """Of a composition: whether its pipeline has ended, and `inner` is the scope that maps the result."""
 
 
 class Subpipeline(Construct):
@@ -65,7 +69,7 @@ class Subpipeline(Construct):
         options: CallOptions = scope.plan.stages[index].options
         inner = run.make_scope(scope, index, prefix=f"{event.path}/", input=event.value)
         assert scope.constructs is not None
-        scope.constructs[index] = _Call(inner, (event.decision or {}).get("default_result"))
+        scope.constructs[index] = Call(inner, (event.decision or {}).get("default_result"))
         if options.timeout_s is not None:
             run.set_timer(scope, index, options.timeout_s)
         run.open_region(inner, 0)
@@ -82,7 +86,7 @@ class Subpipeline(Construct):
             run.fail(scope, index, failure)
         else:
             assert scope.constructs is not None
-            call: _Call = scope.constructs[index]
+            call: Call = scope.constructs[index]
             head.update(status="failed", error=failure.to_json())
             head["result"] = call.default_result if options.on_error == "default" else None
             run.gather(scope, index, head, {})
@@ -90,7 +94,7 @@ class Subpipeline(Construct):
     def timer_fired(self, run: Run, scope: Scope, index: int) -> None:
         """The called pipeline has taken too long."""
         assert scope.constructs is not None
-        call: _Call = scope.constructs[index]
+        call: Call = scope.constructs[index]
         options: CallOptions = scope.plan.stages[index].options
         message = f"The pipeline {options.called!r} did not end within {options.timeout_s:g} s and was stopped."
         failure = Failure(code="timeout", message=message, stage=scope.path(index))

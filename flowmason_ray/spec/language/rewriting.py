@@ -135,3 +135,23 @@ def _static_key(tokens: list[Lexeme], index: int) -> tuple[str | None, int | Non
         if inner.kind == "integer":
             return inner.text, index + 3
     return None, None
+
+
+def rename_root(text: str, old: str, new: str) -> str:
+    """Return a text in whose templates the root `old` is called `new`; what cannot be parsed stays as it is."""
+    try:
+        found = spans(text)
+    except ExpressionSyntaxError:
+        return text
+    for span in reversed(found):
+        inner = text[span.inner_start : span.inner_end]
+        try:
+            tokens = lexemes(inner)
+        except ExpressionSyntaxError:
+            continue
+        for index in reversed(range(len(tokens))):
+            token = tokens[index]
+            if token.kind == "name" and token.text == old and _starts_path(tokens, index):
+                inner = inner[: token.start] + new + inner[token.end :]
+        text = text[: span.inner_start] + inner + text[span.inner_end :]
+    return text

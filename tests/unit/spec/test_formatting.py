@@ -124,7 +124,7 @@ def test_canonical_bytes_of_loaded_data():
 
 
 def test_known_parts_are_those_of_the_models():
-    """`_PARTS` says which model a key has; it must not miss one."""
+    """`PARTS` says which model a key has; it must not miss one."""
 
     def models_in(annotation: Any) -> set[type[Model]]:
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
@@ -141,7 +141,7 @@ def test_known_parts_are_those_of_the_models():
         if parts:
             seen[model] = parts
         todo += [part for part in parts.values() if part not in seen]
-    assert seen == formatting._PARTS  # pyright: ignore[reportPrivateUsage]  # what the test is about
+    assert seen == formatting.PARTS
 
 
 texts = st.text(max_size=6).filter(lambda t: "{{" not in t)

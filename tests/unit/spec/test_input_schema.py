@@ -292,3 +292,10 @@ def test_jsonschema_is_imported_only_when_there_is_a_schema():
         "sys.exit('jsonschema' in sys.modules or 'jinja2' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("wrong", [{"type": 3}, {"anyOf": "x"}, {"enum": 3}, {"type": "#/x"}])
+def test_what_an_unknown_keyword_holds_is_a_schema_only_when_it_is_referred_to(wrong: dict[str, Any]) -> None:
+    assert check_schema({"mine": {"default": 3, **wrong}}) == []
+    problems = check_schema({"mine": {"default": 3, **wrong}, "properties": {"a": {"$ref": "#/mine"}}})
+    assert [(p.code, p.path) for p in problems] == [("invalid_schema", "/properties/a/$ref")]
