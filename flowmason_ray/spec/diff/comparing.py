@@ -101,7 +101,7 @@ def patch(a: Document, change: Diff) -> dict[str, Any]:
 def patch_tree(tree: dict[str, Any], change: Diff) -> dict[str, Any]:
     """Return the tree that a diff makes of a tree; as `patch`."""
     stages = tree.get("stages")
-    known = cast("Mapping[str, Any]", stages) if isinstance(stages, Keyed) else {}
+    known: Mapping[str, Any] = stages if isinstance(stages, Keyed) else Keyed()
     problems = [_lost_rename(old, new) for old, new in change.renames.items() if old not in known or new in known]
     if problems:
         raise InvalidPipeline(problems)
@@ -132,7 +132,7 @@ def changes_between(a: Any, b: Any, path: Path = ()) -> Iterator[Change]:
     if identical(a, b):
         return
     if isinstance(a, Names) or isinstance(b, Names):
-        a, b = (Names() if side is ABSENT else side for side in (a, b))
+        a, b = (cast("Any", Names() if side is ABSENT else side) for side in (a, b))
     if comparable(a, b):
         one, other = cast("dict[str, Any]", a), cast("dict[str, Any]", b)
         in_stage = len(path) == 2 and path[0] == "stages"
@@ -155,13 +155,15 @@ def comparable(a: Any, b: Any) -> bool:
     if not isinstance(a, dict) or type(a) is not type(cast("object", b)):
         return False
     # Lists of bodies have no names: when one was added or taken out, nobody can say which is which.
-    return not isinstance(a, Branches) or len(a) == len(b)
+    return not isinstance(a, Branches) or len(cast("Branches", a)) == len(b)
 
 
 # -- applying ----------------------------------------------------------------------------------------------------------
 
 
-def apply_changes(tree: dict[str, Any], changes: Iterator[Change] | tuple[Change, ...] | list[Change]) -> dict[str, Any]:
+def apply_changes(
+    tree: dict[str, Any], changes: Iterator[Change] | tuple[Change, ...] | list[Change]
+) -> dict[str, Any]:
     """Return the tree with changes made. The tree itself stays as it is; what does not change is shared.
 
     Raises:

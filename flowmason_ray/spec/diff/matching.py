@@ -58,9 +58,7 @@ def _returns(tree: Mapping[str, Any], forth: Mapping[str, str], back: Mapping[st
     return same(rename(rename(whole, forth), back), whole)
 
 
-def _pairs(
-    before: Mapping[str, Any], after: Mapping[str, Any], gone: list[str], new: list[str]
-) -> dict[str, str]:
+def _pairs(before: Mapping[str, Any], after: Mapping[str, Any], gone: list[str], new: list[str]) -> dict[str, str]:
     mask = dict.fromkeys((*gone, *new), _SAID_IDS)
     found: dict[str, str] = {}
     groups: dict[str, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
@@ -142,7 +140,7 @@ def _leaves(stage: Mapping[str, Any]) -> dict[str, str]:
             for key, inner in cast("dict[str, Any]", value).items():
                 walk(inner, f"{path}/{key}")
         else:
-            found[path] = value if isinstance(value, str) else repr(value)
+            found[path] = value if isinstance(value, str) else repr(cast("object", value))
 
     for key, value in stage.items():
         if key not in ("component_type", "depends_on"):

@@ -156,7 +156,7 @@ def _bodies(value: Any, ids: Collection[str] | None) -> Any:
     if isinstance(value, dict):
         routes = cast("dict[str, Any]", value)
         made = {key: _bodies(route, ids) for key, route in routes.items()}
-        return made if all(isinstance(each, Body) for each in made.values()) else value
+        return made if all(isinstance(each, Body) for each in made.values()) else routes
     if not isinstance(value, list):
         return value
     written = cast("list[Any]", value)
@@ -164,9 +164,9 @@ def _bodies(value: Any, ids: Collection[str] | None) -> Any:
         bodies = [_bodies(item, ids) for item in written]
         if all(isinstance(each, Body) for each in bodies):
             return Branches((str(index), each) for index, each in enumerate(bodies))
-        return value
+        return written
     if not _distinct(written) or (ids is not None and not all(item in ids for item in written)):
-        return value
+        return written
     return Body.fromkeys(written, True)
 
 

@@ -125,6 +125,7 @@ def _after_member(tokens: list[Lexeme], index: int) -> int | None:
 
 
 def static_key(tokens: list[Lexeme], index: int) -> tuple[str | None, int | None]:
+    """Return the key that `.name` or `['name']` at the index names, and the index after it; (None, None) if there is none."""
     texts = [t.text for t in tokens[index : index + 3]]
     if len(texts) >= 2 and texts[0] == "." and tokens[index + 1].kind in ("name", "dashed", "integer"):
         return texts[1], index + 2
