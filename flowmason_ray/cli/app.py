@@ -11,8 +11,11 @@ import typer
 
 from flowmason_ray.cli import (
     components_commands,
+    diff_command,
     fmt_command,
+    git_command,
     init_command,
+    merge_command,
     plan_command,
     resume_command,
     run_command,
@@ -55,9 +58,12 @@ def make_app() -> typer.Typer:
     app.command("test")(test_command.run_tests)
     app.command("plan")(plan_command.plan)
     app.command("fmt")(fmt_command.fmt)
+    app.command("diff", cls=diff_command.CommandWithDashes)(diff_command.diff)
+    app.command("merge")(merge_command.merge)
     app.command("init")(init_command.init)
     app.add_typer(components_commands.group, name="components")
     app.add_typer(runs_commands.group, name="runs")
+    app.add_typer(git_command.group, name="git")
     return app
 
 

@@ -147,15 +147,15 @@ def changes_between(a: Any, b: Any, path: Path = ()) -> Iterator[Change]:
             elif not members:
                 yield from changes_between(old, new, (*path, key))
     elif not same(a, b, stage=len(path) == 2):
-        yield Change(path=path, old=a, new=b)
+        yield Change(path=path, old=cast("object", a), new=cast("object", b))
 
 
-def comparable(a: Any, b: Any) -> bool:
+def comparable(a: object, b: Any) -> bool:
     """Tell whether two parts are maps of the same kind, so that they differ key by key."""
-    if not isinstance(a, dict) or type(a) is not type(cast("object", b)):
+    if not isinstance(a, dict) or type(cast("object", a)) is not type(b):
         return False
     # Lists of bodies have no names: when one was added or taken out, nobody can say which is which.
-    return not isinstance(a, Branches) or len(cast("Branches", a)) == len(b)
+    return not isinstance(a, Branches) or len(a) == len(b)
 
 
 # -- applying ----------------------------------------------------------------------------------------------------------

@@ -6,7 +6,8 @@ import json
 from typing import Any
 
 from flowmason_ray.spec.loader import LoadedPipeline
-from flowmason_ray.spec.parsing import WrittenNumber
+from flowmason_ray.spec.parsing import WrittenNumber, parse_object
+from flowmason_ray.spec.source import Source
 from flowmason_ray.spec.spellings import respell
 
 
@@ -21,6 +22,16 @@ def document_of(loaded: LoadedPipeline) -> dict[str, Any]:
     exact = _Exact()
     data = json.JSONDecoder(parse_float=exact.read).decode(text)  # the loader has checked everything about it
     return respell(data).data if exact.found else loaded.data
+
+
+def read_exactly(source: Source) -> dict[str, Any]:
+    """Return what a file holds in canonical spelling, numbers as they are spelled, whether or not it is a pipeline.
+
+    Raises:
+        InvalidPipeline: it is not JSON.
+    """
+    parse_object(source)
+    return respell(json.JSONDecoder(parse_float=_Exact().read).decode(source.text)).data
 
 
 class _Exact:

@@ -72,14 +72,19 @@ def merge(
         InvalidPipeline: a document in which stages cannot be told apart by their ids.
     """
     frame = frame_of(tree_of(base), tree_of(ours), tree_of(theirs))
+    names: dict[str, str] = {}
+
+    def note_names(conflict: Conflict) -> Side | None:
+        side = choose(conflict) if choose is not None else None
+        if side is not None and conflict.kind == "renamed_differently":
+            names[conflict.path[1]] = getattr(conflict, side)
+        return side
+
     tree, conflicts = three_way(frame)
-    document, left = _decided(cast("dict[str, Any]", plain(tree)), conflicts, choose)
+    document, left = _decided(cast("dict[str, Any]", plain(tree)), conflicts, note_names)
     if left:
         return Merged(document=document, conflicts=left)
-    for conflict in frame.conflicts:  # all decided: the frame takes the names that were chosen
-        chosen = choose(conflict) if choose is not None else None
-        if chosen is not None:
-            frame = frame.with_names({conflict.path[1]: getattr(conflict, chosen)})
+    frame = frame.with_names({was: now for was, now in names.items() if was != now})
     found: tuple[Conflict, ...] = ()
     problems: tuple[Problem, ...] = ()
     for _ in range(MOST_ROUNDS):
