@@ -72,8 +72,7 @@ def show_difference(words: list[str]) -> int:
         return _show_as_text(old, new)
     from flowmason_ray.cli.diff_text import as_text
 
-    text = as_text(report, _painter())
-    write_bytes(f"{_painter()(f'pipeline {renamed}', 'bold')}\n{text}\n".encode("utf-8", "backslashreplace"))
+    write_bytes(f"{as_text(report, _painter())}\n".encode("utf-8", "backslashreplace"))
     return 0
 
 
