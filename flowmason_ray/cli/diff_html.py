@@ -25,7 +25,7 @@ h1 { font-size: 22px; margin: 0; } h1 + p { margin: 4px 0 20px; color: #57606a; 
 .change.added { border-left-color: #1a7f37; } .change.removed { border-left-color: #cf222e; } .change.renamed { border-left-color: #218bff; }
 .change h3 { font-size: 15px; margin: 0 0 4px; } .change h3 small { font-weight: 400; color: #57606a; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 14px; margin: 0; }
-dt { font: 13px/1.7 ui-monospace, 'DejaVu Sans Mono', monospace; color: #57606a; overflow-wrap: anywhere; max-width: 24em; }
+dt { font: 13px/1.7 ui-monospace, 'DejaVu Sans Mono', monospace; color: #57606a; overflow-wrap: anywhere; max-width: 32em; }
 dd { margin: 0; font: 13px/1.7 ui-monospace, 'DejaVu Sans Mono', monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
 ins { background: #dafbe1; color: #0f5323; text-decoration: none; } del { background: #ffebe9; color: #82071e; }
 ins, del { border-radius: 3px; padding: 0 2px; }

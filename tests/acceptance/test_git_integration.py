@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from tests.git_kit import FILE, Document, Repository
-from tests.merge_kit import pipeline, stage
 from tests.stories import at, copies, log, support, without
 
 pytestmark = pytest.mark.timeout(120)
@@ -135,7 +134,7 @@ def test_a_conflict_stops_the_merge_and_is_data_in_the_file(repository: Reposito
     told = repository.git("merge", "side", "-m", "merge", fails=True)
     assert "conflict /stages/ask_back/config/message" in told
     assert f"UU {FILE}" in repository.git("status", "--porcelain")
-    assert list(repository.read())[0] == "$conflicts"
+    assert next(iter(repository.read())) == "$conflicts"
     assert repository.fm("validate", FILE).code == 2
     assert repository.fm("run", FILE, "--sample").code == 2
     repository.git("add", FILE)

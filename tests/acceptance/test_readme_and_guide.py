@@ -28,7 +28,7 @@ from tests.cli_kit import ROOT
 GUIDE = ROOT / "docs" / "guide"
 PAGES = [
     ROOT / "README.md",
-    *(GUIDE / f"{name}.md" for name in ("first-pipeline", "components", "runs-and-log", "project")),
+    *(GUIDE / f"{name}.md" for name in ("first-pipeline", "components", "runs-and-log", "project", "diff-and-merge")),
 ]
 ON_RAY = [GUIDE / "running-on-ray.md"]
 ALL = sorted([ROOT / "README.md", *GUIDE.glob("*.md")])

@@ -244,7 +244,8 @@ def test_two_names_for_one_stage_are_a_conflict_that_can_be_decided() -> None:
     theirs = pipeline(stage("two", config={"n": 1}), stage("z", "two"))
     merged = merge(base, ours, theirs)
     assert kinds(merged) == [("renamed_differently", "/stages/one/id")]
-    for side, document in (("ours", ours), ("theirs", theirs), ("base", base)):
+    sides: tuple[tuple[Side, Document], ...] = (("ours", ours), ("theirs", theirs), ("base", base))
+    for side, document in sides:
         assert merge(base, ours, theirs, choose=choose_always(side)) == Merged(document=document)
 
 
