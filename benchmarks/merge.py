@@ -33,7 +33,22 @@ from flowmason_ray.spec.loader import load_pipeline_text
 from flowmason_ray.spec.merge.merging import merge
 
 GENERIC_TIMEOUT_S = 60.0
-WORDS = "write say short polite customer order refund delivery address never always please answer ticket".split()
+WORDS = [
+    "write",
+    "say",
+    "short",
+    "polite",
+    "customer",
+    "order",
+    "refund",
+    "delivery",
+    "address",
+    "never",
+    "always",
+    "please",
+    "answer",
+    "ticket",
+]
 
 
 def base_pipeline(size: int) -> dict[str, Any]:
