@@ -10,7 +10,8 @@ from typing import Any, cast
 from hypothesis import strategies as st
 
 from flowmason_ray.spec.diff.comparing import Diff, changes_between, diff, inverse, patch
-from flowmason_ray.spec.diff.tree import ABSENT, Keyed, Names, plain, same, tree_of, value_at
+from flowmason_ray.spec.diff.equality import same
+from flowmason_ray.spec.diff.tree import ABSENT, Keyed, Names, plain, tree_of, value_at
 from flowmason_ray.spec.formatting import canonical_bytes
 from flowmason_ray.spec.merge.conflicts import Conflict
 from flowmason_ray.spec.merge.frame import Frame, frame_of

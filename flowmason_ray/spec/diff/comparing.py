@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from flowmason_ray.errors import InvalidPipeline, Problem
+from flowmason_ray.spec.diff.equality import identical, same
 from flowmason_ray.spec.diff.matching import find_renames
 from flowmason_ray.spec.diff.naming import rename, rename_at, rename_path
 from flowmason_ray.spec.diff.tree import (
@@ -24,11 +25,9 @@ from flowmason_ray.spec.diff.tree import (
     Keyed,
     Names,
     Path,
-    identical,
     plain,
     plain_at,
     pointer_of,
-    same,
     tree_of,
 )
 

@@ -14,8 +14,9 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any, cast
 
+from flowmason_ray.spec.diff.equality import same
 from flowmason_ray.spec.diff.naming import mentions, rename, rename_stage
-from flowmason_ray.spec.diff.tree import LAYOUT, Body, Keyed, Names, same
+from flowmason_ray.spec.diff.tree import LAYOUT, Body, Keyed, Names
 from flowmason_ray.spec.language.stage_names import can_stand_behind_dot
 
 ALIKE = 0.6

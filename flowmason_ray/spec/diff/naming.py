@@ -7,7 +7,8 @@ only texts (descriptions, metadata, schemas) are never touched.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -35,6 +36,7 @@ class Mention:
 
 _TEMPLATED = ("config", "fallback_output", "cache")
 _BARE = "condition"
+_WORD = re.compile(r"[A-Za-z0-9_]+")
 
 
 def mentions(tree: Mapping[str, Any]) -> Iterator[Mention]:
@@ -128,11 +130,15 @@ def rename(tree: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     if not names:
         return tree
     made = dict(tree)
+    starts = {found[0] if (found := _WORD.search(name)) else "" for name in names}
     for part in ("stages", "compositions"):
         listed = made.get(part)
         if isinstance(listed, Keyed):
             made[part] = Keyed(
-                (names.get(key, key) if part == "stages" else key, rename_stage(each, names, part))
+                (
+                    names.get(key, key) if part == "stages" else key,
+                    rename_stage(each, names, part) if _may_say(each, starts) else each,
+                )
                 for key, each in listed.items()
             )
     for key in ("output", "overrides"):
@@ -141,6 +147,13 @@ def rename(tree: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     if isinstance(made.get("output_stage_id"), str):
         made["output_stage_id"] = names.get(made["output_stage_id"], made["output_stage_id"])
     return made
+
+
+def _may_say(stage: Any, starts: Collection[str]) -> bool:
+    """Tell quickly whether a stage could say a name that starts with one of these words; most say none of them."""
+    text = repr(stage)
+    # An id in a string literal can be written with escapes, and one without any letter or digit starts with no word.
+    return "\\\\" in text or "" in starts or not set(_WORD.findall(text)).isdisjoint(starts)
 
 
 def rename_stage(stage: Any, names: Mapping[str, str], part: str = "stages") -> Any:

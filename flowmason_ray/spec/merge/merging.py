@@ -121,7 +121,7 @@ def _broken(
     found: dict[tuple[str, str, str], Conflict] = {}
     lost: list[Problem] = []
     for finding in findings(tree_of(document), frame):
-        pair = pair_for_finding(frame, finding)
+        pair = pair_for_finding(frame, finding) or pair_for_problem(frame, finding.key, _by_meaning(frame))
         if pair is None:
             lost.append(Problem(code=finding.code, message=finding.message))
         else:
@@ -143,6 +143,13 @@ def _broken(
             conflict = _semantic(frame, problem.code, problem.message, pair, path_of_problem(problem, document))
             found.setdefault(_identity(conflict), conflict)
     return tuple(found.values()), tuple(lost)
+
+
+def _by_meaning(frame: Frame) -> Validator:
+    """Return a validator that knows what the document itself shows: for a finding whose places do not tell its edits."""
+    return lambda document: [
+        Problem(code=finding.code, message=finding.message) for finding in findings(tree_of(document), frame)
+    ]
 
 
 def _semantic(frame: Frame, code: str, message: str, pair: tuple[Change, Change], place: tuple[str, ...]) -> Conflict:

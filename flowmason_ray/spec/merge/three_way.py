@@ -14,18 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from flowmason_ray.spec.diff.comparing import comparable
-from flowmason_ray.spec.diff.tree import (
-    ABSENT,
-    LAYOUT,
-    Body,
-    Branches,
-    Names,
-    Path,
-    identical,
-    is_empty_names,
-    plain_at,
-    same,
-)
+from flowmason_ray.spec.diff.equality import identical, is_empty_names, same
+from flowmason_ray.spec.diff.tree import ABSENT, LAYOUT, Body, Branches, Names, Path, plain_at
 from flowmason_ray.spec.merge.conflicts import Conflict
 from flowmason_ray.spec.merge.frame import Frame
 from flowmason_ray.spec.merge.ordering import merged_order
