@@ -109,7 +109,11 @@ def _in_git(revisions: list[str], paths: list[str]) -> Iterator[tuple[Side, Side
     named = {_in_root(path, root) for path in paths}
     for path in named:
         _must_be_somewhere(path, root, since, until)
-    for old, new in _changed(since, until, sorted(named), root):
+    changed = list(_changed(since, until, sorted(named), root))
+    if until is None:  # git does not list what it does not know yet
+        listed = {new for _, new in changed}
+        changed += [(path, path) for path in sorted(named - listed) if _is_new(path, since, root)]
+    for old, new in changed:
         if new in named or new.endswith(SUFFIX) or old.endswith(SUFFIX):
             yield (
                 _of_revision(since, old, root, f"{old} at {since}"),
@@ -145,7 +149,10 @@ def _changed(since: str, until: str | None, paths: list[str], root: Path) -> Ite
             return
         old = next(words)
         yield old, next(words) if status[0] in "RC" else old
-    # `git diff` does not list what git does not know yet.
+
+
+def _is_new(path: str, since: str, root: Path) -> bool:
+    return (root / path).is_file() and try_git("cat-file", "-e", f"{since}:{path}", cwd=root).returncode != 0
 
 
 def _of_revision(revision: str | None, path: str, root: Path, name: str) -> Side:

@@ -106,6 +106,20 @@ def test_versions_in_git(tmp_path: Path) -> None:
     assert repository.run(command("diff", "../moved.pipeline.json"), cwd=deeper).out.startswith("Support")
 
 
+def test_a_file_that_is_new_or_gone(tmp_path: Path) -> None:
+    repository = Repository.create(tmp_path, drivers=False)
+    repository.commit("one", support())
+    repository.write(changed(), "new.pipeline.json")
+    added = repository.fm("diff", "new.pipeline.json").out
+    assert (
+        added.splitlines()[0] == "Support (new.pipeline.json at HEAD → new.pipeline.json): 7 stages added; about, input"
+    )
+    assert '    config.message: + "A bug: {{ stages.tidy.value }}"' in added.splitlines()
+    (repository.root / FILE).unlink()
+    gone = repository.fm("diff", "--format", "json").json["files"][0]
+    assert (gone["a"], len(gone["stages"]["removed"])) == (f"{FILE} at HEAD", 7)
+
+
 # -- how it is shown -----------------------------------------------------------------------------------------------------
 
 

@@ -114,7 +114,7 @@ def report_of(a: Document, b: Document, *, a_name: str = "a", b_name: str = "b")
     return Report(
         a=a_name,
         b=b_name,
-        title=str(after.get("name", "")),
+        title=str(after.get("name") or before.get("name") or ""),
         diff=change,
         sections=tuple(_sections(change.changes)),
         stages=tuple(_stages(change, before, after, *structures)),
@@ -149,13 +149,10 @@ def _stages(
 ) -> Iterator[StageReport]:
     was = {now: then for then, now in change.renames.items()}
     by_stage: dict[str, list[Change]] = {}
-    for each in change.changes:
-        if each.path[0] == "stages" and len(each.path) > 1:
-            by_stage.setdefault(each.path[1], []).append(each)
+    for each in _by_stage(change.changes):
+        by_stage.setdefault(each.path[1], []).append(each)
     edges = _upstreams(old), _upstreams(new)
     one, other = _of(before), _of(after)
-    if change.changes and change.changes[0].path == ("stages",):  # one document has no list of stages at all
-        by_stage |= {name: [] for name in (*one, *other)}
     for name in (*other, *(name for name in one if name not in other)):
         homes = old.homes.get(name), new.homes.get(name)
         moved = name in one and name in other and homes[0] != homes[1]
@@ -163,6 +160,17 @@ def _stages(
         if name not in by_stage and name not in was and not moved and not touched:
             continue
         yield _stage(name, was.get(name, ""), by_stage.get(name, []), (one, other), edges, homes, moved=moved)
+
+
+def _by_stage(changes: Iterable[Change]) -> Iterator[Change]:
+    """Yield the changes of stages; where one document has no list of stages at all, each stage by itself."""
+    for change in changes:
+        if change.path == ("stages",):
+            old, new = (side if isinstance(side, Keyed) else Keyed() for side in (change.old, change.new))
+            yield from (Change(path=("stages", name), old=stage, new=ABSENT) for name, stage in old.items())
+            yield from (Change(path=("stages", name), old=ABSENT, new=stage) for name, stage in new.items())
+        elif change.path[0] == "stages":
+            yield change
 
 
 def _stage(
