@@ -13,11 +13,14 @@ from flowmason_ray.cli import (
     components_commands,
     control_commands,
     db_commands,
+    diff_command,
     explain_command,
     fmt_command,
+    git_command,
     info_command,
     init_command,
     lock_command,
+    merge_command,
     plan_command,
     resolve_command,
     resume_command,
@@ -67,10 +70,13 @@ def make_app() -> typer.Typer:
     app.command("info")(info_command.info)
     app.command("lock")(lock_command.lock)
     app.command("fmt")(fmt_command.fmt)
+    app.command("diff", cls=diff_command.CommandWithDashes)(diff_command.diff)
+    app.command("merge")(merge_command.merge)
     app.command("init")(init_command.init)
     app.add_typer(components_commands.group, name="components")
     app.add_typer(runs_commands.group, name="runs")
     app.add_typer(db_commands.group, name="db")
+    app.add_typer(git_command.group, name="git")
     return app
 
 

@@ -41,7 +41,7 @@ def fmt(
                 continue
             changed += 1
             if not check:
-                _replace(file, after)
+                replace_file(file, after)
             write_text(f"{file}\n")
         except InvalidPipeline as exc:
             broken += 1
@@ -65,7 +65,7 @@ def _formatted(file: Path) -> tuple[bytes, bytes]:
     return before, format_pipeline(before, file=str(file))
 
 
-def _replace(file: Path, content: bytes) -> None:
+def replace_file(file: Path, content: bytes) -> None:
     """Replace a file's content as a whole or not at all: written beside it, then renamed. Keeps its permissions.
 
     A symbolic link stays one; what it points to is replaced.
@@ -85,7 +85,7 @@ def _replace(file: Path, content: bytes) -> None:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, target.stat().st_mode & 0o7777)
+        os.chmod(temporary, target.stat().st_mode & 0o7777 if target.exists() else 0o644)
         os.replace(temporary, target)
         temporary = None
     except OSError as exc:

@@ -52,7 +52,7 @@ def plan(
     if output is None:
         write_bytes(content)
     else:
-        _write(Path(output), content)
+        write_output(output, content)
         note(f"Wrote {output}.")
 
 
@@ -70,13 +70,17 @@ def _format(format: str | None, output: str | None) -> str:
     return format
 
 
-def _write(file: object, content: bytes) -> None:
+def write_output(file: str, content: bytes) -> None:
+    """Write what `-o` asks for.
+
+    Raises:
+        InvalidCall: it cannot be written.
+    """
     from pathlib import Path
 
     from flowmason_ray.errors import InvalidCall
 
-    assert isinstance(file, Path)
     try:
-        file.write_bytes(content)
+        Path(file).write_bytes(content)
     except OSError as exc:
-        raise InvalidCall(f"Cannot write {str(file)!r}: {exc.strerror or exc}.") from None
+        raise InvalidCall(f"Cannot write {file!r}: {exc.strerror or exc}.") from None

@@ -47,16 +47,15 @@ def plain(text: str, *styles: str) -> str:
     return text
 
 
+def styled(text: str, *styles: str) -> str:
+    """Return the text in these styles: the painter of streams with colour."""
+    codes = ";".join(_STYLES[style] for style in styles)
+    return f"\x1b[{codes}m{text}\x1b[0m" if codes and text else text
+
+
 def painter(stream: TextIO) -> Paint:
     """Return a function that paints text for this stream."""
-    if not has_colour(stream):
-        return plain
-
-    def paint(text: str, *styles: str) -> str:
-        codes = ";".join(_STYLES[style] for style in styles)
-        return f"\x1b[{codes}m{text}\x1b[0m" if codes and text else text
-
-    return paint
+    return styled if has_colour(stream) else plain
 
 
 def width_of(stream: TextIO, default: int = 100) -> int:

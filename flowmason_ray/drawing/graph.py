@@ -33,6 +33,8 @@ class Edge:
     source: str
     target: str
     dashed: bool = False
+    kind: str = "plain"
+    """Chooses the colour (`svg.EDGE_COLOURS`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,8 +28,15 @@ PALETTE: dict[str, tuple[str, str]] = {
     "control": ("#fff8c5", "#bf8700"),
     "failed": ("#ffebe9", "#cf222e"),
     "muted": ("#ffffff", "#d0d7de"),
+    "added": ("#dafbe1", "#1a7f37"),
+    "removed": ("#ffebe9", "#cf222e"),
+    "changed": ("#fff8c5", "#bf8700"),
+    "renamed": ("#ddf4ff", "#218bff"),
 }
 """Fill and border of each kind of node. Text on all of them has a contrast above 7:1."""
+
+EDGE_COLOURS: dict[str, str] = {"plain": "#57606a", "added": "#1a7f37", "removed": "#cf222e"}
+"""The colour of each kind of arrow."""
 
 MARGIN = 20.0
 TITLE = 34.0
@@ -60,8 +67,7 @@ def draw(graph: Graph, *, title: str = "", legend: tuple[tuple[str, str], ...] =
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_n(width)}" height="{_n(height)}" '
         f'viewBox="0 0 {_n(width)} {_n(height)}" font-family="{FONT}" font-size="13">',
         f"<title>{_text(title)}</title>" if title else "",
-        '<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
-        '<path d="M0 0.5 L7.5 4 L0 7.5 z" fill="#57606a"/></marker></defs>',
+        f"<defs>{''.join(_marker(kind) for kind in sorted({'plain', *_edge_kinds(graph)}))}</defs>",
         f'<rect width="{_n(width)}" height="{_n(height)}" fill="#ffffff"/>',
         *_heading(title, legend, width),
         f'<g transform="translate({_n(left)} {_n(MARGIN + heading)})">',
@@ -70,6 +76,25 @@ def draw(graph: Graph, *, title: str = "", legend: tuple[tuple[str, str], ...] =
         "</svg>",
     ]
     return "\n".join(part for part in parts if part) + "\n"
+
+
+def _edge_kinds(graph: Graph) -> Iterator[str]:
+    for edge in graph.edges:
+        yield edge.kind
+    for node in graph.nodes:
+        for body in node.bodies:
+            yield from _edge_kinds(body.graph)
+
+
+def _marker_id(kind: str) -> str:
+    return "arrow" if kind == "plain" else f"arrow-{kind}"
+
+
+def _marker(kind: str) -> str:
+    return (
+        f'<marker id="{_marker_id(kind)}" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
+        f'orient="auto"><path d="M0 0.5 L7.5 4 L0 7.5 z" fill="{EDGE_COLOURS[kind]}"/></marker>'
+    )
 
 
 def _heading(title: str, legend: tuple[tuple[str, str], ...], width: float) -> Iterator[str]:
@@ -103,8 +128,11 @@ def _edge(placed: PlacedEdge) -> str:
             bend = max(12.0, (y1 - y0) / 2)
             data.append(f"C{_n(x0)} {_n(y0 + bend)} {_n(x1)} {_n(y1 - bend)} {_n(x1)} {_n(y1)}")
     dashes = ' stroke-dasharray="5 4"' if placed.edge.dashed else ""
+    kind = placed.edge.kind
+    width = 1.3 if kind == "plain" else 2
     return (
-        f'<path d="{" ".join(data)}" fill="none" stroke="#57606a" stroke-width="1.3"{dashes} marker-end="url(#arrow)"/>'
+        f'<path d="{" ".join(data)}" fill="none" stroke="{EDGE_COLOURS[kind]}" stroke-width="{width}"{dashes} '
+        f'marker-end="url(#{_marker_id(kind)})"/>'
     )
 
 

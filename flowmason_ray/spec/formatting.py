@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from flowmason_ray.spec import pipeline
+from flowmason_ray.spec.merge.marks import CONFLICTS_KEY
 from flowmason_ray.spec.parsing import WrittenNumber, parse_object
 from flowmason_ray.spec.pipeline import field_order
 from flowmason_ray.spec.reading import source_of
@@ -75,7 +76,7 @@ def _ordered(value: Any, model: type[pipeline.Model]) -> Any:
         return value
     written = cast("Mapping[str, Any]", value)
     parts = PARTS.get(model, {})
-    known = [key for key in field_order(model) if key in written]
+    known = [key for key in (CONFLICTS_KEY, *field_order(model)) if key in written]  # open conflicts are seen first
     others = [key for key in written if key not in set(known)]
     return {key: _ordered(written[key], parts[key]) if key in parts else written[key] for key in (*known, *others)}
 

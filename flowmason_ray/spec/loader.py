@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from flowmason_ray.errors import InvalidPipeline, Problem
 from flowmason_ray.spec.checks import check_pairs
+from flowmason_ray.spec.merge.marks import unresolved
 from flowmason_ray.spec.parsing import parse_object
 from flowmason_ray.spec.pipeline import Pipeline
 from flowmason_ray.spec.plain_data import plain_object
@@ -116,6 +117,8 @@ def _load(source: Source) -> LoadedPipeline:
 
 def _check(data: dict[str, Any], source: Source) -> LoadedPipeline:
     respelled = respell(data)
+    if marks := unresolved(data):  # what else is wrong with half a merge is nobody's concern
+        raise InvalidPipeline(_placed(marks, source, respelled))
     # Where two spellings disagree the older key is still there: that it is "unknown" need not be said as well.
     kept = {problem.path for problem in respelled.problems}
     problems = list(respelled.problems)

@@ -30,7 +30,15 @@ PAGES = [
     ROOT / "README.md",
     *(
         GUIDE / f"{name}.md"
-        for name in ("first-pipeline", "components", "inheritance", "runs-and-log", "caching-and-reuse", "project")
+        for name in (
+            "first-pipeline",
+            "components",
+            "inheritance",
+            "runs-and-log",
+            "caching-and-reuse",
+            "project",
+            "diff-and-merge",
+        )
     ),
 ]
 ON_RAY = [GUIDE / "running-on-ray.md"]

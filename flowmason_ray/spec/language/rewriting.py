@@ -66,14 +66,14 @@ def rewrite_expression(source: str, known_stages: Collection[str]) -> str:
         return source
     edits: list[Edit] = []
     for index, token in enumerate(tokens):
-        if token.kind == "name" and _starts_path(tokens, index):
+        if token.kind == "name" and starts_path(tokens, index):
             edits += _edits(source, tokens, index, known_stages)
     for start, end, text in reversed(edits):
         source = source[:start] + text + source[end:]
     return source
 
 
-def _starts_path(tokens: list[Lexeme], index: int) -> bool:
+def starts_path(tokens: list[Lexeme], index: int) -> bool:
     """Tell whether the name is a root: no member, filter or test."""
     if index == 0:
         return True
@@ -112,7 +112,7 @@ def _drop_output(tokens: list[Lexeme], index: int) -> list[Edit]:
     """Return the edit that removes `.output` at the index, when a static key follows that means the same without it."""
     if not _is_output(tokens, index):
         return []
-    key, after = _static_key(tokens, index + 2)
+    key, after = static_key(tokens, index + 2)
     is_call = after is not None and after < len(tokens) and tokens[after].text == "("
     if key is None or key in _ASPECTS or is_call:
         return []
@@ -121,10 +121,11 @@ def _drop_output(tokens: list[Lexeme], index: int) -> list[Edit]:
 
 def _after_member(tokens: list[Lexeme], index: int) -> int | None:
     """Return the index after `.name` or `['name']`, or None when there is no such member."""
-    return _static_key(tokens, index)[1]
+    return static_key(tokens, index)[1]
 
 
-def _static_key(tokens: list[Lexeme], index: int) -> tuple[str | None, int | None]:
+def static_key(tokens: list[Lexeme], index: int) -> tuple[str | None, int | None]:
+    """Return the key that `.name` or `['name']` at the index names, and the index after it; (None, None) if there is none."""
     texts = [t.text for t in tokens[index : index + 3]]
     if len(texts) >= 2 and texts[0] == "." and tokens[index + 1].kind in ("name", "dashed", "integer"):
         return texts[1], index + 2
