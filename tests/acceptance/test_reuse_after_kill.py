@@ -61,7 +61,7 @@ def test_an_interrupted_run_is_superseded_and_left_alone_from_then_on(project: P
     done = project.fm("resume", "last", "--pipeline", str(file), "--json")
     assert done.returncode == 0, done.stderr
     runs: Any = json.loads(project.fm("runs", "list", "--json").stdout)
-    listed: list[dict[str, Any]] = runs["runs"] if isinstance(runs, dict) else runs
+    listed: list[dict[str, Any]] = runs["runs"]
     assert [run["status"] for run in listed] == ["succeeded", "cancelled"]
     old = project.fm("resume", listed[1]["run_id"])
     assert old.returncode == 2

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ def own_server() -> Iterator[Server]:
 
 
 @contextmanager
-def crashing(server: Server, crashes: list[int]) -> Iterator[None]:
+def crashing(server: Server, crashes: list[int]) -> Generator[None]:
     """Stop a server at once, as if it had crashed, and start it again, over and over."""
     over = threading.Event()
 

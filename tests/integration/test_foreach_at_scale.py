@@ -149,12 +149,12 @@ def test_values_wait_for_the_log_by_their_size(tmp_path: Path, monkeypatch: pyte
     encode = SqliteRunStore.create
 
     def create(self: SqliteRunStore, *arguments: Any, **facts: Any) -> Any:
-        log = encode(self, *arguments, **facts)
+        log: Any = encode(self, *arguments, **facts)
         append = log.append
 
         def counted(event: Any) -> None:
             append(event)
-            queued = list(log._queue)  # pyright: ignore[reportPrivateUsage]  # what is in it is what is tested
+            queued = list(log._queue)  # what is in it is what is tested
             waiting.append(sum(getattr(each, "size_bytes", 0) for each in queued))
 
         monkeypatch.setattr(log, "append", counted)

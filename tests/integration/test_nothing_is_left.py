@@ -116,15 +116,18 @@ async def _resumed(store: Any, run_id: str, space: Any) -> Any:
     return await (await prepare_resume(store, run_id, workspace=space)).run()
 
 
+def cancel(prepared: PreparedRun) -> None:
+    prepared.cancel()
+
+
+def pause(prepared: PreparedRun) -> None:
+    prepared.pause()
+
+
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("seconds", "last", "act", "status"),
-    [
-        (0, 1, None, "succeeded"),
-        (0, -1, None, "failed"),
-        (5, 1, lambda prepared: prepared.cancel(), "cancelled"),
-        (0.3, 1, lambda prepared: prepared.pause(), "succeeded"),
-    ],
+    [(0, 1, None, "succeeded"), (0, -1, None, "failed"), (5, 1, cancel, "cancelled"), (0.3, 1, pause, "succeeded")],
     ids=["succeeded", "failed", "cancelled", "paused and resumed"],
 )
 def test_a_run_leaves_nothing_behind(tmp_path: Path, seconds: float, last: int, act: Act | None, status: str) -> None:

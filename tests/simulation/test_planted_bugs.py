@@ -15,7 +15,7 @@ from flowmason_ray.engine import context
 from flowmason_ray.engine.commands import CancelStage, Output
 from flowmason_ray.engine.control_flow.foreach import Foreach
 from flowmason_ray.engine.control_flow.trycatch import TryCatch
-from flowmason_ray.engine.events import Event, SkipReason, StageRetrying, StageSucceeded
+from flowmason_ray.engine.events import Event, SkipReason, StageRetrying, StageSucceeded, Success
 from flowmason_ray.engine.plan import Plan, PlanStage
 from flowmason_ray.engine.run_state import WAITING, RunState, _Active  # pyright: ignore[reportPrivateUsage]  # bugs are planted inside
 from flowmason_ray.engine.scope import Scope
@@ -196,7 +196,7 @@ def test_a_forgotten_finally_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 class PoisonedSecondReport(RunState):
     """A success that comes again replaces the output."""
 
-    def _succeeded(self, event: StageSucceeded) -> None:
+    def _succeeded(self, event: Success) -> None:
         if event.path not in self.active and self.root is not None and "/" not in event.path:
             for stage in self.root.plan.stages:
                 if stage.id == event.path:

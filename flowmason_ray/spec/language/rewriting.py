@@ -152,7 +152,7 @@ def rename_root(text: str, old: str, new: str) -> str:
             continue
         for index in reversed(range(len(tokens))):
             token = tokens[index]
-            if token.kind == "name" and token.text == old and _starts_path(tokens, index):
+            if token.kind == "name" and token.text == old and starts_path(tokens, index):
                 inner = inner[: token.start] + new + inner[token.end :]
         text = text[: span.inner_start] + inner + text[span.inner_end :]
     return text

@@ -24,6 +24,8 @@ class Log:
     """A log whose flushes are slow, or fail; it notes when it was flushed, between the events."""
 
     durable = True
+    remembers = False
+    epoch = 1
 
     def __init__(self, *, fails: bool = False, slow_s: float = 0.0) -> None:
         self.story: list[str] = []
@@ -43,6 +45,12 @@ class Log:
 
     def check_lease(self) -> None:
         """Nobody else wants the run."""
+
+    def keep_result(self, fingerprint: str, event: StageSucceeded, *, ttl_s: float | None) -> None:
+        raise AssertionError("no stage here is cached")
+
+    async def kept_result(self, fingerprint: str) -> None:
+        raise AssertionError("no stage here is cached")
 
     async def requests(self, *, after: int) -> Sequence[Request]:
         return ()
