@@ -110,18 +110,16 @@ def _candidates() -> Iterator[Path]:
 
 def _runs(folder: Path) -> bool:
     """Tell whether PostgreSQL's programs in a folder can be run, by `nobody` if we are root."""
-    who: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
-    codes: list[int]
-    try:
-        codes = [
-            subprocess.run(
-                [str(folder / name), "--version"], capture_output=True, timeout=20, cwd="/", **who
-            ).returncode
-            for name in ("initdb", "postgres", "pg_ctl")
-        ]
-    except OSError:
-        return False
-    return not any(codes)
+    who = NOBODY if os.geteuid() == 0 else None
+    for name in ("initdb", "postgres", "pg_ctl"):
+        command = [str(folder / name), "--version"]
+        try:
+            done = subprocess.run(command, capture_output=True, timeout=20, cwd="/", user=who, group=who)
+        except OSError:
+            return False
+        if done.returncode:
+            return False
+    return True
 
 
 def find_programs(folder: Path) -> Path | None:
