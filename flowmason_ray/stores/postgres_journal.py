@@ -96,8 +96,9 @@ class PostgresJournal:
     def _insert(self, record: RunRecord) -> int:
         owner = this_process()
         return self._one(
-            "INSERT INTO runs (run_id, pipeline, version, status, created_at, file, host, pid, pid_started, boot, lease_until)"
-            f" VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, {NOW} + %s) RETURNING id",
+            "INSERT INTO runs (run_id, pipeline, version, status, created_at, file, host, pid, pid_started, boot,"
+            " based_on, lease_until)"
+            f" VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, {NOW} + %s) RETURNING id",
             (
                 record.run_id,
                 record.pipeline,
@@ -109,6 +110,7 @@ class PostgresJournal:
                 owner.pid,
                 owner.started,
                 owner.boot,
+                record.based_on,
                 self._lease_s,
             ),
         )[0]

@@ -15,7 +15,8 @@ from flowmason_ray.stores.encoding import Decoder
 from flowmason_ray.stores.owners import Owner
 
 COLUMNS = (
-    "run_id, pipeline, version, status, created_at, ended_at, file, failure, host, pid, pid_started, boot, lease_until"
+    "run_id, pipeline, version, status, created_at, ended_at, file, failure, host, pid, pid_started, boot, based_on,"
+    " lease_until"
 )
 """What `record_of` takes, and behind it the store's time."""
 ENDED = ("succeeded", "failed", "cancelled")
@@ -34,7 +35,23 @@ def sound(where: str) -> Generator[None]:
 
 def record_of(row: Sequence[Any]) -> RunRecord:
     """Return what is known about a run; whether it is interrupted is judged here."""
-    (run_id, pipeline, version, status, created_at, ended_at, file, failure, host, pid, started, boot, lease, now) = row
+    (
+        run_id,
+        pipeline,
+        version,
+        status,
+        created_at,
+        ended_at,
+        file,
+        failure,
+        host,
+        pid,
+        started,
+        boot,
+        based_on,
+        lease,
+        now,
+    ) = row
     if status == "running":
         late = lease is not None and lease < now
         if late or Owner(host=host, boot=boot, pid=int(pid), started=started).has_gone():
@@ -48,6 +65,7 @@ def record_of(row: Sequence[Any]) -> RunRecord:
         ended_at=None if ended_at is None else float(ended_at),
         file=file,
         failure=_object(failure) if failure else None,
+        based_on=based_on,
     )
 
 

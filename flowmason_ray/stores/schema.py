@@ -35,11 +35,18 @@ runs = Table(
     Column("boot", Text),
     Column("epoch", number, nullable=False, server_default=text("1")),
     Column("lease_until", real),
+    Column("based_on", Text),
     sqlite_strict=True,
 )
 Index("runs_created", runs.c.created_at.desc())
 Index("runs_status", runs.c.status, runs.c.created_at)
 Index("runs_pipeline", runs.c.pipeline, runs.c.created_at)
+Index(
+    "runs_based_on",
+    runs.c.based_on,
+    sqlite_where=runs.c.based_on.is_not(None),
+    postgresql_where=runs.c.based_on.is_not(None),
+)
 
 events = Table(
     "events",

@@ -230,7 +230,7 @@ class SqliteRunStore:
 
 
 def _columns(revision: int) -> str:
-    return COLUMNS if revision > 1 else COLUMNS.replace("boot, lease_until", "NULL, NULL")
+    return COLUMNS if revision > 1 else COLUMNS.replace("boot, based_on, lease_until", "NULL, NULL, NULL")
 
 
 def _version(connection: sqlite3.Connection) -> int:

@@ -41,11 +41,13 @@ CREATE TABLE runs (
     pid_started TEXT NOT NULL,
     boot TEXT,
     epoch INTEGER NOT NULL DEFAULT 1,
-    lease_until REAL
+    lease_until REAL,
+    based_on TEXT
 ) STRICT;
 CREATE INDEX runs_created ON runs (created_at DESC);
 CREATE INDEX runs_status ON runs (status, created_at);
 CREATE INDEX runs_pipeline ON runs (pipeline, created_at);
+CREATE INDEX runs_based_on ON runs (based_on) WHERE based_on IS NOT NULL;
 CREATE TABLE events (
     run INTEGER NOT NULL REFERENCES runs (id),
     position INTEGER NOT NULL,

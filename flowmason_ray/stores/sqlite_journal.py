@@ -66,8 +66,9 @@ class SqliteJournal:
     def _insert(self, record: RunRecord) -> int:
         owner = this_process()
         cursor = self._connection.execute(
-            "INSERT INTO runs (run_id, pipeline, version, status, created_at, file, host, pid, pid_started, boot, lease_until)"
-            f" VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, {NOW} + ?)",
+            "INSERT INTO runs (run_id, pipeline, version, status, created_at, file, host, pid, pid_started, boot,"
+            " based_on, lease_until)"
+            f" VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, {NOW} + ?)",
             (
                 record.run_id,
                 record.pipeline,
@@ -79,6 +80,7 @@ class SqliteJournal:
                 owner.pid,
                 owner.started,
                 owner.boot,
+                record.based_on,
                 self._lease_s,
             ),
         )

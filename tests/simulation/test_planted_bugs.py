@@ -15,7 +15,7 @@ from flowmason_ray.engine import context
 from flowmason_ray.engine.commands import CancelStage, Output
 from flowmason_ray.engine.control_flow.foreach import Foreach
 from flowmason_ray.engine.control_flow.trycatch import TryCatch
-from flowmason_ray.engine.events import Event, SkipReason, StageRetrying, StageSucceeded, Success
+from flowmason_ray.engine.events import Event, SkipReason, StageRetrying, Success
 from flowmason_ray.engine.plan import Plan, PlanStage
 from flowmason_ray.engine.run_state import WAITING, RunState, _Active  # pyright: ignore[reportPrivateUsage]  # bugs are planted inside
 from flowmason_ray.engine.scope import Scope

@@ -28,8 +28,11 @@ def upgrade() -> None:
     op.add_column("runs", sa.Column("boot", sa.Text))
     op.add_column("runs", sa.Column("epoch", number, nullable=False, server_default=sa.text("1")))
     op.add_column("runs", sa.Column("lease_until", real))
+    op.add_column("runs", sa.Column("based_on", sa.Text))
     op.create_index("runs_status", "runs", ["status", "created_at"])
     op.create_index("runs_pipeline", "runs", ["pipeline", "created_at"])
+    known = sa.text("based_on IS NOT NULL")
+    op.create_index("runs_based_on", "runs", ["based_on"], sqlite_where=known, postgresql_where=known)
     references = op.create_table(
         "blob_refs",
         sa.Column("run", number, sa.ForeignKey("runs.id"), primary_key=True),
