@@ -18,10 +18,10 @@ from flowmason_ray.errors import Problem
 from flowmason_ray.spec.diff.comparing import Change
 from flowmason_ray.spec.diff.tree import plain, tree_of
 from flowmason_ray.spec.merge.blame import (
+    Search,
     Validator,
     errors_of,
     pair_for_finding,
-    pair_for_problem,
     path_of_problem,
 )
 from flowmason_ray.spec.merge.conflicts import Chooser, Conflict, Edit, Side, decide
@@ -29,8 +29,8 @@ from flowmason_ray.spec.merge.frame import Frame, frame_of
 from flowmason_ray.spec.merge.meaning import findings
 from flowmason_ray.spec.merge.three_way import three_way
 
-MOST_BLAMED = 12
-"""Problems of a validator whose edits are searched for at once. Deciding a few usually mends the others."""
+MOST_BLAMED = 200
+"""Problems of a validator whose edits are searched for at once. Most have a pair in common, which costs nothing more."""
 MOST_ROUNDS = 20
 """Rounds of deciding and checking again; each takes at least one edit back."""
 
@@ -120,8 +120,9 @@ def _broken(
     """Return what the merge broke: as semantic conflicts, and what no pair of edits explains."""
     found: dict[tuple[str, str, str], Conflict] = {}
     lost: list[Problem] = []
+    search = Search(frame, _by_meaning(frame))
     for finding in findings(tree_of(document), frame):
-        pair = pair_for_finding(frame, finding) or pair_for_problem(frame, finding.key, _by_meaning(frame))
+        pair = pair_for_finding(frame, finding) or search.pair(finding.key, finding.places[0])
         if pair is None:
             lost.append(Problem(code=finding.code, message=finding.message))
         else:
@@ -135,12 +136,14 @@ def _broken(
     sides = (errors_of(cast("dict[str, Any]", plain(side)), validate) for side in (frame.ours, frame.theirs))
     known = {key for side in sides for key in side}
     new = {key: problem for key, problem in errors.items() if key not in known}
+    search = Search(frame, validate)
     for key, problem in list(new.items())[:MOST_BLAMED]:
-        pair = pair_for_problem(frame, key, validate)
+        place = path_of_problem(problem, document)
+        pair = search.pair(key, place)
         if pair is None:
             lost.append(problem)
         else:
-            conflict = _semantic(frame, problem.code, problem.message, pair, path_of_problem(problem, document))
+            conflict = _semantic(frame, problem.code, problem.message, pair, place)
             found.setdefault(_identity(conflict), conflict)
     return tuple(found.values()), tuple(lost)
 

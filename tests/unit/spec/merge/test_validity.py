@@ -10,9 +10,11 @@ import pytest
 
 from flowmason_ray.api import validate
 from flowmason_ray.cli.merge_files import validator_of
+from flowmason_ray.errors import Problem
 from flowmason_ray.spec.merge.blame import Validator, errors_of
 from flowmason_ray.spec.merge.conflicts import choose_always
 from flowmason_ray.spec.merge.merging import merge
+from tests.merge_kit import pipeline, stage
 from tests.stories import Document, at, copies, log, renamed, support, variable, without
 
 Edit = Callable[[Document], Document]
@@ -130,3 +132,38 @@ def test_every_pair_of_edits_is_valid_or_a_conflict_that_can_be_decided(planner:
         "set who here / set who there": "ambiguous_order",
     }
     assert expected.items() <= semantic.items()
+
+
+def test_the_edits_behind_many_problems_are_found_with_few_validations() -> None:
+    """Three problems come from two pairs of edits among a thousand."""
+    names = [f"s{n}" for n in range(500)]
+
+    def edited(key: str, value: object) -> Document:
+        return pipeline(*(stage(name, config={"at": name, key: value}) for name in names))
+
+    base, ours, theirs = edited("a", 0), edited("a", 1), edited("b", 1)
+    calls = 0
+
+    def judge(document: Document) -> list[Problem]:
+        nonlocal calls
+        calls += 1
+        configs = {s["id"]: s["config"] for s in document["stages"]}
+        found: list[Problem] = []
+        for one, other, codes in (("s7", "s401", ("x", "y")), ("s300", "s2", ("z",))):
+            if configs[one].get("a") == 1 and configs[other].get("b") == 1:
+                found += [Problem(code=code, message=code, path=f"/stages/{one[1:]}/config") for code in codes]
+        return found
+
+    merged = merge(
+        base,
+        ours,
+        {**theirs, "stages": [{**s, "config": {**s["config"], "a": 0}} for s in theirs["stages"]]},
+        validate=judge,
+    )
+    edits = [conflict.edits for conflict in merged.conflicts]
+    assert [(e[0].path, e[1].path) for e in edits if e is not None] == [
+        (("stages", "s7", "config", "a"), ("stages", "s401", "config", "b")),
+        (("stages", "s7", "config", "a"), ("stages", "s401", "config", "b")),
+        (("stages", "s300", "config", "a"), ("stages", "s2", "config", "b")),
+    ]
+    assert calls < 60
