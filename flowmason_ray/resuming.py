@@ -309,10 +309,11 @@ async def supersede(store: RunStore, record: RunRecord, successor: str) -> None:
     Raises:
         Fenced: somebody else has taken it up.
     """
-    await end_stopped(store, record, "superseded", f"Run {successor} goes on with it under an edited pipeline.")
+    message = f"Run {successor} goes on with it under an edited pipeline."
+    await end_stopped(store, record, code="superseded", message=message)
 
 
-async def end_stopped(store: RunStore, record: RunRecord, code: str, message: str) -> None:
+async def end_stopped(store: RunStore, record: RunRecord, *, code: str, message: str) -> None:
     """End a run that is paused or was interrupted as cancelled: nothing of it is under way, so nothing is stopped.
 
     Raises:

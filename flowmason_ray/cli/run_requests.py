@@ -70,7 +70,8 @@ async def cancel_run(store: RunStore, run: str) -> None:
     if record.status in ("paused", "interrupted"):
         from flowmason_ray.resuming import end_stopped
 
-        await end_stopped(store, record, "cancelled", f"The run was cancelled (by {_user()}, 'fm cancel').")
+        message = f"The run was cancelled (by {_user()}, 'fm cancel')."
+        await end_stopped(store, record, code="cancelled", message=message)
         note(f"Run {record.run_id} has ended: cancelled.")
         return
     record = await _under_way(store, run)

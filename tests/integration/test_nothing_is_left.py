@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import os
 import threading
@@ -93,7 +94,7 @@ COMPONENTS = [InAThread, OnALoop]
 Act = Callable[[PreparedRun], None]
 
 
-def play(folder: Path, document: dict[str, Any], act: Act | None) -> str:
+def play(folder: Path, document: dict[str, Any], act: Act | None, on: str = "local") -> str:
     """Run, doing something when the first item is under way; return how it ended."""
     file = folder / "left.pipeline.json"
     file.write_text(json.dumps(document))
@@ -103,17 +104,17 @@ def play(folder: Path, document: dict[str, Any], act: Act | None) -> str:
         if act is not None and isinstance(event, StageStarted) and event.path.endswith("/b"):
             act(prepared)
 
-    prepared = PreparedRun(file, {}, components=COMPONENTS, store=store, observers=[watch])
+    prepared = PreparedRun(file, {}, on=on, components=COMPONENTS, store=store, observers=[watch])
     result = asyncio.run(prepared.run())
     if result.status == "paused":
         space = open_workspace(folder, components=COMPONENTS)
         file.write_text(json.dumps(document))
-        result = asyncio.run(_resumed(store, prepared.run_id, space))
+        result = asyncio.run(_resumed(store, prepared.run_id, space, on))
     return result.status
 
 
-async def _resumed(store: Any, run_id: str, space: Any) -> Any:
-    return await (await prepare_resume(store, run_id, workspace=space)).run()
+async def _resumed(store: Any, run_id: str, space: Any, on: str) -> Any:
+    return await (await prepare_resume(store, run_id, workspace=space, on=on)).run()
 
 
 def cancel(prepared: PreparedRun) -> None:
@@ -138,3 +139,18 @@ def test_a_run_leaves_nothing_behind(tmp_path: Path, seconds: float, last: int, 
     for _ in range(3):
         assert play(tmp_path, document, act) == status
     assert settled(before) == before
+
+
+@pytest.mark.parametrize(
+    ("act", "status"), [(cancel, "cancelled"), (pause, "succeeded")], ids=["cancelled", "paused and resumed"]
+)
+def test_a_run_on_ray_gives_the_cluster_back(tmp_path: Path, ray_cluster: str, act: Act, status: str) -> None:
+    ray: Any = importlib.import_module("ray")
+    (tmp_path / "flowmason.json").write_text("{}")
+    assert play(tmp_path, pipeline(0.4, 1), act, on="ray") == status
+    deadline = time.monotonic() + 30
+    while (free := ray.available_resources().get("CPU")) != ray.cluster_resources()["CPU"]:
+        assert time.monotonic() < deadline, f"{free} CPUs are free"
+        time.sleep(0.2)
+    lasting = [thread.name for thread in threading.enumerate() if thread.name.startswith("flowmason-")]
+    assert lasting == [], "ours have ended; Ray's stay with Ray"
