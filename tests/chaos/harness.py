@@ -302,7 +302,8 @@ class Episode:
         return status, out.read_text(), err.read_text()
 
     def _resume(self, record: RunRecord) -> None:
-        status, _, err = self._process("resume", record.run_id, "--json", "-q")
+        status, out, err = self._process("resume", record.run_id, "--json", "-q")
+        err += out
         if status == 2 and "in-doubt" in err:
             assert self.charging, err
             paths = re.findall(r"'(each\[\d+\]/charge)'", err)
@@ -310,7 +311,8 @@ class Episode:
             decision = self.random.choice(["retry", "skip", "fail"])
             with self.tally.lock:
                 self.tally.in_doubt += len(paths)
-            status, _, err = self._process("resume", record.run_id, "--in-doubt", decision, "--json", "-q")
+            status, out, err = self._process("resume", record.run_id, "--in-doubt", decision, "--json", "-q")
+            err += out
             # Killed before it could record what was decided, it may not have been decided: the same is in doubt again.
             for path in paths:
                 what = f"{record.run_id}/{path}"

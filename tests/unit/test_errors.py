@@ -19,6 +19,7 @@ from flowmason_ray.engine.executors.slots import InfeasibleResources
 from flowmason_ray.errors import Failure, FlowMasonError, Problem, Suggestions, nearest
 from flowmason_ray.pipeline_tests.mocking import MockExhausted
 from flowmason_ray.spec.expressions import ExpressionSyntaxError
+from flowmason_ray.stores.group_commit import BlobsGone, ConnectionLost
 
 PROBLEM = Problem(code="c", message="M.", path="/a", file="f.json", line=3, column=4, nearest="x", hint="Do it.")
 FAILURE = Failure(code="boom", message="it broke", stage="a[1]/b", attempts=2, details={"n": [1]})
@@ -33,6 +34,8 @@ EXAMPLES: dict[type[FlowMasonError], FlowMasonError] = {
         errors.MissingExtra(feature="Charts", extra="charts", module="altair"),
         errors.StoreError("m"),
         errors.StoreUnavailable("m"),
+        BlobsGone("m"),
+        ConnectionLost("m"),
         errors.RunNotFound("m"),
         errors.Fenced("m"),
         errors.RunFailed(FAILURE, run_id="r_1"),
@@ -81,7 +84,8 @@ def test_errors_have_a_json_form(cls: type[FlowMasonError]) -> None:
 
 
 def test_codes_tell_classes_apart() -> None:
-    codes = [cls.code for cls in EXAMPLES if cls is not InvalidComponent]
+    alike = (InvalidComponent, BlobsGone, ConnectionLost)  # users are told what their parents tell
+    codes = [cls.code for cls in EXAMPLES if cls not in alike]
     assert sorted(codes) == sorted(set(codes))
     assert {cls.exit_code for cls in EXAMPLES} == {1, 2}
 

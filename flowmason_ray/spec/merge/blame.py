@@ -8,7 +8,7 @@ few validations, whatever the other edits do (`Search`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from flowmason_ray.errors import InvalidPipeline, Problem
@@ -39,7 +39,8 @@ def errors_of(document: dict[str, Any], validate: Validator) -> dict[Key, Proble
 
 def pair_for_finding(frame: Frame, finding: Finding) -> tuple[Change, Change] | None:
     """Return an edit of ours and one of theirs that touch the finding's places, not the same place if possible."""
-    ours, theirs = (list(enumerate(touching(side, finding.places)[:MOST_PAIRED])) for side in frame.edits)
+    told = ([*edits, *_kept(frame, side)] for side, edits in enumerate(frame.edits))
+    ours, theirs = (list(enumerate(touching(edits, finding.places)[:MOST_PAIRED])) for edits in told)
     pairs = [(n + m, one, other) for n, one in ours for m, other in theirs if one.path != other.path]
     if not pairs:
         return None
@@ -50,6 +51,18 @@ def pair_for_finding(frame: Frame, finding: Finding) -> tuple[Change, Change] | 
 
     _, one, other = min(pairs, key=rank)  # a removal is half of the story, where there is one
     return one, other
+
+
+def _kept(frame: Frame, side: int) -> Iterator[Change]:
+    """Yield the stages that a side renamed and the other removed, as edits of the side that has them.
+
+    Under its common name such a stage is unchanged; that it is in the result was decided, and can be taken back.
+    """
+    has, removed = ((frame.ours, frame.theirs), (frame.theirs, frame.ours))[side]
+    stages, others = has.get("stages", {}), removed.get("stages", {})
+    for name in sorted(frame.renamed):
+        if name in stages and name not in others:
+            yield Change(path=("stages", name), old=ABSENT, new=stages[name])
 
 
 class Search:

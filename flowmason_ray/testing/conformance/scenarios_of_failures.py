@@ -73,7 +73,7 @@ def _errors() -> Iterator[Scenario]:
     )
     yield scenario(
         "a_worker_that_dies_once_is_repeated",
-        stage("a", "conf_exit", {"until": 2}, retry=AT_ONCE),
+        stage("a", "conf_exit", {"until": 2}, retry=AT_ONCE, effect="idempotent"),
         gives={"attempt": 2},
         needs=[Capability.SURVIVES_EXIT],
     )

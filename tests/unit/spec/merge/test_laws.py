@@ -108,6 +108,20 @@ def test_disjoint_edits_are_both_orders_of_patching(triple: tuple[Document, Docu
     assert equal(merged.document, patch(patch(base, yours), mine))
 
 
+def test_a_renamed_loop_that_is_kept_gets_its_body_back() -> None:
+    """Found by the law below: theirs removed a loop and its body, ours only renamed the loop."""
+    body = {"id": "load", "component_type": "logger", "config": {}}
+    loop = {"component_type": "foreach", "config": {"items": [1], "loop_stages": ["load"]}}
+    base, ours = ({"name": "p", "stages": [{"id": name, **loop}, body]} for name in ("each", "renamed"))
+    theirs: Document = {"name": "p", "stages": []}
+    kept = merge(base, ours, theirs, choose=choose_always("ours"))
+    assert kept.clean
+    assert kept.document == ours
+    gone = merge(base, ours, theirs, choose=choose_always("theirs"))
+    assert gone.clean
+    assert gone.document["stages"] == []
+
+
 @given(triple=triples(), side=st.sampled_from(["ours", "theirs"]))
 @settings(max_examples=150, deadline=None)
 def test_deciding_at_once_or_later_is_the_same(triple: tuple[Document, Document, Document], side: Side) -> None:
