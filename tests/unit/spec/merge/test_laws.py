@@ -110,9 +110,10 @@ def test_disjoint_edits_are_both_orders_of_patching(triple: tuple[Document, Docu
 
 def test_a_renamed_loop_that_is_kept_gets_its_body_back() -> None:
     """Found by the law below: theirs removed a loop and its body, ours only renamed the loop."""
-    body = {"id": "load", "component_type": "logger", "config": {}}
-    loop = {"component_type": "foreach", "config": {"items": [1], "loop_stages": ["load"]}}
-    base, ours = ({"name": "p", "stages": [{"id": name, **loop}, body]} for name in ("each", "renamed"))
+    body: Document = {"id": "load", "component_type": "logger", "config": {}}
+    loop: Document = {"component_type": "foreach", "config": {"items": [1], "loop_stages": ["load"]}}
+    base: Document = {"name": "p", "stages": [{"id": "each", **loop}, body]}
+    ours: Document = {"name": "p", "stages": [{"id": "renamed", **loop}, body]}
     theirs: Document = {"name": "p", "stages": []}
     kept = merge(base, ours, theirs, choose=choose_always("ours"))
     assert kept.clean
