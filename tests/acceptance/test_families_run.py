@@ -115,6 +115,8 @@ def test_views_name_what_is_composed(project: Fm) -> None:
     assert "the pipeline child@1.0.0" in project("plan", "whole.pipeline.json", "--format", "mermaid").out
     assert project("info", "whole.pipeline.json").out.startswith("whole 1.0.0: pipeline, 1 stage, 2 compositions\n")
     project("run", "whole.pipeline.json", "-i", '{"n": 7}')
+    every = project("runs", "story", "last").out
+    assert [every.count(f"{name}  starts") for name in ("a (its result)", "a (what it keeps)", "$mapped")] == [1, 0, 0]
     story = project("runs", "story", "last", "a/x").out
     assert "a/x" in story
     assert "b/x" not in story
@@ -178,3 +180,17 @@ def test_a_composing_run_is_paused_and_resumed(tmp_path: Path) -> None:
         assert [line.split()[0] for line in project.calls()] == ["one/slow", "one/slow", "one/end"]
     finally:
         project.close()
+
+
+def test_the_story_tells_a_result_from_what_is_kept_of_it(project: Fm) -> None:
+    kept = composing(work("last", "{{ stages.a.first }}"))
+    kept["compositions"] = [{**kept["compositions"][0], "output_mapping": {"first": "v"}}]
+    project.write(kept, "whole.pipeline.json")
+    assert project("run", "whole.pipeline.json", "-i", '{"n": 7}').json == {"v": 7}
+    story = project("runs", "story", "last").out
+    assert [story.count(f"a ({what})  starts") for what in ("its result", "what it keeps")] == [1, 1]
+    kept["compositions"][0]["output_mapping"] = {"first": "{{ output.v.nothing.at_all }}"}
+    project.write(kept, "whole.pipeline.json")
+    failed = project("run", "whole.pipeline.json", "-i", '{"n": 7}')
+    assert failed.code == 1
+    assert "The output mapping of 'a' cannot be made:" in failed.err
