@@ -262,11 +262,14 @@ class ExpressionError(StageError):
 def place_of(path: str) -> str:
     """Return the path of a stage instance in words: `stage 'each[3]/load'`, `the result of 'sub'`, `the run`.
 
-    A scope's result is made by a stage that nobody wrote (`$output`, `$collect`); its name is no word for people.
+    A scope's result is made by a stage that nobody wrote (`$output`, `$collect`), and so is what a composition keeps of one
+    (`$mapped`); its name is no word for people.
     """
     around, _, name = path.rpartition("/")
     if not name.startswith("$"):
         return f"stage {path!r}" if path else "the run"
+    if name == "$mapped":
+        return f"the output mapping of {around!r}"
     return f"the result of {around!r}" if around else "the result"
 
 

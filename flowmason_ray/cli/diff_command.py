@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from flowmason_ray.cli.errors import FAILED, command
+from flowmason_ray.cli.errors import FAILED, INVALID, command
 
 if TYPE_CHECKING:
+    from flowmason_ray.errors import Problem
     from flowmason_ray.spec.diff.report import Report
 
 FORMATS = ("text", "markdown", "json", "html", "svg", "mermaid")
@@ -53,28 +54,46 @@ def diff(
     output: Annotated[
         str | None, typer.Option("--output", "-o", metavar="FILE", help="Write there instead of to stdout.")
     ] = None,
+    resolved: Annotated[
+        bool,
+        typer.Option("--resolved", help="Compare what the pipelines amount to with all that they extend (fm resolve)."),
+    ] = False,
     exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit with 1 when there are differences.")] = False,
 ) -> int:
     """Show what changed in pipelines: stage by stage, long texts word by word.
 
     Two files are compared with each other; FILE alone with its version in HEAD; with REV, two revisions, or one and the work
     tree. Without FILE, every pipeline that changed is shown. Order, positions and formatting never show.
+    With --resolved, parents are read at the revision too, and a pipeline that only its parents changed is shown as well.
     """
     from flowmason_ray.cli.diff_sides import find_sides, report_on
     from flowmason_ray.cli.plan_command import write_output
+    from flowmason_ray.cli.problem_report import print_problems
     from flowmason_ray.cli.terminal import note, write_bytes
 
     chosen = choose_format(format, output)
     given = list(targets or ())
     behind = int(ctx.meta.get(_BEHIND_DASHES, 0))
     split = len(given) - behind
-    reports = [report_on(sides) for sides in find_sides(given[:split], given[split:])]
+    problems: list[Problem] = []
+    if resolved:
+        from flowmason_ray.cli.diff_resolved import resolved_reports
+
+        reports = resolved_reports(given[:split], given[split:], problems)
+    else:
+        reports = [report_on(sides) for sides in find_sides(given[:split], given[split:])]
+    if problems and not reports:
+        print_problems(problems)
+        return INVALID
     content = rendered(reports, chosen, colour=output is None)
     if output is None:
         write_bytes(content)
     else:
         write_output(output, content)
         note(f"Wrote {output}.")
+    if problems:
+        print_problems(problems)
+        return INVALID
     return FAILED if exit_code and any(reports) else 0
 
 

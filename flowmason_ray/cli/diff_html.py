@@ -26,6 +26,7 @@ h1 { font-size: 22px; margin: 0; } h1 + p { margin: 4px 0 20px; color: #57606a; 
 .change h3 { font-size: 15px; margin: 0 0 4px; } .change h3 small { font-weight: 400; color: #57606a; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 14px; margin: 0; }
 dt { font: 13px/1.7 ui-monospace, 'DejaVu Sans Mono', monospace; color: #57606a; overflow-wrap: anywhere; max-width: 32em; }
+dt small { display: block; font-size: 11px; line-height: 1.3; }
 dd { margin: 0; font: 13px/1.7 ui-monospace, 'DejaVu Sans Mono', monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
 ins { background: #dafbe1; color: #0f5323; text-decoration: none; } del { background: #ffebe9; color: #82071e; }
 ins, del { border-radius: 3px; padding: 0 2px; }
@@ -45,7 +46,7 @@ def as_html(reports: Sequence[Report]) -> str:
 
 def _report(report: Report) -> Iterator[str]:
     yield f"<h1>{escape(report.title)}</h1>"
-    yield f"<p>{escape(report.a)} → {escape(report.b)}: {escape(report.summary())}</p>"
+    yield f"<p>{escape(report.a)} → {escape(report.b)}{', resolved' if report.resolved else ''}: {escape(report.summary())}</p>"
     yield '<div class="sides">'
     for after, name in ((False, report.a), (True, report.b)):
         title = f"{'after' if after else 'before'}: {name}"
@@ -60,8 +61,9 @@ def _report(report: Report) -> Iterator[str]:
 
 def _stage(stage: StageReport) -> Iterator[str]:
     name = f"<del>{escape(stage.was)}</del> <ins>{escape(stage.id)}</ins>" if stage.was else escape(stage.id)
+    source = f", {escape(stage.source)}" if stage.source else ""
     yield f'<section class="change {stage.status}" id="{escape(stage.id)}">'
-    yield f"<h3>{name} <small>{escape(stage.component)}, {stage.status}</small></h3>"
+    yield f"<h3>{name} <small>{escape(stage.component)}, {stage.status}{source}</small></h3>"
     entries: list[str] = []
     if stage.home:
         was = f"<del>{escape(stage.old_home)}</del> " if stage.old_home else ""
@@ -75,8 +77,12 @@ def _stage(stage: StageReport) -> Iterator[str]:
 
 
 def _list(lines: Sequence[Line], *first: str) -> str:
-    entries = [f"<dt>{escape(line.label)}</dt><dd>{_values(line)}</dd>" for line in lines]
+    entries = [f"<dt>{escape(line.label)}{_source(line)}</dt><dd>{_values(line)}</dd>" for line in lines]
     return f"<dl>{''.join([*first, *entries])}</dl>" if entries or first else ""
+
+
+def _source(line: Line) -> str:
+    return f"<small>{escape(line.source)}</small>" if line.source else ""
 
 
 def _values(line: Line) -> str:

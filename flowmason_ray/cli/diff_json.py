@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from flowmason_ray.spec.diff.documents import without_spelling
@@ -23,6 +24,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "b": report.b,
         "equal": not report,
         "summary": report.summary(),
+        **({"resolved": True, "inherited": list(_inherited(report))} if report.resolved else {}),
         "renames": dict(report.diff.renames),
         "changes": [without_spelling(change.to_json()) for change in report.diff.changes],
         "stages": {
@@ -37,3 +39,15 @@ def as_json(report: Report) -> dict[str, Any]:
             {"stage": stage.id, "from": stage.old_home, "to": stage.home} for stage in report.stages if stage.old_home
         ],
     }
+
+
+def _inherited(report: Report) -> Iterator[dict[str, str]]:
+    """Yield what changed in another file than the pipeline's own."""
+    for section in report.sections:
+        yield from ({"stage": "", "path": line.label, "source": line.source} for line in section.lines if line.source)
+    for stage in report.stages:
+        if stage.source:
+            yield {"stage": stage.id, "path": "", "source": stage.source}
+        yield from (
+            {"stage": stage.id, "path": line.label, "source": line.source} for line in stage.lines if line.source
+        )

@@ -21,6 +21,7 @@ SIGNS = {"added": "🟢", "removed": "🔴", "renamed": "🔵", "changed": "🟡
 def as_markdown(report: Report) -> str:
     """Return the diff; ends with a line break."""
     names = f"{code(report.a)} → {code(report.b)}" if report.a != report.b else code(report.a)
+    names += ", resolved" if report.resolved else ""
     lines = [f"### {_text(report.title)} ({names})", "", f"**{report.summary().capitalize()}**"]
     for section in report.sections:
         lines += ["", f"🟡 **{section.title}**", "", *(text for each in section.lines for text in _line(each))]
@@ -48,7 +49,7 @@ def _moves(report: Report) -> bool:
 
 def _stage(stage: StageReport) -> Iterator[str]:
     name = f"{code(stage.was)} is now {code(stage.id)}" if stage.was else code(stage.id)
-    yield f"{SIGNS[stage.status]} **Stage {name}** ({_text(stage.component)}) {stage.status}"
+    yield f"{SIGNS[stage.status]} **Stage {name}** ({_text(stage.component)}) {stage.status}{_source(stage.source, ', {}')}"
     lines: list[str] = []
     if stage.home:
         was = f" (was: {_text(stage.old_home)})" if stage.old_home else ""
@@ -63,7 +64,7 @@ def _stage(stage: StageReport) -> Iterator[str]:
 
 
 def _line(line: Line) -> Iterator[str]:
-    label = f"- {code(line.label)}:"
+    label = f"- {code(line.label)}{_source(line.source, ' ({})')}:"
     there = is_there(line.old), is_there(line.new)
     if line.member:
         yield f"{label} {code(f'+{line.new}' if there[1] else f'-{line.old}')}"
@@ -80,6 +81,10 @@ def _line(line: Line) -> Iterator[str]:
         yield from _block(label, texts)
     else:
         yield f"{label} {code(value_text(line.old))} → {code(value_text(line.new))}"
+
+
+def _source(source: str, frame: str) -> str:
+    return frame.format(_text(source)) if source else ""
 
 
 def _by_lines(pieces: Iterable[Piece]) -> Iterator[str]:

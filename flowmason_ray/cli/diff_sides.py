@@ -50,8 +50,44 @@ def report_on(sides: tuple[Side, Side]) -> Report:
     return report_of(before.document(), after.document(), a_name=before.name, b_name=after.name)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InGit:
+    """Two versions of what git keeps: those of a revision, and of another one or the work tree."""
+
+    root: Path
+    """The directory of the work tree. All paths are relative to it."""
+    since: str
+    until: str | None
+    """None: the work tree."""
+    named: frozenset[str]
+    """The files and directories that were asked for; none: everything."""
+    changed: tuple[tuple[str, str], ...]
+    """(path before, path after) of the pipelines that git calls changed, as far as they are asked for."""
+
+    def sides(self, old: str, new: str) -> tuple[Side, Side]:
+        """Return the two versions of a pipeline."""
+        return (
+            _of_revision(self.since, old, self.root, self.names(old, new)[0]),
+            _of_revision(self.until, new, self.root, self.names(old, new)[1])
+            if self.until
+            else _of_work_tree(new, self.root),
+        )
+
+    def names(self, old: str, new: str) -> tuple[str, str]:
+        """Return what the two versions of a pipeline are called."""
+        return f"{old} at {self.since}", f"{new} at {self.until}" if self.until else new
+
+
 def find_sides(targets: Sequence[str], files: Sequence[str]) -> list[tuple[Side, Side]]:
-    """Return the pairs to compare.
+    """Return the pairs to compare; as `what_is_asked`."""
+    asked = what_is_asked(targets, files)
+    if isinstance(asked, InGit):
+        return [asked.sides(old, new) for old, new in asked.changed]
+    return [(_of_file(asked[0]), _of_file(asked[1]))]
+
+
+def what_is_asked(targets: Sequence[str], files: Sequence[str]) -> tuple[str, str] | InGit:
+    """Return what a command line asks to be compared: two files, or versions in git.
 
     Args:
         targets: What stands on the command line, before `--` if there is one: two files, or revisions and files.
@@ -62,7 +98,7 @@ def find_sides(targets: Sequence[str], files: Sequence[str]) -> list[tuple[Side,
         InvalidPipeline: a file cannot be read.
     """
     if not files and len(targets) == 2 and all(map(os.path.isfile, targets)):
-        return [(_of_file(targets[0]), _of_file(targets[1]))]
+        return targets[0], targets[1]
     revisions = list(targets)
     paths = list(files)
     if not files:
@@ -73,8 +109,8 @@ def find_sides(targets: Sequence[str], files: Sequence[str]) -> list[tuple[Side,
     if len(revisions) > 2:
         raise InvalidCall(f"Two revisions can be compared; these are {len(revisions)}: {', '.join(revisions)}.")
     if not files and len(revisions) < 2 and len(paths) == 2 and not all(map(os.path.exists, paths)):
-        return [(_of_file(paths[0]), _of_file(paths[1]))]  # a file that is missing is told as such
-    return list(_in_git(revisions, paths))
+        return paths[0], paths[1]  # a file that is missing is told as such
+    return _in_git(revisions, paths)
 
 
 def _may_be_revision(text: str) -> bool:
@@ -99,26 +135,24 @@ def _of_file(name: str) -> Side:
     return Side(name=name, file=name, content=read_source(Path(name)).text.encode())
 
 
-def _in_git(revisions: list[str], paths: list[str]) -> Iterator[tuple[Side, Side]]:
-    """Yield the pipelines that differ between two revisions, or a revision (HEAD) and the work tree."""
+def _in_git(revisions: list[str], paths: list[str]) -> InGit:
+    """Return two revisions, or a revision (HEAD) and the work tree, with the pipelines that differ."""
     start = Path(paths[0]).parent if paths else Path.cwd()
     here = start if start.is_dir() else Path.cwd()
     root = top_level(here)
     since = revisions[0] if revisions else "HEAD"
     until = revisions[1] if len(revisions) > 1 else None
-    named = {_in_root(path, root) for path in paths}
+    named = frozenset(_in_root(path, root) for path in paths)
     for path in named:
         _must_be_somewhere(path, root, since, until)
     changed = list(_changed(since, until, sorted(named), root))
     if until is None:  # git does not list what it does not know yet
         listed = {new for _, new in changed}
         changed += [(path, path) for path in sorted(named - listed) if _is_new(path, since, root)]
-    for old, new in changed:
-        if new in named or new.endswith(SUFFIX) or old.endswith(SUFFIX):
-            yield (
-                _of_revision(since, old, root, f"{old} at {since}"),
-                _of_revision(until, new, root, f"{new} at {until}") if until else _of_work_tree(new, root),
-            )
+    pipelines = tuple(
+        (old, new) for old, new in changed if new in named or new.endswith(SUFFIX) or old.endswith(SUFFIX)
+    )
+    return InGit(root=root, since=since, until=until, named=named, changed=pipelines)
 
 
 def _in_root(path: str, root: Path) -> str:
@@ -133,7 +167,8 @@ def _in_root(path: str, root: Path) -> str:
 def _must_be_somewhere(path: str, root: Path, since: str, until: str | None) -> None:
     """Refuse a path that neither side has: a slip must not read as `no differences`."""
     there = [(root / path).exists()] if until is None else []
-    there += [try_git("cat-file", "-e", f"{rev}:{path}", cwd=root).returncode == 0 for rev in (since, until) if rev]
+    in_tree = "" if path == "." else path
+    there += [try_git("cat-file", "-e", f"{rev}:{in_tree}", cwd=root).returncode == 0 for rev in (since, until) if rev]
     if not any(there):
         where = f"{since!r} or {until!r}" if until else f"{since!r} or the work tree"
         raise InvalidCall(f"There is no {path!r} in {where}.")

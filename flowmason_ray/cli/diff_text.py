@@ -19,6 +19,7 @@ COLOURS = {"added": "green", "removed": "red", "renamed": "blue", "changed": "ye
 def as_text(report: Report, paint: Paint) -> str:
     """Return the diff for people; ends with a line break."""
     names = f"{report.a} → {report.b}" if report.a != report.b else report.a
+    names += ", resolved" if report.resolved else ""
     title = paint(report.title, "bold") if report.title else "?"
     lines = [f"{title} ({names}): {report.summary()}"]
     for section in report.sections:
@@ -32,7 +33,7 @@ def as_text(report: Report, paint: Paint) -> str:
 def _stage(stage: StageReport, paint: Paint) -> Iterator[str]:
     sign = paint(SIGNS[stage.status], COLOURS[stage.status], "bold")
     name = f"{paint(stage.was, 'bold')} is now {paint(stage.id, 'bold')}" if stage.was else paint(stage.id, "bold")
-    yield f"{sign} stage {name} {paint(f'({stage.component})', 'cyan')}{_doing(stage)}"
+    yield f"{sign} stage {name} {paint(f'({stage.component})', 'cyan')}{_doing(stage)}{f', {stage.source}' if stage.source else ''}"
     if stage.home:
         was = f" (was: {stage.old_home})" if stage.old_home else ""
         yield f"    {'moved to' if stage.old_home else 'in'} {stage.home}{was}"
@@ -56,7 +57,7 @@ def edge_words(stage: StageReport, paint: Paint) -> Iterator[str]:
 
 
 def _line(line: Line, paint: Paint) -> Iterator[str]:
-    label = paint(f"{line.label}:", "dim")
+    label = paint(f"{line.label}{f' ({line.source})' if line.source else ''}:", "dim")
     if line.member:
         sign, colour, value = ("+", "green", line.new) if is_there(line.new) else ("-", "red", line.old)
         yield f"{label} {paint(f'{sign}{value}', colour)}"

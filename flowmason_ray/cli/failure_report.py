@@ -6,15 +6,16 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flowmason_ray.cli.problem_report import ProblemReport
+from flowmason_ray.cli.problem_report import ProblemReport, shown_place
 from flowmason_ray.cli.terminal import note, painter
-from flowmason_ray.errors import place_of
+from flowmason_ray.errors import InvalidPipeline, place_of
 
 if TYPE_CHECKING:
     from flowmason_ray.api import RunResult
-    from flowmason_ray.engine.plan import Plan
+    from flowmason_ray.engine.plan import Plan, PlanStage
     from flowmason_ray.errors import Failure
     from flowmason_ray.spec.loader import LoadedPipeline
 
@@ -56,8 +57,8 @@ def _headed(failure: Failure, plan: Plan, loaded: LoadedPipeline) -> str:
     from flowmason_ray.errors import Problem
 
     stage = failure.stage
-    pointer = pointer_of(plan, stage)
-    place = loaded.problem(failure.code, "", pointer) if pointer is not None else None
+    written = written_at(plan, loaded, stage)
+    place = written[-1][0].problem(failure.code, "", written[-1][1]) if written else None
     if _is_written(stage):
         after = f" after {failure.attempts} attempts" if failure.attempts > 1 else ""
         what = f"Stage {stage!r} failed{after}: {failure.message}"
@@ -75,7 +76,12 @@ def _headed(failure: Failure, plan: Plan, loaded: LoadedPipeline) -> str:
         column=place.column if place else None,
         chain=place.chain if place else None,
     )
-    text = ProblemReport(painter(sys.stderr)).text(problem)
+    paint = painter(sys.stderr)
+    text = ProblemReport(paint).text(problem)
+    for caller, pointer in reversed(written[:-1]):
+        call = caller.problem(failure.code, "", pointer)
+        if call.file is not None:
+            text += f"\n   {paint('=', 'blue')} called at {shown_place(f'{call.file}:{call.line}')}"
     return f"{text}\n{more.rstrip()}" if more.strip() else text
 
 
@@ -84,22 +90,46 @@ def _is_written(stage: str) -> bool:
     return bool(stage) and not stage.rpartition("/")[2].startswith("$")
 
 
-def pointer_of(plan: Plan, path: str) -> str | None:
-    """Return the JSON pointer of the stage that a path is an instance of; None when it cannot be told.
+def written_at(plan: Plan, loaded: LoadedPipeline, path: str) -> list[tuple[LoadedPipeline, str]]:
+    """Return the pipeline, and the JSON pointer in it, of the stage that a path is an instance of; nothing if it cannot be told.
 
-    For a stage of another pipeline, which lies in a file of its own, that of the stage that calls the pipeline.
+    A stage of a composed or called pipeline lies in that one; before it come the stages that call, from the outside in. Where
+    a called pipeline can no longer be found, the stage that calls it is the last.
     """
-    scope, found = plan.root, None
+    scope, here = plan.root, loaded
+    calls: list[tuple[LoadedPipeline, str]] = []
+    found: list[tuple[LoadedPipeline, str]] = []
     for name in _POSITION.sub("", path).split("/"):
         stage = next((stage for stage in scope.stages if stage.id == name), None)
         if stage is None:
             return found
-        found = stage.pointer
+        found = [*calls, (here, stage.pointer)]
         if stage.body_scope is not None:
             scope = plan.scopes[stage.body_scope]
             if scope.isolated:
-                return found
+                callee = _called(stage, here)
+                if callee is None:
+                    return found
+                calls.append(found[-1])
+                here = callee
     return found
+
+
+def _called(stage: PlanStage, caller: LoadedPipeline) -> LoadedPipeline | None:
+    """Return the pipeline that a stage calls, as long as it is the one that was planned."""
+    from flowmason_ray.engine.control_flow.subpipeline import CallOptions
+    from flowmason_ray.settings import find_project
+    from flowmason_ray.wiring import library_of
+
+    options, file = stage.options, caller.source.file
+    if not isinstance(options, CallOptions):
+        return None
+    try:
+        callee = library_of(find_project(Path(file) if file else Path.cwd()))(options.pipeline, file)
+    except InvalidPipeline:
+        return None
+    same = f"{callee.pipeline.name}@{callee.pipeline.version}" == options.called
+    return callee if same else None
 
 
 def _listed(paths: Sequence[str], most: int = 5) -> str:

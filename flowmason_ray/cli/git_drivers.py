@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+from flowmason_ray.cli.dependents import dependents_of
 from flowmason_ray.cli.git import content_at, git, top_level
 from flowmason_ray.cli.git_install import CONFLICTS
 from flowmason_ray.cli.pipeline_files import SUFFIX
@@ -132,7 +134,7 @@ def _sorted(value: Any) -> Any:
 
 
 def check_staged() -> int:
-    """Check the pipelines that are about to be committed, as they are staged.
+    """Check the pipelines that are about to be committed, as they are staged, and those that use them.
 
     Returns: 0 they can be run; 1 one cannot.
     """
@@ -140,10 +142,13 @@ def check_staged() -> int:
     from flowmason_ray.cli.words import counted
 
     root = top_level()
-    listed = git("diff", "--cached", "--name-only", "--diff-filter=ACMRT", "-z", "--no-ext-diff", cwd=root)
-    paths = [path for path in listed.decode("utf-8", "surrogateescape").split("\0") if path.endswith(SUFFIX)]
-    broken: Mapping[str, list[Problem]] = {path: found for path in paths if (found := _errors(path, root))}
-    print_problems(problem for found in broken.values() for problem in found)
+    paths, removed = _staged("ACMRT", root), _staged("D", root)
+    checked = [_errors(root / path, partial(content_at, "", path, root)) for path in paths]
+    if paths or removed:
+        users = dependents_of([root / path for path in paths], root, removed=bool(removed))
+        checked += [_errors(file, file.read_bytes) for file in users]
+    broken = [found for found in checked if found]
+    print_problems(dict.fromkeys(problem for found in broken for problem in found))
     if broken:
         note(
             f"{counted(len(broken), 'pipeline')} cannot be run, so nothing is committed; 'git commit --no-verify' does it."
@@ -151,13 +156,20 @@ def check_staged() -> int:
     return 1 if broken else 0
 
 
-def _errors(path: str, root: Path) -> list[Problem]:
+def _staged(kinds: str, root: Path) -> list[str]:
+    """Return the staged pipelines with which this has happened, in git's letters; a renamed one was removed and added."""
+    words = ("diff", "--cached", "--name-only", "--no-renames", f"--diff-filter={kinds}", "-z", "--no-ext-diff")
+    listed = git(*words, cwd=root).decode("utf-8", "surrogateescape")
+    return [path for path in listed.split("\0") if path.endswith(SUFFIX)]
+
+
+def _errors(file: Path, content: Callable[[], bytes]) -> list[Problem]:
+    """Return what keeps a pipeline from being run."""
     from flowmason_ray.spec.loader import load_pipeline_text
     from flowmason_ray.wiring import open_workspace
 
-    file = root / path
     try:
-        loaded = load_pipeline_text(content_at("", path, root), file=str(file))
+        loaded = load_pipeline_text(content(), file=str(file))
         return [problem for problem in open_workspace(file).check(loaded) if problem.severity == "error"]
     except InvalidPipeline as exc:
         return [problem for problem in exc.problems if problem.severity == "error"]

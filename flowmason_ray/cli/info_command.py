@@ -64,7 +64,10 @@ def _summary(resolved: Resolved, paint: Paint) -> list[str]:
     facts = _facts(resolved)
     kind = "abstract pipeline" if facts["abstract"] else "pipeline"
     title = paint(f"{facts['name']} {facts['version']}", "bold")
-    head = f"{title}: {kind}, {counted(len(facts['stages']), 'stage')}"
+    composed = facts["compositions"]
+    counts = [counted(len(facts["stages"]), "stage")] if facts["stages"] or not composed else []
+    counts += [counted(len(composed), "composition")] if composed else []
+    head = f"{title}: {kind}, {', '.join(counts)}"
     rows = [
         ("about", facts["description"] or ""),
         ("extends", ", ".join(facts["extends"])),

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from flowmason_ray.engine.control_flow.subpipeline import CallOptions
+
 if TYPE_CHECKING:
     from flowmason_ray.engine.plan import Plan, PlanStage, ScopePlan
 
@@ -22,6 +24,8 @@ class BodyView:
     loop: bool
     calls: bool
     """Whether it is another pipeline, from a file of its own."""
+    called: str
+    """What that pipeline is called, with its version; "" for all others."""
     variables: tuple[str, ...]
     stages: tuple[StageView, ...]
     """In topological order; stages that could come in any order stay as they are written."""
@@ -64,9 +68,15 @@ class _TreeMaker:
             name=scope.regions[region].name,
             loop=repeated and not scope.isolated,
             calls=repeated and scope.isolated,
+            called=self._called(scope) if repeated and scope.isolated else "",
             variables=scope.variables if repeated else (),
             stages=tuple(self._stage(scope, index, layers[index], prefix) for index in members),
         )
+
+    def _called(self, scope: ScopePlan) -> str:
+        parent = self._plan.scopes[scope.parent] if scope.parent is not None else None
+        options = parent.stages[scope.owner].options if parent is not None and scope.owner is not None else None
+        return options.called if isinstance(options, CallOptions) else ""
 
     def _stage(self, scope: ScopePlan, index: int, layer: int, prefix: str) -> StageView:
         stage = scope.stages[index]

@@ -64,7 +64,7 @@ def _body_text(body: BodyView, depth: int, names: int, kinds: int, paint: Paint)
 def body_label(body: BodyView) -> str:
     """Return what a body is called: `for each item`, `branch true`."""
     if body.calls:
-        return "the pipeline that it calls"
+        return f"the pipeline {body.called}" if body.called else "the pipeline that it calls"
     if body.loop:
         return f"for each {body.variables[0]}" if body.variables else "for each"
     return f"branch {body.name}"

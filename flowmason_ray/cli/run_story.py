@@ -77,6 +77,8 @@ def _shown_path(path: str) -> str:
     around, _, name = path.rpartition("/")
     if not name.startswith("$"):
         return path
+    if name == "$mapped":
+        return f"{around} (what it keeps)"
     return f"{around} (its result)" if around else "(the result)"
 
 

@@ -97,6 +97,11 @@ def plan_calls(
         if len(within) >= MAX_DEPTH:
             report("nested_too_deeply", f"{draft.title} nests calls deeper than {MAX_DEPTH} levels.", pointer)
             continue
+        if callee.pipeline.abstract:
+            title = _title(name)
+            message = f"{draft.title} runs {title}, which is abstract: it is there to be extended, not to be run."
+            report("abstract_pipeline", message, pointer, found=title, hint="Name a pipeline that extends it.")
+            continue
         composed = draft.composition is not None
         if (name, composed) not in planned:
             planned[name, composed], found = plan(callee, [*within, name], composed)
@@ -124,7 +129,11 @@ def _title(name: str) -> str:
 
 
 def embedded(callee: Plan, offset: int, parent: int, owner: int) -> tuple[ScopePlan, ...]:
-    """Return a called plan's scopes as scopes of the caller: moved to `offset`, below stage `owner` of scope `parent`."""
+    """Return a called plan's scopes as scopes of the caller: moved to `offset`, below stage `owner` of scope `parent`.
+
+    The stages are copies, also where nothing moves: a pipeline may be called twice, and what belongs to a stage of one call (its
+    path, what it reads) is kept by the stage's identity.
+    """
     return tuple(
         replace(
             scope,
@@ -132,7 +141,7 @@ def embedded(callee: Plan, offset: int, parent: int, owner: int) -> tuple[ScopeP
             parent=parent if scope.parent is None else scope.parent + offset,
             owner=owner if scope.parent is None else scope.owner,
             stages=tuple(
-                stage if stage.body_scope is None else replace(stage, body_scope=stage.body_scope + offset)
+                replace(stage, body_scope=None if stage.body_scope is None else stage.body_scope + offset)
                 for stage in scope.stages
             ),
         )

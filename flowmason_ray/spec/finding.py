@@ -137,9 +137,12 @@ def lock_problem(message: str, reference: str) -> Problem:
 
 def _file_at(reference: str, beside: Path) -> Path:
     file = beside / reference
+    if file.is_dir():
+        message = f"{reference!r} is a directory; expected a pipeline: its name, or a path to its file."
+        raise _not_found(message, reference, [])
     if not file.is_file():
         others = [f"{reference[: -len(file.name)]}{other.name}" for other in file.parent.glob(f"*{SUFFIX}")]
-        raise _not_found(f"There is no file {reference!r} beside the pipeline ({file}).", reference, others)
+        raise _not_found(f"There is no file {reference!r} beside the pipeline ({str(file)!r}).", reference, others)
     return file
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, cast
 
 from flowmason_ray.errors import InvalidPipeline, Problem
@@ -218,9 +218,12 @@ def _order(member: Member) -> tuple[Member, ...]:
 
 
 def _at_reference(loaded: LoadedPipeline, problem: Problem, pointer: str) -> Problem:
-    """Place a problem that lies in a reference where the reference is written."""
+    """Place a problem that lies in a reference where the reference is written; of another one, tell who inherits it."""
     if problem.code not in IN_THE_REFERENCE:
-        return problem
+        if problem.file is None or problem.chain is not None:
+            return problem
+        place = f"{problem.file}:{problem.line}" if problem.line else problem.file
+        return replace(problem, chain=(place, loaded.source.file or loaded.pipeline.name))
     return loaded.problem(
         problem.code, problem.message, pointer, found=problem.found, nearest=problem.nearest, hint=problem.hint
     )

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any, cast
 
+from flowmason_ray.spec.override_schema import describe_overrides
 from flowmason_ray.spec.pipeline import EXTENSION_PREFIX, Model, Pipeline
 
 SCHEMA_FILE = Path(__file__).with_name("pipeline.schema.json")
@@ -21,6 +22,7 @@ def pipeline_schema() -> dict[str, Any]:
     """Return the JSON Schema of a pipeline file."""
     schema = document_schema(Pipeline, title=Pipeline.TITLE)
     _admit_names(schema)
+    describe_overrides(schema)
     return schema
 
 

@@ -246,7 +246,9 @@ class Pipeline(Model):
     metadata: JsonObject = Field(default={}, description="Anything. Documentation only.")
     abstract: bool = Field(default=False, description="`true`: it must be extended; running it is an error.")
     extends: Name | list[Name] | None = Field(
-        default=None, description="The parent or parents: `name`, `name@range`, or a path relative to this file."
+        default=None,
+        description="The parent or parents: `name`, `name@range`, or a path relative to this file. Of several that "
+        "change the same value, the one that comes first holds.",
     )
     overrides: JsonObject = Field(
         default={},

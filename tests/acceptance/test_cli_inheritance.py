@@ -248,3 +248,36 @@ def test_a_parent_comes_from_an_installed_distribution(tmp_path: Path) -> None:
     assert fm("lock").returncode == 0
     pin = json.loads((project / "flowmason.lock").read_text(encoding="utf-8"))["pipelines"]["base@^1"]
     assert (pin["version"], pin["found"]) == ("1.2.0", "acme-pipelines:base.pipeline.json")
+
+
+def test_what_is_wrong_with_a_parent_names_who_inherits_it(team: Fm) -> None:
+    team.write('{"name": x}', "broken.pipeline.json")
+    team.write({"name": "heir", "extends": "./broken.pipeline.json"}, "heir.pipeline.json")
+    done = team("run", "heir.pipeline.json")
+    assert done.code == 2
+    assert "--> broken.pipeline.json:1:10" in done.err
+    assert "written in broken.pipeline.json:1, inherited by heir.pipeline.json" in done.err
+
+
+def test_a_directory_is_no_parent(team: Fm) -> None:
+    (team.directory / "lib").mkdir()
+    team.write({"name": "heir", "extends": "./lib"}, "heir.pipeline.json")
+    done = team("resolve", "heir.pipeline.json")
+    assert done.code == 2
+    assert "error[pipeline_not_found]: './lib' is a directory; expected a pipeline" in done.err
+    team.write({"name": "heir", "extends": "./a\x1bb.json"}, "heir.pipeline.json")
+    assert "\x1b" not in team("resolve", "heir.pipeline.json").err.replace("\x1b[", "")
+
+
+@pytest.mark.parametrize("caller", ["composition", "stage"])
+def test_an_abstract_pipeline_is_refused_where_it_is_called(team: Fm, caller: str) -> None:
+    composed: Any = {"compositions": [{"id": "a", "pipeline": "base", "input_mapping": {"n": 1}}]}
+    called: Any = {
+        "stages": [{"id": "a", "component_type": "subpipeline", "config": {"pipeline": "base", "input_data": {"n": 1}}}]
+    }
+    team.write({"name": "caller", **(composed if caller == "composition" else called)}, "caller.pipeline.json")
+    done = team("validate", "caller.pipeline.json", "--json")
+    (problem,) = done.json["files"][0]["problems"]
+    assert problem["code"] == "abstract_pipeline"
+    assert problem["message"].startswith(f"{caller.capitalize()} 'a' runs base@1.2.0, which is abstract")
+    assert problem["file"].endswith("caller.pipeline.json")

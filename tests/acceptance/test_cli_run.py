@@ -157,7 +157,7 @@ def test_a_failed_run_says_which_stage_where_and_what_next(fm: Fm) -> None:
     assert f"fm runs story {run_id} broken" in done.err
 
 
-def test_a_failure_in_another_pipeline_is_placed_at_the_stage_that_calls_it(fm: Fm) -> None:
+def test_a_failure_in_another_pipeline_is_placed_in_that_one_and_tells_who_calls_it(fm: Fm) -> None:
     fm.write(pipeline(stage("inner", config={"raises": "x"}), name="Called"), "called.pipeline.json")
     file = fm.write(
         pipeline(set_stage("before", 1), stage("call", "subpipeline", config={"pipeline": "./called.pipeline.json"}))
@@ -165,8 +165,12 @@ def test_a_failure_in_another_pipeline_is_placed_at_the_stage_that_calls_it(fm: 
     done = fm("run", file)
     line = next(n for n, text in enumerate(Path(file).read_text().splitlines(), 1) if '"call"' in text) - 1
     assert done.code == 1
+    inner = next(
+        n for n, text in enumerate(Path("called.pipeline.json").read_text().splitlines(), 1) if '"inner"' in text
+    )
     assert "Stage 'call/inner' failed" in done.err
-    assert f"--> {file}:{line}:" in done.err
+    assert f"--> called.pipeline.json:{inner - 1}:" in done.err
+    assert f"called at {file}:{line}" in done.err
 
 
 def test_quiet_shows_nothing_but_the_result_and_errors(fm: Fm) -> None:

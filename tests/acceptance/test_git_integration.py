@@ -209,6 +209,57 @@ def test_what_is_staged_is_checked_not_what_lies_around(repository: Repository) 
     repository.git("commit", "-q", "-m", "yes")
 
 
+def family(repository: Repository) -> Document:
+    """Commit a base, a child that overrides nothing and a pipeline that composes the child; return the base."""
+    base: Document = {
+        "name": "base",
+        "stages": [{"id": "load", "component_type": "logger", "config": {"message": "loading"}}],
+        "output": {"n": 1},
+    }
+    repository.write(base, "base.pipeline.json")
+    repository.write({"name": "child", "extends": "base", "tags": ["x"]}, "child.pipeline.json")
+    whole = {"name": "whole", "compositions": [{"id": "c", "pipeline": "child"}], "output": {"n": "{{ stages.c.n }}"}}
+    repository.write(whole, "whole.pipeline.json")
+    repository.git("add", "-A")
+    repository.git("commit", "-q", "-m", "base")
+    return base
+
+
+def test_a_base_that_breaks_a_child_nobody_touched_is_stopped(repository: Repository) -> None:
+    base = family(repository)
+    repository.write({**base, "output": {"m": 1}}, "base.pipeline.json")  # `whole` keeps `n`
+    told = repository.git("commit", "-qam", "other output", fails=True)
+    assert "whole.pipeline.json" in told
+    assert "1 pipeline cannot be run, so nothing is committed" in told
+    repository.git("checkout", "-q", "base.pipeline.json", fails=False)
+    repository.git("reset", "-q", "--hard")
+    repository.git("rm", "-q", "base.pipeline.json")
+    told = repository.git("commit", "-qm", "gone", fails=True)
+    assert "There is no pipeline called 'base'" in told
+    assert "child.pipeline.json" in told
+    repository.git("reset", "-q", "--hard")
+    repository.write({**base, "tags": ["fine"]}, "base.pipeline.json")
+    repository.git("commit", "-qam", "harmless")
+
+
+def test_a_merge_of_a_base_and_a_child_that_no_longer_fit_is_stopped_on_either_side(repository: Repository) -> None:
+    """No file is changed by both, so no driver is asked; only together they are broken."""
+    base = family(repository)
+    repository.git("checkout", "-q", "-b", "side")
+    overriding = {"name": "child", "extends": "base", "overrides": {"load": {"config": {"message": "mine"}}}}
+    repository.write(overriding, "child.pipeline.json")
+    repository.git("commit", "-qam", "override")
+    repository.git("checkout", "-q", "main")
+    base["stages"][0]["id"] = "fetch"
+    repository.write(base, "base.pipeline.json")
+    repository.git("commit", "-qam", "rename")
+    for ours, theirs in (("main", "side"), ("side", "main")):
+        repository.git("checkout", "-q", ours)
+        told = repository.git("merge", "-m", "both", theirs, fails=True)
+        assert "error[unknown_override]: No stage 'load' is inherited" in told
+        repository.git("merge", "--abort")
+
+
 def test_a_hook_that_is_there_is_run_first_and_comes_back(tmp_path: Path) -> None:
     repository = Repository.create(tmp_path, drivers=False)
     hook = repository.root / ".git" / "hooks" / "pre-commit"

@@ -11,7 +11,8 @@ from typing import Any, Literal, cast
 
 from flowmason_ray.spec.diff.comparing import Change, Diff, Document, diff_trees
 from flowmason_ray.spec.diff.documents import without_spelling
-from flowmason_ray.spec.diff.naming import rename
+from flowmason_ray.spec.diff.naming import rename, rename_path
+from flowmason_ray.spec.diff.sources import NOWHERE, Place, Sources
 from flowmason_ray.spec.diff.structure import Home, Structure, structure_of
 from flowmason_ray.spec.diff.tree import ABSENT, Body, Branches, Keyed, Names, Path, plain, tree_of
 
@@ -36,6 +37,8 @@ class Line:
     new: Any
     member: bool = False
     """Whether `old` or `new` is a member of a set that came or went."""
+    source: str = ""
+    """Of a value that a pipeline inherits, where it is written: `from base.pipeline.json:7`; or was: `was in …`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +57,8 @@ class StageReport:
     home: str = ""
     """Where it is now, if that changed: `loop_stages of 'each'`, `the top level`."""
     old_home: str = ""
+    source: str = ""
+    """Of a stage that came or went with a parent: as `Line.source`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +86,8 @@ class Report:
     after: Structure = field(default_factory=Structure)
     components: Mapping[str, str] = field(default_factory=dict[str, str])
     """Of every stage of either document, in the names of the second."""
+    resolved: bool = False
+    """Whether the documents were put together with all that they extend."""
 
     def __bool__(self) -> bool:
         return bool(self.diff)
@@ -101,8 +108,17 @@ class Report:
         return "; ".join(part for part in (", ".join(words), others) if part) or "no differences"
 
 
-def report_of(a: Document, b: Document, *, a_name: str = "a", b_name: str = "b") -> Report:
+def report_of(
+    a: Document, b: Document, *, a_name: str = "a", b_name: str = "b", sources: tuple[Sources, Sources] | None = None
+) -> Report:
     """Compare two documents and return what is to be told about it.
+
+    Args:
+        a: A document.
+        b: Another.
+        a_name: What the first is called.
+        b_name: What the second is called.
+        sources: Of resolved pipelines, where the values of either are written.
 
     Raises:
         InvalidPipeline: a document in which stages cannot be told apart by their ids.
@@ -111,25 +127,47 @@ def report_of(a: Document, b: Document, *, a_name: str = "a", b_name: str = "b")
     change = diff_trees(before, after)
     before = rename(before, change.renames)
     structures = structure_of(before), structure_of(after)
+    written = _Written(change, sources)
     return Report(
         a=a_name,
         b=b_name,
         title=str(after.get("name") or before.get("name") or ""),
         diff=change,
-        sections=tuple(_sections(change.changes)),
-        stages=tuple(_stages(change, before, after, *structures)),
+        sections=tuple(_sections(change.changes, written)),
+        stages=tuple(_stages(change, before, after, *structures, written)),
         before=structures[0],
         after=structures[1],
         components={name: _component(stage) for tree in (before, after) for name, stage in _of(tree).items()},
+        resolved=sources is not None,
     )
 
 
-def _sections(changes: Iterable[Change]) -> Iterator[Section]:
+class _Written:
+    """Tells where values are written, as far as that is known and worth telling."""
+
+    def __init__(self, change: Diff, sources: tuple[Sources, Sources] | None) -> None:
+        self._sources = sources
+        self._back = {new: old for old, new in change.renames.items()}
+
+    def place(self, path: Path, *, after: bool) -> Place:
+        """Return the place of a value of either document; `path` is in the names of the second."""
+        if self._sources is None:
+            return NOWHERE
+        return self._sources[after].place(path if after else rename_path(path, self._back, member=False))
+
+    def words(self, path: Path, *, after: bool, around: Place | None = None) -> str:
+        """Return that in words; nothing for what is written in the same file as what is around it, or in the pipeline's own."""
+        place = self.place(path, after=after)
+        home = around.file if around is not None else self._sources[after].own if self._sources is not None else ""
+        return "" if place.file == home else f"{'from' if after else 'was in'} {place}"
+
+
+def _sections(changes: Iterable[Change], written: _Written) -> Iterator[Section]:
     lines: dict[str, list[Line]] = {}
     for change in changes:
         if change.path[0] != "stages":
             title = next((title for title, keys in _SECTIONS.items() if change.path[0] in keys), _OTHER)
-            lines.setdefault(title, []).extend(_lines(change, 0))
+            lines.setdefault(title, []).extend(_lines(change, 0, written))
     for title in ("About", "Input", "Output", "Inheritance", "Compositions", _OTHER):
         if title in lines:
             yield Section(title=title, lines=tuple(lines[title]))
@@ -145,7 +183,12 @@ def _component(stage: Any) -> str:
 
 
 def _stages(
-    change: Diff, before: Mapping[str, Any], after: Mapping[str, Any], old: Structure, new: Structure
+    change: Diff,
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    old: Structure,
+    new: Structure,
+    written: _Written,
 ) -> Iterator[StageReport]:
     was = {now: then for then, now in change.renames.items()}
     by_stage: dict[str, list[Change]] = {}
@@ -159,7 +202,7 @@ def _stages(
         touched = edges[0].get(name, {}).keys() != edges[1].get(name, {}).keys()
         if name not in by_stage and name not in was and not moved and not touched:
             continue
-        yield _stage(name, was.get(name, ""), by_stage.get(name, []), (one, other), edges, homes, moved=moved)
+        yield _stage(name, was.get(name, ""), by_stage.get(name, []), (one, other), edges, homes, written, moved=moved)
 
 
 def _by_stage(changes: Iterable[Change]) -> Iterator[Change]:
@@ -180,6 +223,7 @@ def _stage(
     stages: tuple[Mapping[str, Any], Mapping[str, Any]],
     edges: tuple[dict[str, dict[str, None]], dict[str, dict[str, None]]],
     homes: tuple[Home | None, Home | None],
+    written: _Written,
     *,
     moved: bool,
 ) -> StageReport:
@@ -191,13 +235,15 @@ def _stage(
         status = "added" if name in stages[1] else "removed"
     elif was:
         status = "renamed"
+    came = status in ("added", "removed")
+    around = written.place(("stages", name), after=status == "added") if came else None
     shown = {*added, *removed}
     lines = tuple(
         line
         for each in changes
         if not (each.names_stage and each.path[2] == "depends_on" and each.path[-1] in shown)
-        for line in _lines(each, 2)
-        if status not in ("added", "removed") or line.label not in ("depends_on", "component_type")
+        for line in _lines(each, 2, written, around)
+        if not came or line.label not in ("depends_on", "component_type")
     )
     placed = moved or (status == "added" and homes[1] is not None)
     return StageReport(
@@ -210,6 +256,7 @@ def _stage(
         edges_removed=removed if status != "removed" else (),
         home=home_words(homes[1]) if placed else "",
         old_home=home_words(homes[0]) if moved else "",
+        source=written.words(("stages", name), after=status == "added") if came else "",
     )
 
 
@@ -225,18 +272,19 @@ def home_words(home: Home | None) -> str:
     return "the top level" if home is None else f"{home.body.replace('/', '.')} of {home.owner!r}"
 
 
-def _lines(change: Change, skip: int) -> Iterator[Line]:
-    """Yield a change leaf by leaf; `skip` tokens of its path are told elsewhere."""
+def _lines(change: Change, skip: int, written: _Written, around: Place | None = None) -> Iterator[Line]:
+    """Yield a change leaf by leaf; `skip` tokens of its path are told elsewhere, and so is that it is written in `around`."""
     if change.member:
         label = label_of(change.path[skip:-1])
-        sides = (side if side is ABSENT else change.path[-1] for side in (change.old, change.new))
-        old, new = sides
-        yield Line(label=label, old=old, new=new, member=True)
+        old, new = (side if side is ABSENT else change.path[-1] for side in (change.old, change.new))
+        source = written.words(change.path[:-1], after=new is not ABSENT, around=around)
+        yield Line(label=label, old=old, new=new, member=True, source=source)
         return
     olds, news = dict(_leaves(change.old, change.path)), dict(_leaves(change.new, change.path))
     for path in {**olds, **news}:
         old, new = olds.get(path, ABSENT), news.get(path, ABSENT)
-        yield Line(label=label_of(path[skip:]), old=old, new=new)
+        source = written.words(path, after=new is not ABSENT, around=around)
+        yield Line(label=label_of(path[skip:]), old=old, new=new, source=source)
 
 
 def _leaves(value: Any, path: Path) -> Iterator[tuple[Path, Any]]:

@@ -345,3 +345,11 @@ def test_cancelling_stops_what_is_inside(tmp_path: Path) -> None:
         return (await task).status
 
     assert asyncio.run(cancelled()) == "cancelled"
+
+
+def test_every_call_has_stages_of_its_own(tmp_path: Path) -> None:
+    within = {"name": "within", "compositions": [compose("p"), compose("q")], "output": "{{stages.p}}"}
+    calls = [compose("a"), compose("b"), compose("c", "within"), compose("d", "within")]
+    plan = PreparedRun(put(tmp_path, PRICE, within, main(*calls)), store=MemoryRunStore()).plan
+    stages = [stage for _, stage in plan.stages() if stage.id == "calc"]
+    assert (len(stages), len({id(stage) for stage in stages})) == (6, 6)

@@ -12,6 +12,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from flowmason_ray.spec.json_schema import SCHEMA_FILE, pipeline_schema
+from flowmason_ray.spec.overriding import OPERATORS
 from flowmason_ray.spec.pipeline import Cache, Pipeline, Retry, Stage
 from flowmason_ray.spec.reference import field_table
 
@@ -64,6 +65,55 @@ def test_the_schema_accepts(document: dict[str, Any]):
     assert violations(document) == []
     if not any(isinstance(c, str) for c in document.get("compositions", [])):
         Pipeline.model_validate(document)
+
+
+def overriding(patch: Any, stage: str = "a") -> dict[str, Any]:
+    return {"name": "p", "extends": "base", "overrides": {stage: patch}}
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        None,
+        {"retry": None, "config": {"a": {"$replace": None}, "b": {"$add": {"$odd": 1}}, "$$ref": "x"}},
+        {"depends_on": {"$append": ["x"], "$prepend": ["y"], "$remove": ["z"]}},
+        {"config": {"rules": {"$merge": {"by": "field", "items": {"id": {"required": True}, "old": None}}}}},
+        {"$replace": {"id": "a", "component_type": "logger"}},
+        {"input_mapping": {"n": 1}, "x-note": "mine"},
+    ],
+)
+def test_the_schema_accepts_overrides(patch: Any):
+    assert violations(overriding(patch)) == []
+    assert violations(overriding({"output": {"v": {"$add": "{{input.v}}"}}}, "$pipeline")) == []
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        5,
+        "logger",
+        {"$append": ["x"]},
+        {"config": {"tags": {"$apend": ["x"]}}},
+        {"config": {"tags": {"$append": "x"}}},
+        {"config": {"a": {"$replace": 1, "$append": [1]}}},
+        {"config": {"rules": {"$merge": {"items": {}}}}},
+        {"config": {"rules": {"$merge": {"by": "id", "items": {"a": {"$oops": 1}}}}}},
+    ],
+)
+def test_the_schema_refuses_overrides_that_no_parent_could_take(patch: Any):
+    assert violations(overriding(patch))
+    assert violations(overriding({"output": {"$oops": 1}}, "$pipeline"))
+
+
+def test_editors_are_told_what_can_be_overridden():
+    definitions = pipeline_schema()["$defs"]
+    stage = definitions["StageOverride"]["properties"]
+    assert {"config", "retry", "input_mapping", "$replace"} <= stage.keys()
+    assert "id" not in stage
+    assert {"output", "defaults", "tags"} <= definitions["PipelineOverride"]["properties"].keys()
+    assert "extends" not in definitions["PipelineOverride"]["properties"]
+    told = {name: text["description"] for name, text in definitions["PatchObject"]["properties"].items()}
+    assert told.keys() == set(OPERATORS)
 
 
 @pytest.mark.parametrize(
