@@ -90,6 +90,8 @@ class RunLog(Protocol):
     """Whether anybody can read it later: without, attempts need no fingerprints."""
     epoch: int
     """Counts the writers of this run, from 1."""
+    asked_before: int
+    """The number of the last request that was made before this writer took the run over; 0: none was."""
 
     def append(self, event: Event) -> None:
         """Queue an event.

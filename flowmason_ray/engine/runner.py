@@ -116,9 +116,7 @@ class Runner:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._deadlines = Deadlines(executor.cancel)
         self._pause = Pause(executor.cancel)
-        self._requests = Requests(
-            self._state, log, self._deliver, resumed=resumed is not None, pause=self._begin_pause, lost=self._lose
-        )
+        self._requests = Requests(self._state, log, self._deliver, pause=self._begin_pause, lost=self._lose)
         self._lost: StoreError | None = None
         """Why this process may not go on with the run."""
         self._tells_beginning: bool = getattr(executor, "tells_beginning", False)

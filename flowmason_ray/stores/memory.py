@@ -93,6 +93,7 @@ class MemoryRunLog:
         self.epoch = 1 if before is None else before.epoch + 1
         self.events: list[Event] = [] if before is None else before.events
         self.asked: list[Request] = [] if before is None else before.asked
+        self.asked_before = len(self.asked)
         self.closed = False
         self._store = store
 

@@ -63,6 +63,7 @@ class PostgresJournal:
         self.where = f"The run log {address}"
         self.epoch = 1
         self.recorded = 0
+        self.asked_before = 0
         self._address = address
         self._blobs = blobs
         self._lease_s = lease_s
@@ -134,6 +135,7 @@ class PostgresJournal:
                 (self.epoch, owner.host, owner.pid, owner.started, owner.boot, self._lease_s, run),
             )
             self.recorded = self._one("SELECT coalesce(max(position), 0) FROM events WHERE run = %s", (run,))[0]
+            self.asked_before = self._one("SELECT coalesce(max(number), 0) FROM requests WHERE run = %s", (run,))[0]
         return run
 
     # -- for the writer's thread ----------------------------------------------------------------------------------------

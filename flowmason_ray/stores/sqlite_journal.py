@@ -40,6 +40,7 @@ class SqliteJournal:
         self.where = f"The run log {file}"
         self.epoch = 1
         self.recorded = 0
+        self.asked_before = 0
         self._file = file
         self._blobs = blobs
         self._lease_s = lease_s
@@ -108,6 +109,8 @@ class SqliteJournal:
             )
             last = connection.execute("SELECT coalesce(max(position), 0) FROM events WHERE run = ?", (run,))
             self.recorded = last.fetchone()[0]
+            asked = connection.execute("SELECT coalesce(max(number), 0) FROM requests WHERE run = ?", (run,))
+            self.asked_before = asked.fetchone()[0]
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:

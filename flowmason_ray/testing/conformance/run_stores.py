@@ -278,7 +278,23 @@ async def requests_reach_the_writer(open_store: OpenStore) -> None:
     assert [(r.number, r.kind) for r in found] == [(1, "answer"), (2, "pause"), (3, "cancel")]
     assert found[0].body == {"by": "é", "n": [1]}
     assert [r.number for r in await log.requests(after=2)] == [3]
+    assert log.asked_before == 0
     await log.close()
+
+
+@_check
+async def a_writer_knows_what_was_asked_of_the_one_before(open_store: OpenStore) -> None:
+    """So that what was asked of a process that has gone is not mistaken for what is asked of the next one."""
+    store = open_store()
+    first = await begun(store)
+    await store.request("r_1", "pause", {})
+    await store.request("r_1", "cancel", {})
+    await first.close()
+    second = open_store().reopen(await store.find("r_1"))
+    assert second.asked_before == 2
+    await store.request("r_1", "pause", {})
+    assert [r.number for r in await second.requests(after=second.asked_before)] == [3]
+    await second.close()
 
 
 # -- whose run it is --------------------------------------------------------------------------------------------------

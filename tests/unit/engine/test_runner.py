@@ -26,6 +26,7 @@ class Log:
     durable = True
     remembers = False
     epoch = 1
+    asked_before = 0
 
     def __init__(self, *, fails: bool = False, slow_s: float = 0.0) -> None:
         self.story: list[str] = []
