@@ -166,6 +166,11 @@ class PreparedRun:
         """Who called `pause`, likewise."""
 
     @property
+    def recorded(self) -> Sequence[Event]:
+        """What happened in the run before it was taken up here; nothing in a new run."""
+        return ()
+
+    @property
     def run_id(self) -> str:
         """The id of the run."""
         return self.info.run_id

@@ -94,6 +94,11 @@ class ResumedRun(PreparedRun):
         self._replayed = _with_keys(_settle(replay(self.plan, events), in_doubt), self._keys)
         self._recorded = events
 
+    @property
+    def recorded(self) -> Sequence[Event]:
+        """What happened in the run so far."""
+        return self._recorded
+
     def _resumed(self) -> Replayed:
         for event in self._recorded:
             self._summary(event)
@@ -206,6 +211,15 @@ class EditedRun(PreparedRun):
         """The run that is gone on with."""
         return self._earlier.record.run_id
 
+    def check_doubt(self) -> None:
+        """Make sure that it was said what holds for attempts in doubt, if there are any.
+
+        Raises:
+            InvalidCall: it was not.
+        """
+        if self._rules.in_doubt == "ask" and self._doubtful:
+            raise InvalidCall(_doubt(self._doubtful))
+
     async def run(self) -> RunResult:
         """End the old run if it could still be taken up, then run.
 
@@ -214,8 +228,7 @@ class EditedRun(PreparedRun):
             Fenced: somebody else has taken up the old run meanwhile.
             StoreError: the run cannot be recorded.
         """
-        if self._rules.in_doubt == "ask" and self._doubtful:
-            raise InvalidCall(_doubt(self._doubtful))
+        self.check_doubt()
         assert self._store is not None
         if self._earlier.record.status in TAKEN_UP:
             await supersede(self._store, self._earlier.record, self.run_id)
