@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flowmason_ray.api import PreparedRun
+from flowmason_ray.engine.events import ApprovalRequested, Event
 from flowmason_ray.engine.plan import Plan
 from flowmason_ray.engine.summary import StageSummary
+from flowmason_ray.errors import InvalidCall
+from flowmason_ray.resuming import prepare_edited, prepare_resume
 from flowmason_ray.reusing.faithful import Faithfulness
+from flowmason_ray.stores.sqlite import SqliteRunStore
 from tests.engine_kit import conditional, foreach, plan_of, stage
 
 CHAIN = plan_of(
@@ -94,3 +102,78 @@ def test_an_answer_and_a_reused_value_can_be_masked_too() -> None:
     found.take(said("ok", "approval_answered", lossy=True))
     found.take(said("b", "stage_reused", lossy=True))
     assert (found.input_exact, list(found.masked)) == (False, ["ok", "b"])
+
+
+SECRET = "sesame-open-now"
+
+
+def paused(tmp_path: Path, last: str, input: Mapping[str, Any] | None = None) -> tuple[SqliteRunStore, str, Path]:
+    """Run a pipeline that holds a secret until it asks; `last` is what it has yet to read."""
+    (tmp_path / "flowmason.json").write_text('{"name": "p", "secrets": ["TOKEN"]}')
+    file = tmp_path / "p.pipeline.json"
+    stages = [
+        {"id": "token", "component_type": "json_transform", "config": {"data": {"x": "{{ secrets.TOKEN }}"}}},
+        {
+            "id": "ask",
+            "component_type": "wait_for_approval",
+            "config": {"message": "Go?"},
+            "depends_on": ["token"],
+        },
+        {
+            "id": "last",
+            "component_type": "variable_set",
+            "config": {"name": "y", "value": last},
+            "depends_on": ["ask"],
+        },
+    ]
+    file.write_text(json.dumps({"name": "P", "stages": stages, "output": {"y": "{{ stages.last.y }}"}}))
+    store = SqliteRunStore(tmp_path / "runs.db")
+
+    def pause(event: Event) -> None:
+        if isinstance(event, ApprovalRequested):
+            prepared.pause()
+
+    prepared = PreparedRun(file, input, store=store, observers=[pause])
+    assert asyncio.run(prepared.run()).status == "paused"
+    return store, prepared.run_id, file
+
+
+def test_a_masked_value_is_not_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN", SECRET)
+    store, run_id, file = paused(tmp_path, "{{ stages.token.result.x }}")
+
+    with pytest.raises(InvalidCall, match=r"(?s)'token' .* 'last' has yet to read it.*--pipeline"):
+        asyncio.run(prepare_resume(store, run_id))
+
+    edited = asyncio.run(prepare_edited(store, run_id, file))
+    told = {stage.path: stage for stage in edited.outlook.stages}
+    assert (told["token"].reused, told["token"].why) == (
+        False,
+        ("what it came to is not recorded as it was (a secret is masked)",),
+    )
+
+    async def answered() -> Any:
+        running = asyncio.create_task(edited.run())
+        async with asyncio.timeout(20):
+            while not running.done():
+                edited.answer("ask", True)
+                await asyncio.sleep(0.01)
+        return (await running).output
+
+    assert asyncio.run(answered()) == {"y": SECRET}
+
+
+def test_a_masked_value_that_nobody_reads_any_more_is_no_hindrance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOKEN", SECRET)
+    store, run_id, _ = paused(tmp_path, "free")
+    assert asyncio.run(prepare_resume(store, run_id)).run_id == run_id
+
+
+def test_an_input_that_held_a_secret_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN", SECRET)
+    store, run_id, file = paused(tmp_path, "{{ input.n }}", {"n": SECRET})
+    for prepare in (prepare_resume(store, run_id), prepare_edited(store, run_id, file)):
+        with pytest.raises(InvalidCall, match=r"input of run .* held a secret"):
+            asyncio.run(prepare)
