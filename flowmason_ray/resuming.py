@@ -36,9 +36,11 @@ from flowmason_ray.engine.replay import Replayed, replay
 from flowmason_ray.engine.reuse import InDoubt, Knowledge, ReuseRules
 from flowmason_ray.engine.run_log import RunLog, RunRecord, RunStore
 from flowmason_ray.engine.runner import Observer
+from flowmason_ray.engine.summary import Summary
 from flowmason_ray.errors import Failure, InvalidCall, InvalidInput, RunNotFound, StoreError
 from flowmason_ray.reusing.asking import Reuse, rules_for
-from flowmason_ray.reusing.loading import EarlierRun, items_of, load_past
+from flowmason_ray.reusing.faithful import Faithfulness
+from flowmason_ray.reusing.loading import EarlierRun, input_masked, items_of, load_past
 from flowmason_ray.reusing.outlook import Outlook, doubtful_paths, outlook
 from flowmason_ray.spec.loader import LoadedPipeline
 from flowmason_ray.stores.encoding import Decoder, event_from_json
@@ -93,6 +95,33 @@ class ResumedRun(PreparedRun):
         self._keys = {e.path: e.idempotency_key for e in events if isinstance(e, StageStarted) and e.idempotency_key}
         self._replayed = _with_keys(_settle(replay(self.plan, events), in_doubt), self._keys)
         self._recorded = events
+
+    def check_values(self, faithfulness: Faithfulness) -> None:
+        """Make sure that nothing goes on with a value that is not recorded as it was.
+
+        Raises:
+            InvalidCall: something would.
+        """
+        if not faithfulness.masked or self._replayed.state.cancelling is not None or self._replayed.ended is not None:
+            return
+        summary = Summary()
+        for event in self._recorded:
+            summary(event)
+        found = faithfulness.still_read(self.plan, summary.stages)
+        if found is not None:
+            path, reader = found
+            run = self._record
+            whose = "what is inside of it has" if reader == path else f"{reader!r} has"
+            raise InvalidCall(
+                f"What {path!r} came to is not recorded as it was: a secret in it is masked, or a number in it is NaN or infinite; "
+                f"and {whose} yet to read it. To make it anew, in a new run that keeps everything else: "
+                f"fm resume {run.run_id} --pipeline {run.file}"
+            )
+
+    @property
+    def recorded(self) -> Sequence[Event]:
+        """What happened in the run so far."""
+        return self._recorded
 
     def _resumed(self) -> Replayed:
         for event in self._recorded:
@@ -154,9 +183,15 @@ async def prepare_resume(
     space = workspace or open_workspace(file)
     decoder = Decoder(getattr(store, "blobs", None), run_id=record.run_id, lazy=True)
     events: list[Event] = []
+    faithfulness = Faithfulness()
     async for recorded in store.read(record.run_id):
+        faithfulness.take(recorded.event)
         events.append(with_items(event_from_json(recorded.event, decoder), space.project.root))
-    return ResumedRun(record, events, store=store, workspace=space, in_doubt=in_doubt, on=on, observers=observers)
+    if not faithfulness.input_exact:
+        raise input_masked(record)
+    run = ResumedRun(record, events, store=store, workspace=space, in_doubt=in_doubt, on=on, observers=observers)
+    run.check_values(faithfulness)
+    return run
 
 
 def _not_taken_up(record: RunRecord) -> str:
@@ -194,7 +229,7 @@ class EditedRun(PreparedRun):
             InvalidCall: what is asked is not possible.
         """
         seed: int = earlier.newest.created["seed"]  # what an attempt in flight has drawn, it draws again
-        super().__init__(loaded, earlier.input, workspace=workspace, seed=seed, **options)
+        super().__init__(loaded, earlier.exact_input(), workspace=workspace, seed=seed, **options)
         self._earlier = earlier
         self._rules = replace(rules_for(asked, self.plan, continues=True), in_doubt=in_doubt)
         assert self._recipes is not None
@@ -206,6 +241,15 @@ class EditedRun(PreparedRun):
         """The run that is gone on with."""
         return self._earlier.record.run_id
 
+    def check_doubt(self) -> None:
+        """Make sure that it was said what holds for attempts in doubt, if there are any.
+
+        Raises:
+            InvalidCall: it was not.
+        """
+        if self._rules.in_doubt == "ask" and self._doubtful:
+            raise InvalidCall(_doubt(self._doubtful))
+
     async def run(self) -> RunResult:
         """End the old run if it could still be taken up, then run.
 
@@ -214,8 +258,7 @@ class EditedRun(PreparedRun):
             Fenced: somebody else has taken up the old run meanwhile.
             StoreError: the run cannot be recorded.
         """
-        if self._rules.in_doubt == "ask" and self._doubtful:
-            raise InvalidCall(_doubt(self._doubtful))
+        self.check_doubt()
         assert self._store is not None
         if self._earlier.record.status in TAKEN_UP:
             await supersede(self._store, self._earlier.record, self.run_id)

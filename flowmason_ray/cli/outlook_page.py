@@ -9,16 +9,25 @@ from flowmason_ray.cli.terminal import painter
 from flowmason_ray.cli.words import counted, signs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
+    from flowmason_ray.engine.reuse import InDoubt
     from flowmason_ray.reusing.outlook import Outlook, StageOutlook
 
 MOST_TOLD = 40
 """Stages of each sort that are named; the others are counted."""
 
 
-def outlook_page(outlook: Outlook, run_id: str, pipeline: str) -> str:
-    """Return the page."""
+_DECIDED: Mapping[str, str] = {
+    "ask": "Say what holds: --in-doubt retry|skip|fail",
+    "retry": "It is done again, as you have said.",
+    "skip": "It is left out, as you have said.",
+    "fail": "It counts as failed, as you have said.",
+}
+
+
+def outlook_page(outlook: Outlook, run_id: str, pipeline: str, in_doubt: InDoubt) -> str:
+    """Return the page; `in_doubt` is what was said about attempts of which it is not known whether they did their work."""
     paint, sign = painter(sys.stderr), signs(sys.stderr)
     reused = [stage for stage in outlook.stages if stage.reused]
     runs = [stage for stage in outlook.stages if not stage.reused]
@@ -39,9 +48,10 @@ def outlook_page(outlook: Outlook, run_id: str, pipeline: str) -> str:
             f"unless you say: {options}"
         )
     if outlook.doubtful:
+        whose = "its" if len(outlook.doubtful) == 1 else "their"
         lines.append(
             paint("In doubt: ", "yellow", "bold")
-            + f"whether {', '.join(outlook.doubtful)} did its work is not known. Say what holds: --in-doubt retry|skip|fail"
+            + f"whether {', '.join(outlook.doubtful)} did {whose} work is not known. {_DECIDED[in_doubt]}"
         )
     return "\n".join(lines)
 

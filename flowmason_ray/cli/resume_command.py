@@ -131,5 +131,8 @@ def _edited(
     if dry_run and as_json:
         write_json({"run_id": prepared.earlier_run_id, **prepared.outlook.to_json()})
     elif dry_run or not quiet:
-        note(outlook_page(prepared.outlook, prepared.earlier_run_id, pipeline))
-    return None if dry_run else prepared
+        note(outlook_page(prepared.outlook, prepared.earlier_run_id, pipeline, in_doubt))
+    if dry_run:
+        return None
+    prepared.check_doubt()  # before anything looks as if it had begun
+    return prepared

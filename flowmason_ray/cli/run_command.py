@@ -142,7 +142,7 @@ def _input_of(store: RunStore | None, run: str) -> Any:
 
     if store is None:
         raise InvalidCall("--reuse takes results from the run log, which --no-store leaves out.")
-    return asyncio.run(load_past(store, run)).input
+    return asyncio.run(load_past(store, run)).exact_input()
 
 
 @contextmanager

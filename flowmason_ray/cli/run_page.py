@@ -50,6 +50,8 @@ async def read_run(store: RunStore, run: str) -> RecordedRun:
                 output = Decoder(getattr(store, "blobs", None)).value(recorded.event)
             except (StoreError, ImportError) as exc:
                 missing = str(exc)
+    if record.status == "interrupted":
+        summary.stand_still("interrupted")
     return RecordedRun(record=record, summary=summary, output=output, output_missing=missing)
 
 
@@ -107,17 +109,19 @@ def _stages(summary: Summary, sign: dict[str, str], paint: Paint) -> list[str]:
         groups.setdefault(_POSITION.sub("[*]", path), []).append((path, stage))
     names = [p for key, each in groups.items() for p in ([q for q, _ in each] if len(each) <= ITEMS_IN_FULL else [key])]
     width = min(60, max((len(name) for name in names), default=0))
+    pad = max((9, *(len(stage.word) for stage in summary.stages.values())))
     lines: list[str] = []
     for key, each in groups.items():
         if len(each) <= ITEMS_IN_FULL:
-            lines += [_stage(path, stage, width, sign, paint) for path, stage in each]
+            lines += [_stage(path, stage, (pad, width), sign, paint) for path, stage in each]
         else:
-            lines.append(_group(key, [stage for _, stage in each], width, sign, paint))
+            lines.append(_group(key, [stage for _, stage in each], (pad, width), sign, paint))
     return lines
 
 
-def _stage(path: str, stage: StageSummary, width: int, sign: dict[str, str], paint: Paint) -> str:
-    status = paint(f"{sign[stage.word]} {stage.word:9}", COLOURS[stage.word])
+def _stage(path: str, stage: StageSummary, widths: tuple[int, int], sign: dict[str, str], paint: Paint) -> str:
+    pad, width = widths
+    status = paint(f"{sign[stage.word]} {stage.word:{pad}}", COLOURS[stage.word])
     if stage.reason is not None:
         return f"{status}  {path.ljust(width)}  {REASONS.get(stage.reason, stage.reason)}"
     if stage.reused is not None and stage.word == "reused":
@@ -130,15 +134,16 @@ def _stage(path: str, stage: StageSummary, width: int, sign: dict[str, str], pai
     return text
 
 
-def _group(key: str, stages: list[StageSummary], width: int, sign: dict[str, str], paint: Paint) -> str:
+def _group(key: str, stages: list[StageSummary], widths: tuple[int, int], sign: dict[str, str], paint: Paint) -> str:
     counts: dict[str, int] = {}
     for stage in stages:
         counts[stage.word] = counts.get(stage.word, 0) + 1
-    order = ("running", "failed", "cancelled", "fallback", "succeeded", "reused", "skipped")
+    pad, width = widths
+    order = ("running", "paused", "interrupted", "failed", "cancelled", "fallback", "succeeded", "reused", "skipped")
     worst = next(s for s in order if s in counts)
     told = ", ".join(f"{number:,} {status}" for status, number in counts.items())
     took = duration(sum(stage.duration_s for stage in stages))
     retried = sum(stage.attempts > 1 for stage in stages)
     again = f", {retried:,} in more than one attempt" if retried else ""
     text = f"{counted(len(stages), 'instance')}: {told}{again}"
-    return f"{paint(f'{sign[worst]} {worst:9}', COLOURS[worst])}  {key.ljust(width)}  {took:>8}  {text}"
+    return f"{paint(f'{sign[worst]} {worst:{pad}}', COLOURS[worst])}  {key.ljust(width)}  {took:>8}  {text}"

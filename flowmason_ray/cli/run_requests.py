@@ -113,7 +113,8 @@ async def _last_position(store: RunStore, record: RunRecord) -> int:
 async def _under_way(store: RunStore, run: str) -> RunRecord:
     record = await store.find(run)
     if record.status != "running":
-        raise InvalidCall(f"Run {record.run_id!r} is not under way: it is {record.status}.")
+        further = f" It goes on with: fm resume {record.run_id}" if record.status in ("paused", "interrupted") else ""
+        raise InvalidCall(f"Run {record.run_id!r} is not under way: it is {record.status}.{further}")
     return record
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flowmason_ray.cli.terminal import json_bytes, painter, write_bytes, write_text
@@ -133,6 +133,7 @@ class Narrator:
 
     def __init__(self) -> None:
         self._decided: set[str] = set()
+        self._paused = False
 
     def words(self, event: Mapping[str, Any]) -> str:
         """Return what one event says."""
@@ -145,7 +146,16 @@ class Narrator:
                 return "puts its results together"
         elif event["kind"] == "stage_ended":
             self._decided.discard(path)
+        elif event["kind"] == "run_paused":
+            self._paused = True
+        elif event["kind"] == "run_resumed" and self._paused:
+            self._paused = False
+            return f"the run goes on{_again(event.get('repeated'))}"
         return narrate(event)
+
+
+def _again(paths: Sequence[str] | None) -> str:
+    return f"; begins again: {', '.join(paths)}" if paths else ""
 
 
 def narrate(event: Mapping[str, Any]) -> str:
@@ -157,8 +167,11 @@ def narrate(event: Mapping[str, Any]) -> str:
             based_on = f"; it goes on with run {event['based_on']}" if event.get("based_on") else ""
             return f"the run was accepted (plan {str(event['plan_digest'])[:16]}){based_on}"
         case "run_resumed":
-            again = ", ".join(event.get("repeated") or ())
-            return f"the run was interrupted, and goes on{f'; begins again: {again}' if again else ''}"
+            return f"the run was interrupted, and goes on{_again(event.get('repeated'))}"
+        case "run_paused":
+            by = f" by {event['by']}" if event.get("by") else ""
+            stopped = ", ".join(event.get("stopped") or ())
+            return f"the run was paused{by}{f'; stopped: {stopped}' if stopped else ''}"
         case "stage_started":
             return f"attempt {event['attempt']} starts" if event["attempt"] > 1 else "starts"
         case "stage_succeeded":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from flowmason_ray.engine.events import (
     Event,
     ItemEnded,
     LoopExpanded,
+    RunResumed,
     StageDeclined,
     StageEnded,
     StageFailed,
@@ -121,6 +122,8 @@ class Tally:
         self._active: dict[str, Row] = {}
         """Attempts in flight and open constructs, by path."""
         self._opened: set[str] = set()
+        self.asking: dict[str, ApprovalRequested] = {}
+        """Questions that wait for an answer, by path."""
         self._take: dict[type[Event], Callable[[Any], None]] = {
             StageStarted: self._started,
             StageSucceeded: self._succeeded,
@@ -137,6 +140,7 @@ class Tally:
             LoopExpanded: self._expanded,
             StageProgressed: self._progressed,
             StageLogged: self._logged,
+            RunResumed: self._resumed,
         }
         """What is done with which event; the others are passed over."""
         for view in plan_tree(plan).stages:
@@ -168,6 +172,23 @@ class Tally:
                 inner = rest.partition("]")[2]
                 row = self.rows.get(loop + (inner if "[" not in inner else _POSITION.sub("", inner)))
         return row
+
+    def catch_up(self, events: Iterable[Event]) -> None:
+        """Count what happened before this process took the run up; nobody is told of it."""
+        for event in events:
+            self(event)
+        self._stand_still()
+        for row in self.rows.values():
+            if row.busy or not row.ended:
+                row.started_at = None  # the time in between is not time that it takes
+
+    def _resumed(self, event: RunResumed) -> None:
+        self._stand_still()
+
+    def _stand_still(self) -> None:
+        """No attempt is under way any more: what is begun again says so. Open constructs stay open."""
+        for path in [path for path in self._active if path not in self._opened]:
+            self._attempt_over(path)
 
     # -- events -------------------------------------------------------------------------------------------------------
 
@@ -234,11 +255,13 @@ class Tally:
         row = self.row(event.path)
         if row is not None:
             row.asks = event.message
+            self.asking[event.path] = event
             if self.on_asked is not None:
                 self.on_asked(event)
 
     def _answered(self, event: ApprovalAnswered) -> None:
         row = self.row(event.path)
+        self.asking.pop(event.path, None)
         if row is not None:
             row.asks = None
 
@@ -275,6 +298,7 @@ class Tally:
         row.ended[status] = row.ended.get(status, 0) + 1
         row.ended_at = event.at
         row.asks = None
+        self.asking.pop(path, None)
         if row.loop is None:
             self.done += 1
             self.recent.append(row)

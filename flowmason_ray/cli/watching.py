@@ -52,6 +52,7 @@ class Watcher(ABC):
         from flowmason_ray.cli.tally import Tally
 
         self.tally = Tally(prepared.plan)
+        self.tally.catch_up(prepared.recorded)
         self.title = f"{prepared.plan.name} {prepared.plan.version} on {prepared.on}, run {prepared.run_id}"
         self.started = time()
         if prepared.on == "ray":
@@ -61,6 +62,8 @@ class Watcher(ABC):
             f"{event.path} asks: {event.message}  Answer with: "
             + shlex.join(["fm", "runs", "answer", prepared.run_id, event.path, "--data", "JSON"])
         )
+        for asked in self.tally.asking.values():  # by an earlier process: the question stands
+            self.tally.on_asked(asked)
         self.prepare()
 
     def __call__(self, event: Event) -> None:

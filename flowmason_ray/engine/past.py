@@ -186,7 +186,7 @@ class Reading:
             answer = {"answered": True, "data": event.get("data"), "answered_by": event.get("by")}
             body = orjson.dumps({"value": answer, "decision": {"answered": True}})
             self.records = [record for record in self.records if record.path != path]
-            self._keep(path, self._asked.pop(path), body, exact=True)
+            self._keep(path, self._asked.pop(path), body, exact=not event.get("lossy"))
 
     def _ended(self, event: Mapping[str, Any], *, failed: bool, unknown: bool) -> None:
         path = event["path"]

@@ -11,7 +11,7 @@ from time import time
 from typing import Any
 
 from flowmason_ray.engine.events import ApprovalAnswered, CancelRequested, Event, StageLogged
-from flowmason_ray.engine.run_log import RunLog
+from flowmason_ray.engine.run_log import Request, RunLog
 from flowmason_ray.engine.run_state import RunState
 from flowmason_ray.errors import Fenced, StoreError
 from flowmason_ray.spec.input_schema import InputSchema
@@ -29,7 +29,6 @@ class Requests:
         log: RunLog,
         deliver: Callable[[Event], None],
         *,
-        resumed: bool,
         pause: Callable[[str | None], None],
         lost: Callable[[StoreError], None],
     ) -> None:
@@ -38,14 +37,12 @@ class Requests:
             state: The run's state: what it asks.
             log: Where other processes' requests are.
             deliver: Takes what is asked, as events.
-            resumed: Whether the run had a process before.
             pause: Is told that somebody (who) wants the run to pause.
             lost: Is told when another process has taken the run over.
         """
         self._state = state
         self._log = log
         self._deliver = deliver
-        self._resumed = resumed
         self._pause = pause
         self._lost = lost
 
@@ -70,31 +67,39 @@ class Requests:
     async def listen(self) -> None:
         """Take up what other processes ask, until cancelled.
 
-        What was asked of an earlier process of this run, one that is resumed, is over: but for answers, which are still good.
+        What was asked of an earlier process of this run, before it was taken over, is over: but for answers, which are still
+        good.
         """
-        taken, earlier = 0, self._resumed
+        taken, deaf = 0, False
         while True:
-            if not earlier:
-                await asyncio.sleep(LISTEN_S)
             try:
                 requests = await self._log.requests(after=taken)
             except Fenced as exc:
                 self._lost(exc)
                 return
             except StoreError as exc:  # a log that can be written but not read: the run goes on, deaf for now
-                self._warn("", f"Requests from other processes cannot be read: {exc.message}")
-                earlier = False
-                continue
-            asked_earlier, earlier = earlier, False
+                if not deaf:  # a server that restarts is away for many a look
+                    self._warn("", f"Requests from other processes cannot be read for now: {exc.message}")
+                    deaf = True
+                requests = ()
+            else:
+                if deaf:
+                    self._warn("", "Requests from other processes can be read again.")
+                    deaf = False
             for request in requests:
                 taken = request.number
-                body = request.body
-                if asked_earlier and request.kind != "answer":
-                    continue
-                if request.kind == "answer":
-                    self.answer(str(body.get("path")), body.get("data"), body.get("by"))
-                elif request.kind == "pause":
-                    self._pause(body.get("by"))
-                elif request.kind == "cancel":
-                    message = str(body.get("message") or "The run was cancelled.")
-                    self._deliver(CancelRequested(at=time(), message=message))
+                self._take(request, over=request.number <= self._log.asked_before)
+            await asyncio.sleep(LISTEN_S)
+
+    def _take(self, request: Request, *, over: bool) -> None:
+        body = request.body
+        if request.kind == "answer":
+            if not over or body.get("path") in self._state.asked:
+                self.answer(str(body.get("path")), body.get("data"), body.get("by"))
+        elif over:
+            return
+        elif request.kind == "pause":
+            self._pause(body.get("by"))
+        elif request.kind == "cancel":
+            message = str(body.get("message") or "The run was cancelled.")
+            self._deliver(CancelRequested(at=time(), message=message))

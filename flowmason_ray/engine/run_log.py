@@ -90,6 +90,8 @@ class RunLog(Protocol):
     """Whether anybody can read it later: without, attempts need no fingerprints."""
     epoch: int
     """Counts the writers of this run, from 1."""
+    asked_before: int
+    """The number of the last request that was made before this writer took the run over; 0: none was."""
 
     def append(self, event: Event) -> None:
         """Queue an event.
@@ -143,7 +145,8 @@ class RunStore(Protocol):
     def create(self, record: RunRecord, *, secrets: Iterable[str] = ()) -> RunLog:
         """Begin the log of a new run, which is there for others as soon as its first events are recorded.
 
-        Wherever one of `secrets` stands in a text, `***` is recorded.
+        Wherever one of `secrets` stands in a text, `***` is recorded. A run is gone on with once (`RunRecord.based_on`): of two
+        that go on with the same one, the first flush of the second is refused with `Fenced`, or this is.
         """
         ...
 

@@ -116,9 +116,7 @@ class Runner:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._deadlines = Deadlines(executor.cancel)
         self._pause = Pause(executor.cancel)
-        self._requests = Requests(
-            self._state, log, self._deliver, resumed=resumed is not None, pause=self._begin_pause, lost=self._lose
-        )
+        self._requests = Requests(self._state, log, self._deliver, pause=self._begin_pause, lost=self._lose)
         self._lost: StoreError | None = None
         """Why this process may not go on with the run."""
         self._tells_beginning: bool = getattr(executor, "tells_beginning", False)
@@ -268,6 +266,7 @@ class Runner:
             self._unwritten = 0
         if self._held and self._flushing is None:
             self._flushing = asyncio.create_task(self._start_held())
+            self._flushing.add_done_callback(_seen)
         if self._flushing is not None and self._flushing.done():
             flushed, self._flushing = self._flushing, None
             flushed.result()  # a log that cannot be written ends the run here
@@ -460,3 +459,9 @@ class Runner:
         self._log.append(event)
         await self._log.flush()
         return Ended(event=event, value=value)
+
+
+def _seen(task: asyncio.Task[None]) -> None:
+    """Take note of how a task ended: when the run has ended meanwhile nobody else does, and asyncio would print a traceback."""
+    if not task.cancelled():
+        task.exception()

@@ -8,6 +8,8 @@ from typing import Any
 
 from flowmason_ray.engine.events import (
     Event,
+    RunPaused,
+    RunResumed,
     StageDeclined,
     StageEnded,
     StageFailed,
@@ -25,6 +27,7 @@ class StageSummary:
     """One stage instance: how it ended, in how many attempts, and how long they took in all."""
 
     status: str = "running"
+    """`succeeded`, `fallback`, `failed`, `skipped`, `cancelled`, or not over yet: `running`, `paused`."""
     attempts: int = 0
     duration_s: float = 0.0
     failure: Failure | None = None
@@ -73,7 +76,7 @@ class Summary:
             summary = self._of(event.path)
             if summary is not None:
                 summary.duration_s += event.duration_s
-                if summary.status == "running":
+                if summary.status == "running" and event.decision is None:  # control flow ends when its bodies have
                     summary.status = "succeeded"
                     summary.failure = None  # that of an attempt before, which was repeated
             if event.usage is not None:
@@ -84,11 +87,23 @@ class Summary:
             if summary is not None:
                 summary.attempts -= 1  # nothing was attempted
                 summary.reused = event.source
-                if summary.status == "running":
+                if summary.status == "running" and event.decision is None:
                     summary.status = "succeeded"
                     summary.failure = None
         elif isinstance(event, (StageFailed, StageSkipped, StageEnded, StageDeclined, StageStopped)):
             self._less_frequent(event)
+        elif isinstance(event, RunPaused):
+            self.stand_still("paused")
+        elif isinstance(event, RunResumed):
+            for summary in self.stages.values():
+                if summary.status == "paused":
+                    summary.status = "running"
+
+    def stand_still(self, status: str) -> None:
+        """Nothing of the run is under way: what has not ended is `paused`, or `interrupted`."""
+        for summary in self.stages.values():
+            if summary.status == "running":
+                summary.status = status
 
     def _of(self, path: str) -> StageSummary | None:
         summary = self.stages.get(path)

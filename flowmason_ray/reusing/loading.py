@@ -24,7 +24,19 @@ class EarlierRun:
     newest: Reading
     """The run itself, without those before it."""
     input: Any
-    """Its input."""
+    """Its input, as it is recorded."""
+    input_exact: bool
+    """Whether that is what it was given: secrets are masked."""
+
+    def exact_input(self) -> Any:
+        """Return its input.
+
+        Raises:
+            InvalidCall: it is not recorded as it was.
+        """
+        if not self.input_exact:
+            raise input_masked(self.record)
+        return self.input
 
 
 async def load_past(store: RunStore, run_id: str) -> EarlierRun:
@@ -54,7 +66,21 @@ async def load_past(store: RunStore, run_id: str) -> EarlierRun:
                 f"Run {reading.run_id!r} went on with run {before!r}, which is no longer in the run log: what that one did "
                 "is not known any more, so nothing can go on from here without doing it again. Start a new run."
             ) from exc
-    return EarlierRun(record=record, past=past, newest=newest, input=decoder.value(newest.created, "input"))
+    return EarlierRun(
+        record=record,
+        past=past,
+        newest=newest,
+        input=decoder.value(newest.created, "input"),
+        input_exact=not newest.created.get("lossy"),
+    )
+
+
+def input_masked(record: RunRecord) -> InvalidCall:
+    """Return the error for a run whose input is not recorded as it was."""
+    return InvalidCall(
+        f"The input of run {record.run_id!r} held a secret, which is recorded as '***': nothing can go on with it. Give the input "
+        f"again, to a new run that takes over what is still right: fm run {record.file or 'FILE'} -i INPUT --reuse {record.run_id}"
+    )
 
 
 def earlier_run(created: Mapping[str, Any]) -> str | None:

@@ -91,6 +91,7 @@ class _Foresight:
         self._upstream = Upstream(recipes.plan)
         self._now = recipes.definitions_recorded
         self._known = Counter(_POSITION.sub("", path) for path in past.done)
+        self._masked = {_POSITION.sub("", path) for path, record in past.done.items() if not record.exact}
         self._open = Counter(_POSITION.sub("", path) for path in {*past.doubtful, *past.failed} - past.done.keys())
         self._forced = {
             inner
@@ -147,6 +148,8 @@ class _Foresight:
             yield f"changed: {', '.join(changed)}"
         elif not self._known[path] and self._recipes.by_stage[id(stage)].looked_up:
             yield "it failed, or did not finish" if self._open[path] else "it did not run"
+        elif path in self._masked and self._recipes.by_stage[id(stage)].looked_up:
+            yield "what it came to is not recorded as it was (a secret is masked)"
 
     def _inherited(self, stage: PlanStage) -> Iterator[str]:
         scope = self._recipes.scope_of[id(stage)]

@@ -22,7 +22,7 @@ from typing import Any, cast
 import orjson
 
 from flowmason_ray.engine.commands import Each, Several
-from flowmason_ray.engine.events import EVENT_TYPES, Event, SkipReason, StageSucceeded
+from flowmason_ray.engine.events import EVENT_TYPES, ApprovalAnswered, Event, SkipReason, StageSucceeded
 from flowmason_ray.engine.kept import Kept, KeptList, Shelf
 from flowmason_ray.engine.secrecy import Masking
 from flowmason_ray.engine.values import INLINE_LIMIT_BYTES, Items, ItemSource, Packed, is_frame
@@ -64,6 +64,8 @@ class Encoder:
         self._masking = Masking(secrets)
         self._packed = False
         self._nested_lossy = False
+        self.anew = False
+        """Whether blobs that were written before are to be written again: they have been removed since."""
         self._marks = _NO_MARKS
         """What is added to the markers of frames."""
         self.lossy = False
@@ -99,7 +101,7 @@ class Encoder:
         if not self._masking.needed:
             return written
         masked = self._masking.encoded(written)
-        if masked is not written and valued and LOSSY not in data:
+        if masked is not written and (valued or cls is ApprovalAnswered) and LOSSY not in data:
             data[LOSSY] = True  # the value itself is masked by now: something beside it was, such as a decision
             masked = self._masking.encoded(orjson.dumps(data, default=self._default, option=_OPTIONS))
         return masked
@@ -169,7 +171,7 @@ class Encoder:
 
     def _kept(self, kept: Kept) -> tuple[str, bytes]:
         """Record a value that may leave memory afterwards, if its record says exactly what it is."""
-        if kept.packed is not None:
+        if kept.packed is not None and not self.anew:
             return "packed", self._handle(kept)
         key, text = self.value(kept.load())
         if key == "packed":

@@ -105,6 +105,8 @@ class Journal(Protocol):
     epoch: int
     recorded: int
     """The position of the last event that was recorded when the journal was opened."""
+    asked_before: int
+    """The number of the last request that was made of the run when it was taken over; 0 for a new run."""
 
     def write(self, group: Group, *, renew: bool) -> None:
         """Commit a group, and with `renew` a longer lease, in one transaction that checks the epoch.
@@ -183,6 +185,7 @@ class CommittingRunLog:
             patience_s: How long a store that was lost is tried again.
         """
         self.epoch = journal.epoch
+        self.asked_before = journal.asked_before
         self._journal = journal
         self._blobs = blobs
         self._encoder = Encoder(blobs, secrets=secrets, without=_IN_COLUMNS)
@@ -326,7 +329,11 @@ class CommittingRunLog:
                 tries += 1
                 if tries == BLOB_TRIES:
                     raise
-                group = self._encoded(items)
+                self._encoder.anew = True
+                try:
+                    group = self._encoded(items)
+                finally:
+                    self._encoder.anew = False
             except ConnectionLost as exc:
                 lost_at = begun if lost_at is None else lost_at
                 if clock() - lost_at > self._patience_s:

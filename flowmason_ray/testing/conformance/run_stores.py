@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from time import time
 from typing import Any
 
@@ -278,10 +279,47 @@ async def requests_reach_the_writer(open_store: OpenStore) -> None:
     assert [(r.number, r.kind) for r in found] == [(1, "answer"), (2, "pause"), (3, "cancel")]
     assert found[0].body == {"by": "é", "n": [1]}
     assert [r.number for r in await log.requests(after=2)] == [3]
+    assert log.asked_before == 0
     await log.close()
 
 
+@_check
+async def a_writer_knows_what_was_asked_of_the_one_before(open_store: OpenStore) -> None:
+    """So that what was asked of a process that has gone is not mistaken for what is asked of the next one."""
+    store = open_store()
+    first = await begun(store)
+    await store.request("r_1", "pause", {})
+    await store.request("r_1", "cancel", {})
+    await first.close()
+    second = open_store().reopen(await store.find("r_1"))
+    assert second.asked_before == 2
+    await store.request("r_1", "pause", {})
+    assert [r.number for r in await second.requests(after=second.asked_before)] == [3]
+    await second.close()
+
+
 # -- whose run it is --------------------------------------------------------------------------------------------------
+
+
+@_check
+async def a_run_is_gone_on_with_once(open_store: OpenStore) -> None:
+    """Also when two begin to at the same time: the second one is refused before anything that it must wait for."""
+    store = open_store()
+    await ran(store, RunSucceeded(at=1, value=1))
+
+    async def go_on(run_id: str) -> None:
+        log = store.create(replace(new_record(run_id, created_at=2), based_on="r_1"))
+        try:
+            log.append(started(1))
+            await log.flush()
+        finally:
+            with suppress(Fenced):
+                await log.close()
+
+    results = await asyncio.gather(go_on("r_a"), go_on("r_b"), return_exceptions=True)
+    assert sorted(type(each).__name__ for each in results) == ["Fenced", "NoneType"], results
+    assert sum(record.based_on == "r_1" for record in await store.list_runs()) == 1
+    await refused(Fenced, go_on("r_c"), "r_1")
 
 
 @_check
