@@ -212,19 +212,11 @@ class PreparedRun:
             executor = self._wrap(executor)
         knowledge = await self._known()
         log = self._log()
-        reusing = self._reusing(executor, log, knowledge)
-        if reusing is not None:
-            self.info = replace(self.info, fingerprints=True)
-        self._runner = Runner(
-            self.plan,
-            executor,
-            log,
-            self.info,
-            observers=self._observers,
-            durability=self._durability,
-            resumed=self._resumed(),
-            reusing=reusing,
-        )
+        try:
+            self._runner = self._runner_of(executor, log, knowledge)
+        except BaseException:
+            await log.close()  # or its lease would be renewed for as long as this process lives
+            raise
         if self._cancelled is not None:
             self._runner.cancel(self._cancelled)
         if self._paused is not None:
@@ -242,6 +234,21 @@ class PreparedRun:
             usage=self._summary.usage,
             duration_s=perf_counter() - started,
             stages=self._summary.stages,
+        )
+
+    def _runner_of(self, executor: Executor, log: RunLog, knowledge: Knowledge) -> Runner:
+        reusing = self._reusing(executor, log, knowledge)
+        if reusing is not None:
+            self.info = replace(self.info, fingerprints=True)
+        return Runner(
+            self.plan,
+            executor,
+            log,
+            self.info,
+            observers=self._observers,
+            durability=self._durability,
+            resumed=self._resumed(),
+            reusing=reusing,
         )
 
     def _rules_of(self, asked: Reuse) -> ReuseRules:

@@ -145,7 +145,8 @@ class RunStore(Protocol):
     def create(self, record: RunRecord, *, secrets: Iterable[str] = ()) -> RunLog:
         """Begin the log of a new run, which is there for others as soon as its first events are recorded.
 
-        Wherever one of `secrets` stands in a text, `***` is recorded.
+        Wherever one of `secrets` stands in a text, `***` is recorded. A run is gone on with once (`RunRecord.based_on`): of two
+        that go on with the same one, the first flush of the second is refused with `Fenced`, or this is.
         """
         ...
 

@@ -64,6 +64,8 @@ class Encoder:
         self._masking = Masking(secrets)
         self._packed = False
         self._nested_lossy = False
+        self.anew = False
+        """Whether blobs that were written before are to be written again: they have been removed since."""
         self._marks = _NO_MARKS
         """What is added to the markers of frames."""
         self.lossy = False
@@ -169,7 +171,7 @@ class Encoder:
 
     def _kept(self, kept: Kept) -> tuple[str, bytes]:
         """Record a value that may leave memory afterwards, if its record says exactly what it is."""
-        if kept.packed is not None:
+        if kept.packed is not None and not self.anew:
             return "packed", self._handle(kept)
         key, text = self.value(kept.load())
         if key == "packed":

@@ -329,7 +329,11 @@ class CommittingRunLog:
                 tries += 1
                 if tries == BLOB_TRIES:
                     raise
-                group = self._encoded(items)
+                self._encoder.anew = True
+                try:
+                    group = self._encoded(items)
+                finally:
+                    self._encoder.anew = False
             except ConnectionLost as exc:
                 lost_at = begun if lost_at is None else lost_at
                 if clock() - lost_at > self._patience_s:

@@ -20,7 +20,7 @@ from flowmason_ray.stores.blobs import StoredBlob, verified
 from flowmason_ray.stores.encoding import Encoder, event_to_json, find_run
 from flowmason_ray.stores.following import follow
 from flowmason_ray.stores.group_commit import STATUS_OF
-from flowmason_ray.stores.records import ENDED, gone, may_take_over, result_of
+from flowmason_ray.stores.records import ENDED, gone, gone_on_with, may_take_over, result_of
 
 _POLL_S = 0.02
 
@@ -166,6 +166,9 @@ class MemoryRunStore:
         """Begin the log of a new run. `secrets` need no masking: nothing leaves this process."""
         if record.run_id in self.logs:
             raise StoreError(f"There is a run {record.run_id!r} already.")
+        for other in self.logs.values() if record.based_on is not None else ():
+            if other.record.based_on == record.based_on and other.events:
+                raise gone_on_with(record.based_on or "", other.record.run_id)
         log = self.logs[record.run_id] = MemoryRunLog(record, self)
         return log
 

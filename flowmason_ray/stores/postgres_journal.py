@@ -21,7 +21,16 @@ from flowmason_ray.stores.blobs import BlobStore
 from flowmason_ray.stores.group_commit import BlobsGone, ConnectionLost, Group, Kept, Status
 from flowmason_ray.stores.owners import clock, this_process
 from flowmason_ray.stores.postgres_connections import NOW, Address, Connection, clear_errors, close, connect
-from flowmason_ray.stores.records import COLUMNS, gone, may_take_over, record_of, request_of, result_of, sound
+from flowmason_ray.stores.records import (
+    COLUMNS,
+    gone,
+    gone_on_with,
+    may_take_over,
+    record_of,
+    request_of,
+    result_of,
+    sound,
+)
 
 CHANNEL = "flowmason_events"
 """What followers listen to; the message is the run's id."""
@@ -96,6 +105,13 @@ class PostgresJournal:
 
     def _insert(self, record: RunRecord) -> int:
         owner = this_process()
+        if record.based_on is not None:  # two may have begun to go on with that run: its row is what they wait for
+            self._connection.execute("SELECT id FROM runs WHERE run_id = %s FOR UPDATE", (record.based_on,))
+            found = self._connection.execute(
+                "SELECT run_id FROM runs WHERE based_on = %s AND run_id <> %s", (record.based_on, record.run_id)
+            ).fetchone()
+            if found is not None:
+                raise gone_on_with(record.based_on, found[0])
         return self._one(
             "INSERT INTO runs (run_id, pipeline, version, status, created_at, file, host, pid, pid_started, boot,"
             " based_on, lease_until)"

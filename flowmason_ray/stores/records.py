@@ -113,6 +113,14 @@ def gone(run_id: str) -> Fenced:
     return Fenced(f"Run {run_id!r} is gone: somebody has removed it.")
 
 
+def gone_on_with(run_id: str, successor: str) -> Fenced:
+    """Return the error for a run that another one has gone on with: both would do the same work."""
+    return Fenced(
+        f"Run {successor!r} has gone on with run {run_id!r} already; going on with both would do the same work twice. "
+        f"Go on with that one: fm resume {successor}"
+    )
+
+
 def may_take_over(record: RunRecord) -> None:
     """Make sure that a run can be taken up again.
 

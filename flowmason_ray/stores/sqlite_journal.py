@@ -17,7 +17,16 @@ from flowmason_ray.errors import Fenced, StoreError, StoreUnavailable
 from flowmason_ray.stores.blobs import BlobStore
 from flowmason_ray.stores.group_commit import BlobsGone, Group, Kept, Status
 from flowmason_ray.stores.owners import this_process
-from flowmason_ray.stores.records import COLUMNS, gone, may_take_over, record_of, request_of, result_of, sound
+from flowmason_ray.stores.records import (
+    COLUMNS,
+    gone,
+    gone_on_with,
+    may_take_over,
+    record_of,
+    request_of,
+    result_of,
+    sound,
+)
 from flowmason_ray.stores.sqlite_files import NOW, clear_errors, open_for_reading, open_for_writing
 
 _INSERT_EVENT = "INSERT INTO events (run, position, at, kind, path, body)"
@@ -66,6 +75,12 @@ class SqliteJournal:
 
     def _insert(self, record: RunRecord) -> int:
         owner = this_process()
+        if record.based_on is not None:  # here, where one writes at a time: two may have begun to go on with that run
+            found = self._connection.execute(
+                "SELECT run_id FROM runs WHERE based_on = ?", (record.based_on,)
+            ).fetchone()
+            if found is not None:
+                raise gone_on_with(record.based_on, found[0])
         cursor = self._connection.execute(
             "INSERT INTO runs (run_id, pipeline, version, status, created_at, file, host, pid, pid_started, boot,"
             " based_on, lease_until)"

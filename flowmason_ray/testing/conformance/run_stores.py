@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from time import time
 from typing import Any
 
@@ -298,6 +299,27 @@ async def a_writer_knows_what_was_asked_of_the_one_before(open_store: OpenStore)
 
 
 # -- whose run it is --------------------------------------------------------------------------------------------------
+
+
+@_check
+async def a_run_is_gone_on_with_once(open_store: OpenStore) -> None:
+    """Also when two begin to at the same time: the second one is refused before anything that it must wait for."""
+    store = open_store()
+    await ran(store, RunSucceeded(at=1, value=1))
+
+    async def go_on(run_id: str) -> None:
+        log = store.create(replace(new_record(run_id, created_at=2), based_on="r_1"))
+        try:
+            log.append(started(1))
+            await log.flush()
+        finally:
+            with suppress(Fenced):
+                await log.close()
+
+    results = await asyncio.gather(go_on("r_a"), go_on("r_b"), return_exceptions=True)
+    assert sorted(type(each).__name__ for each in results) == ["Fenced", "NoneType"], results
+    assert sum(record.based_on == "r_1" for record in await store.list_runs()) == 1
+    await refused(Fenced, go_on("r_c"), "r_1")
 
 
 @_check

@@ -54,6 +54,22 @@ def test_a_recorded_value_leaves_memory_and_comes_back(tmp_path: Path) -> None:
     assert handle.load() == {"text": "x" * SIZE}
 
 
+def test_a_value_whose_blob_is_removed_before_it_is_referred_to_is_written_again(tmp_path: Path) -> None:
+    blobs = LocalBlobs(tmp_path)
+    encoder = Encoder(blobs)
+    handle = Kept(Shelf(Decoder(blobs).packed), size_bytes=SIZE, value={"text": "x" * SIZE})
+    _, text = encoder.value(handle)
+    digests = set(encoder.digests)
+    for file in [each for each in tmp_path.rglob("*") if each.is_file()]:
+        file.unlink()
+    assert blobs.confirm(digests) == digests
+    encoder.value(handle)
+    assert blobs.confirm(digests) == digests, "it is known by its digest"
+    encoder.anew = True
+    assert encoder.value(handle)[1] == text
+    assert not blobs.confirm(digests)
+
+
 def test_the_latest_values_stay_in_memory(tmp_path: Path) -> None:
     blobs = LocalBlobs(tmp_path)
     shelf = Shelf(Decoder(blobs).packed, recent_bytes=2 * SIZE)
