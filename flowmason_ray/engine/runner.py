@@ -266,7 +266,6 @@ class Runner:
             self._unwritten = 0
         if self._held and self._flushing is None:
             self._flushing = asyncio.create_task(self._start_held())
-            self._flushing.add_done_callback(_seen)
         if self._flushing is not None and self._flushing.done():
             flushed, self._flushing = self._flushing, None
             flushed.result()  # a log that cannot be written ends the run here
@@ -459,9 +458,3 @@ class Runner:
         self._log.append(event)
         await self._log.flush()
         return Ended(event=event, value=value)
-
-
-def _seen(task: asyncio.Task[None]) -> None:
-    """Take note of how a task ended: when the run has ended meanwhile nobody else does, and asyncio would print a traceback."""
-    if not task.cancelled():
-        task.exception()

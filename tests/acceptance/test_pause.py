@@ -141,6 +141,11 @@ def test_a_paused_run_goes_on_where_it_was(project: Project, kind: str) -> None:
     calls = project.calls()
     assert [line.split()[0] for line in calls] == ["first", "slow", "slow", "last"]
     assert calls[1] == calls[2], "the same attempt, with the same idempotency key"
+    assert document["stages"]["slow"]["status"] == "paused"
+    assert "3 of 3 stages" in resumed.stderr, "what was done before counts"
+    story = project.fm("runs", "story", "last").stdout
+    assert "the run was paused by" in story
+    assert "the run goes on; begins again: slow" in story
     assert project.status() == "succeeded"
 
 

@@ -10,7 +10,8 @@ import pytest
 from flowmason_ray.api import PreparedRun, RunResult
 from flowmason_ray.cli.tally import Tally
 from flowmason_ray.components.registry import load_project_module
-from flowmason_ray.engine.events import Event
+from flowmason_ray.engine.events import ApprovalRequested, Event, RunResumed, StageEnded, StageStarted, StageSucceeded
+from flowmason_ray.engine.summary import Summary
 from tests.cli_kit import add_nap, pipeline, stage
 
 
@@ -93,3 +94,77 @@ def test_a_failure_that_ends_the_run_leaves_nothing_running(nap: type) -> None:
         "bad": "failed",
     }
     assert tally.busy == {}
+
+
+LOOP = pipeline(
+    stage("each", "foreach", config={"items": [1, 2, 3], "loop_stages": ["one"], "max_parallel": 2}), stage("one")
+)
+ASKING = pipeline(stage("ok", "wait_for_approval", config={"message": "Go?"}))
+
+
+async def seen(spec: dict[str, Any], nap: type) -> tuple[PreparedRun, list[Event]]:
+    """Return a run's events; one that asks is cancelled then."""
+    events: list[Event] = []
+
+    def see(event: Event) -> None:
+        events.append(event)
+        if isinstance(event, ApprovalRequested):
+            prepared.cancel()
+
+    prepared = PreparedRun(spec, components=[nap], observers=[see])
+    await prepared.run()
+    return prepared, events
+
+
+def position(events: list[Event], kind: type[Event], path: str) -> int:
+    return next(n for n, event in enumerate(events) if isinstance(event, kind) and getattr(event, "path", "") == path)
+
+
+def test_a_resumed_run_counts_what_was_done_before(nap: type) -> None:
+    import asyncio
+
+    prepared, events = asyncio.run(seen(LOOP, nap))
+    cut = position(events, StageSucceeded, "each[1]/one")  # the process dies while each[1]/one is under way
+    tally, told = Tally(prepared.plan), list[str]()
+    tally.catch_up(events[:cut])
+    tally.on_ended = lambda row, path, status, event: told.append(path)
+    assert tally.rows["each/one"].running == 0
+    assert tally.rows["each"].running == 1, "it is open"
+
+    tally(RunResumed(at=1))
+    for path in {e.path for e in events[:cut] if isinstance(e, StageStarted)} - {"each", "each[0]/one"}:
+        tally(StageStarted(at=1, path=path, attempt=1))
+    for event in events[cut:]:
+        tally(event)
+
+    assert (tally.rows["each"].items, tally.rows["each"].items_done) == (3, 3)
+    assert (tally.done, tally.total) == (1, 1)
+    assert tally.busy == {}
+    assert "each[0]/one" not in told, "that was told when it happened"
+
+
+def test_a_question_of_before_still_stands(nap: type) -> None:
+    import asyncio
+
+    prepared, events = asyncio.run(seen(ASKING, nap))
+    tally = Tally(prepared.plan)
+    tally.catch_up(events[: position(events, ApprovalRequested, "ok") + 1])
+    assert [each.message for each in tally.asking.values()] == ["Go?"]
+    assert tally.rows["ok"].asks == "Go?"
+    for event in events[position(events, StageEnded, "ok") :]:
+        tally(event)
+    assert tally.asking == {}
+
+
+def test_what_is_open_has_not_succeeded(nap: type) -> None:
+    import asyncio
+
+    _, events = asyncio.run(seen(LOOP, nap))
+    summary = Summary()
+    for event in events[: position(events, StageSucceeded, "each[1]/one")]:
+        summary(event)
+    assert {summary.stages[path].status for path in ("each", "each[1]/one")} == {"running"}
+    assert summary.stages["each[0]/one"].status == "succeeded"
+    summary.stand_still("interrupted")
+    assert {summary.stages[path].status for path in ("each", "each[1]/one")} == {"interrupted"}
+    assert summary.stages["each[0]/one"].status == "succeeded"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -160,25 +159,6 @@ def test_an_effect_that_waits_for_the_disk_can_be_cancelled_and_never_begins() -
     ended = asyncio.run(work())
     assert ended.event.kind == "run_cancelled"
     assert "begin a" not in log.story
-
-
-def test_a_flush_that_fails_while_the_run_ends_leaves_no_traceback() -> None:
-    log = Log(slow_s=0.05, fails=True)
-    told: list[dict[str, Any]] = []
-
-    async def work() -> None:
-        asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context))
-        runner = Runner(plan_of(stage("a", effect="effectful")), Scripted(log), log, INFO)
-        asyncio.get_running_loop().call_later(0.01, runner.cancel)
-        with pytest.raises(StoreUnavailable):
-            await runner.run()
-        del runner
-        gc.collect()
-        await asyncio.sleep(0)
-
-    asyncio.run(work())
-    gc.collect()
-    assert told == []
 
 
 def test_a_log_that_cannot_be_written_ends_the_run_before_the_effect() -> None:
