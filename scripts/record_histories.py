@@ -22,6 +22,7 @@ from typing import Any
 import flowmason_ray
 from flowmason_ray.api import PreparedRun
 from flowmason_ray.engine.events import FORMAT_VERSION
+from flowmason_ray.resuming import ResumedRun, prepare_edited, prepare_resume
 from flowmason_ray.stores.blobs import LocalBlobs
 from flowmason_ray.stores.sqlite import SqliteRunStore
 from flowmason_ray.wiring import load
@@ -89,18 +90,34 @@ PIPELINES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"text": "long " * 20_000},
     ),
     "cancelled": ({"stages": [ASK]}, {}),
+    "paused-and-resumed": (
+        {
+            "stages": [
+                stage("set", "variable_set", {"name": "x", "value": 1}),
+                {**ASK, "depends_on": ["set"]},
+                stage("last", "variable_set", {"name": "y", "value": "{{ stages.ask.data.ok }}"}),
+            ]
+        },
+        {},
+    ),
+    "gone-on-with": (
+        {"stages": [foreach("each", ITEMS, "check"), CHECK], "output": "{{ stages.each.succeeded_items }}"},
+        {"items": [{"n": 1}, {"n": 2}, {"n": 3}]},
+    ),
     "timeout": ({"timeout_ms": 50, "stages": [ASK]}, {}),
 }
 
 
 async def acted(prepared: PreparedRun, name: str) -> None:
-    """Run, and answer or cancel what waits for that."""
+    """Run, and answer, pause or cancel what waits for that."""
 
     async def act() -> None:
         await asyncio.sleep(0.3)
         if name == "cancelled":
             prepared.cancel()
-        elif name == "approval":
+        elif name == "paused-and-resumed" and not isinstance(prepared, ResumedRun):
+            prepared.pause()
+        elif name == "paused-and-resumed" or name == "approval":
             prepared.answer("ask", {"ok": True}, by="ann")
 
     doing = asyncio.create_task(act())
@@ -115,9 +132,17 @@ def record(name: str, file: Path, input: dict[str, Any], target: Path) -> None:
         store = SqliteRunStore(Path(folder) / "runs.db", blobs)
         prepared = PreparedRun(file, input, store=store)
         asyncio.run(asyncio.wait_for(acted(prepared, name), 20))
+        run_id = prepared.run_id
+        if name == "paused-and-resumed":
+            resumed = asyncio.run(prepare_resume(store, run_id))
+            asyncio.run(asyncio.wait_for(acted(resumed, name), 20))
+        elif name == "gone-on-with":
+            going_on = asyncio.run(prepare_edited(store, run_id, file))
+            asyncio.run(asyncio.wait_for(acted(going_on, name), 20))
+            run_id = going_on.run_id
 
         async def events() -> list[Any]:
-            return [dict(recorded.event) async for recorded in store.read(prepared.run_id)]
+            return [dict(recorded.event) async for recorded in store.read(run_id)]
 
         recorded = asyncio.run(events())
         text = json.dumps(recorded)
