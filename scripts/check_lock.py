@@ -41,15 +41,21 @@ def names(requirements: list[Any]) -> set[str]:
     return {re.sub(r"[-_.]+", "-", n).lower() for n in found} - {"flowmason-ray"}
 
 
+DEMO_EXTRAS = ("ray", "tables", "charts")
+"""What the demo needs; `scripts/lock` says the same."""
+
+
 def main() -> int:
     """Print what is wrong and return how to exit: 0 nothing, 1 something."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     base = names(project["project"]["dependencies"])
     extras = base.union(*(names(r) for r in project["project"]["optional-dependencies"].values()))
+    optional = project["project"]["optional-dependencies"]
+    demo = base.union(*(names(optional[name]) for name in DEMO_EXTRAS))
     groups = {name: names(r) for name, r in project["dependency-groups"].items()}
     wanted = {
         "dev": extras | groups["build"] | groups["dev"],
-        "demo": extras | groups["build"],
+        "demo": demo | groups["build"],
         "base": base,
         "uv": {"uv"},
     }
