@@ -22,6 +22,7 @@ from typing import Any
 import flowmason_ray
 from flowmason_ray.api import PreparedRun
 from flowmason_ray.engine.events import FORMAT_VERSION
+from flowmason_ray.errors import StoreError
 from flowmason_ray.resuming import ResumedRun, prepare_edited, prepare_resume
 from flowmason_ray.stores.blobs import LocalBlobs
 from flowmason_ray.stores.sqlite import SqliteRunStore
@@ -168,7 +169,7 @@ def record(name: str, file: Path, input: dict[str, Any], target: Path) -> None:
 def _there(blobs: LocalBlobs, digest: str) -> bool:
     try:
         return bool(blobs.get(digest))
-    except Exception:  # a digest of something else, such as the plan's
+    except StoreError:  # a digest of something else, such as the plan's
         return False
 
 

@@ -75,7 +75,7 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
+class KeptResult:
     """A result that later runs may use: what is queued for it, or with `body` what is recorded."""
 
     fingerprint: str
@@ -90,7 +90,7 @@ class Group:
     """What is committed together. An empty one only renews the lease."""
 
     rows: list[Row] = field(default_factory=list[Row])
-    results: list[Kept] = field(default_factory=list[Kept])
+    results: list[KeptResult] = field(default_factory=list[KeptResult])
     digests: set[str] = field(default_factory=set[str])
     """Blobs that the rows refer to."""
     status: Status | None = None
@@ -190,7 +190,7 @@ class CommittingRunLog:
         self._blobs = blobs
         self._encoder = Encoder(blobs, secrets=secrets, without=_IN_COLUMNS)
         self._claimed = False
-        self._queue: deque[Event | Kept] = deque()
+        self._queue: deque[Event | KeptResult] = deque()
         self._position = journal.recorded
         # Counts of queued items: all, those that should be committed without delay, and those that are.
         self._appended = self._wanted = self._committed = 0
@@ -220,7 +220,7 @@ class CommittingRunLog:
     def keep_result(self, fingerprint: str, event: StageSucceeded, *, ttl_s: float | None) -> None:
         """Queue a stage's result for reuse by later runs, behind the events that are queued already."""
         if self._error is None and not self._closing:
-            self._queue.append(Kept(fingerprint=fingerprint, event=event, ttl_s=ttl_s))
+            self._queue.append(KeptResult(fingerprint=fingerprint, event=event, ttl_s=ttl_s))
             self._appended += 1
 
     def check_lease(self) -> None:
@@ -313,7 +313,7 @@ class CommittingRunLog:
             self._committed += len(items)
         self._answer()
 
-    def _committed_group(self, items: Sequence[Event | Kept]) -> Group:
+    def _committed_group(self, items: Sequence[Event | KeptResult]) -> Group:
         """Write items down and commit them, again while the store is lost or a blob is gone."""
         group = self._encoded(items)
         lost_at: float | None = None
@@ -360,13 +360,13 @@ class CommittingRunLog:
             )
         return recorded == group.rows[-1][0]
 
-    def _encoded(self, items: Sequence[Event | Kept]) -> Group:
+    def _encoded(self, items: Sequence[Event | KeptResult]) -> Group:
         """Write items down."""
         encoder, group, position = self._encoder, Group(), self._position
         encoder.digests.clear()
         add, encode = group.rows.append, encoder.body
         for item in items:
-            if isinstance(item, Kept):
+            if isinstance(item, KeptResult):
                 if (kept := self._result(item)) is not None:
                     group.results.append(kept)
                 continue
@@ -381,7 +381,7 @@ class CommittingRunLog:
             self._claimed = True
         return group
 
-    def _result(self, kept: Kept) -> Kept | None:
+    def _result(self, kept: KeptResult) -> KeptResult | None:
         before = set(self._encoder.digests)
         self._encoder.digests.clear()
         body = self._encoder.result(kept.event)
@@ -389,7 +389,7 @@ class CommittingRunLog:
         self._encoder.digests = before  # a result refers to its blobs by itself: it outlives its run
         if body is None:
             return None
-        return Kept(
+        return KeptResult(
             fingerprint=kept.fingerprint, event=kept.event, ttl_s=kept.ttl_s, body=body.decode(), digests=digests
         )
 
@@ -432,6 +432,6 @@ __all__ = [
     "ConnectionLost",
     "Group",
     "Journal",
-    "Kept",
+    "KeptResult",
     "Status",
 ]

@@ -18,7 +18,7 @@ import psycopg
 from flowmason_ray.engine.run_log import CachedResult, Request, RunRecord
 from flowmason_ray.errors import Fenced, StoreError
 from flowmason_ray.stores.blobs import BlobStore
-from flowmason_ray.stores.group_commit import BlobsGone, ConnectionLost, Group, Kept, Status
+from flowmason_ray.stores.group_commit import BlobsGone, ConnectionLost, Group, KeptResult, Status
 from flowmason_ray.stores.owners import clock, this_process
 from flowmason_ray.stores.postgres_connections import NOW, Address, Connection, clear_errors, close, connect
 from flowmason_ray.stores.records import (
@@ -218,7 +218,7 @@ class PostgresJournal:
                 f"Run {self._run_id!r} was taken over by another process, or removed; nothing more of this one is recorded."
             )
 
-    def _keep(self, kept: Kept) -> None:
+    def _keep(self, kept: KeptResult) -> None:
         connection = self._connection
         # The row first: two runs may keep the same result at the same time, and then wait for each other here.
         connection.execute(

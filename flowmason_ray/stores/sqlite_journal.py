@@ -15,7 +15,7 @@ import orjson
 from flowmason_ray.engine.run_log import CachedResult, Request, RunRecord
 from flowmason_ray.errors import Fenced, StoreError, StoreUnavailable
 from flowmason_ray.stores.blobs import BlobStore
-from flowmason_ray.stores.group_commit import BlobsGone, Group, Kept, Status
+from flowmason_ray.stores.group_commit import BlobsGone, Group, KeptResult, Status
 from flowmason_ray.stores.owners import this_process
 from flowmason_ray.stores.records import (
     COLUMNS,
@@ -192,7 +192,7 @@ class SqliteJournal:
         for kept in group.results:
             self._keep(kept)
 
-    def _keep(self, kept: Kept) -> None:
+    def _keep(self, kept: KeptResult) -> None:
         connection = self._connection
         connection.execute("DELETE FROM result_blobs WHERE fingerprint = ?", (kept.fingerprint,))
         connection.execute(

@@ -31,7 +31,7 @@ def test_a_process_that_was_stopped_and_continued_is_refused(project: Project) -
         stage("pay", "effectful", "", "slow"),
         stage("last", "idempotent", "", "pay"),
     )
-    stopped = project.start(*stages)
+    stopped = project.start_with(*stages)
     project.wait_for_call("slow")
     project.wait_until_recorded()
     os.kill(stopped.pid, signal.SIGSTOP)
@@ -60,7 +60,7 @@ def test_a_process_that_was_stopped_and_continued_is_refused(project: Project) -
 
 @pytest.mark.timeout(120)
 def test_a_process_that_was_stopped_but_not_replaced_goes_on(project: Project) -> None:
-    stopped = project.start(stage("slow", "pure", "go"), stage("pay", "effectful", "", "slow"))
+    stopped = project.start_with(stage("slow", "pure", "go"), stage("pay", "effectful", "", "slow"))
     project.wait_for_call("slow")
     project.wait_until_recorded()
     os.kill(stopped.pid, signal.SIGSTOP)
@@ -77,7 +77,7 @@ def test_a_process_that_was_stopped_but_not_replaced_goes_on(project: Project) -
 
 @pytest.mark.timeout(120)
 def test_of_two_that_take_up_a_run_at_once_one_gets_it(project: Project) -> None:
-    killed = project.start(stage("slow", "pure", "go"), stage("pay", "effectful", "", "slow"))
+    killed = project.start_with(stage("slow", "pure", "go"), stage("pay", "effectful", "", "slow"))
     project.wait_for_call("slow")
     project.wait_until_recorded()
     killed.kill()

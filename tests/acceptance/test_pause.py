@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli_kit import command, environment
+from tests.processes_kit import ProcessProject
 
 PAUSED = 75
 
@@ -47,49 +47,17 @@ for effect in ("pure", "idempotent", "effectful"):
 """
 
 
-class Project:
-    """A project in which runs are processes of their own; a stage waits until the file that it is told exists."""
+class Project(ProcessProject):
+    """A project in which a stage waits until the file that it is told exists. `calls` gives `path attempt key` of each call."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
-        (root / "flowmason.json").write_text("{}")
-        (root / "components").mkdir()
-        (root / "components" / "work.py").write_text(COMPONENTS)
-        self._processes: list[subprocess.Popen[str]] = []
+        super().__init__(root, COMPONENTS)
 
-    def start(self, *stages: dict[str, Any]) -> subprocess.Popen[str]:
-        (self.root / "p.pipeline.json").write_text(json.dumps({"name": "p", "stages": stages}))
-        return self.begin("run", "p.pipeline.json", "--json")
-
-    def begin(self, *arguments: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            command(*arguments),
-            cwd=self.root,
-            env=environment(),
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        self._processes.append(process)
-        return process
-
-    def close(self) -> None:
-        for process in self._processes:
-            process.kill()
-            process.communicate()
-
-    def fm(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        process = self.begin(*arguments)
-        out, err = process.communicate(timeout=50)
-        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+    def start_with(self, *stages: dict[str, Any]) -> subprocess.Popen[str]:
+        return self.start(list(stages))
 
     def touch(self, name: str) -> None:
         (self.root / name).touch()
-
-    def calls(self) -> list[str]:
-        """Return `path attempt key` of every call so far."""
-        file = self.root / "calls.txt"
-        return file.read_text().splitlines() if file.exists() else []
 
     def wait_for_call(self, path: str, times: int = 1) -> None:
         deadline = time.monotonic() + 40
@@ -124,7 +92,9 @@ def stage(id: str, kind: str, after: str = "", *depends_on: str) -> dict[str, An
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("kind", ["pure", "idempotent"])
 def test_a_paused_run_goes_on_where_it_was(project: Project, kind: str) -> None:
-    process = project.start(stage("first", kind), stage("slow", kind, "go", "first"), stage("last", kind, "", "slow"))
+    process = project.start_with(
+        stage("first", kind), stage("slow", kind, "go", "first"), stage("last", kind, "", "slow")
+    )
     project.wait_for_call("slow")
     paused = project.fm("pause", "last")
     assert paused.returncode == 0, paused.stderr
@@ -151,7 +121,7 @@ def test_a_paused_run_goes_on_where_it_was(project: Project, kind: str) -> None:
 
 @pytest.mark.timeout(120)
 def test_an_effect_that_must_not_be_repeated_is_waited_for(project: Project) -> None:
-    process = project.start(
+    process = project.start_with(
         stage("pay", "effectful", "go"), stage("slow", "pure", "later"), stage("tell", "effectful", "", "pay")
     )
     project.wait_for_call("pay")
@@ -176,7 +146,7 @@ def test_an_effect_that_must_not_be_repeated_is_waited_for(project: Project) -> 
 
 @pytest.mark.timeout(120)
 def test_a_run_that_is_pausing_can_be_cancelled(project: Project) -> None:
-    process = project.start(stage("pay", "effectful", "never"), stage("slow", "pure", "never"))
+    process = project.start_with(stage("pay", "effectful", "never"), stage("slow", "pure", "never"))
     project.wait_for_call("pay")
     project.wait_for_call("slow")
     project.begin("pause", "last")
@@ -190,7 +160,7 @@ def test_a_run_that_is_pausing_can_be_cancelled(project: Project) -> None:
 
 @pytest.mark.timeout(120)
 def test_a_paused_run_can_be_cancelled_and_only_then_is_over(project: Project) -> None:
-    process = project.start(stage("slow", "pure", "never"))
+    process = project.start_with(stage("slow", "pure", "never"))
     project.wait_for_call("slow")
     assert project.fm("pause", "last").returncode == 0
     process.communicate(timeout=20)
@@ -207,7 +177,7 @@ def test_a_paused_run_can_be_cancelled_and_only_then_is_over(project: Project) -
 @pytest.mark.timeout(120)
 def test_a_loop_goes_on_with_the_items_that_are_left(project: Project) -> None:
     loop = {"items": "{{[0, 1, 2, 3, 4, 5]}}", "loop_stages": ["work"], "max_parallel": 2}
-    process = project.start(
+    process = project.start_with(
         {"id": "each", "component_type": "foreach", "config": loop},
         {"id": "work", "component_type": "pure", "config": {"after": "{{ '' if item < 3 else 'go' }}"}},
     )

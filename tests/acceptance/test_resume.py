@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli_kit import command, environment
+from tests.processes_kit import ProcessProject
 
 COMPONENTS = """
 import time
@@ -59,52 +59,11 @@ class Pay:
 """
 
 
-class Project:
-    """A project in which runs are started as processes of their own."""
+class Project(ProcessProject):
+    """A project in which runs are killed."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
-        (root / "flowmason.json").write_text("{}")
-        (root / "components").mkdir()
-        (root / "components" / "work.py").write_text(COMPONENTS)
-        self._processes: list[subprocess.Popen[str]] = []
-
-    def start(self, stages: list[dict[str, Any]], **more: Any) -> subprocess.Popen[str]:
-        file = self.root / "p.pipeline.json"
-        file.write_text(json.dumps({"name": "p", "stages": stages, **more}))
-        return self.begin("run", str(file), "--json")
-
-    def begin(self, *arguments: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            command(*arguments),
-            cwd=self.root,
-            env=environment(),
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        self._processes.append(process)
-        return process
-
-    def close(self) -> None:
-        for process in self._processes:
-            process.kill()
-            process.communicate()
-
-    def fm(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            command(*arguments),
-            cwd=self.root,
-            env=environment(),
-            text=True,
-            capture_output=True,
-            timeout=50,
-            check=False,
-        )
-
-    def calls(self) -> list[str]:
-        file = self.root / "calls.txt"
-        return file.read_text().splitlines() if file.exists() else []
+        super().__init__(root, COMPONENTS)
 
     def kill_when(self, process: subprocess.Popen[str], kind: str, path: str) -> None:
         """Kill a run's process as soon as an event is in its log."""
