@@ -25,7 +25,7 @@ demo: .venv/.demo ## Run the demo pipeline on an embedded Ray and say where its 
 	@test -f $(REPORT) && echo "The report: $(REPORT)"
 
 test: .venv/.dev ## Run all tests (unit tests beside the Ray tests; JOBS processes)
-	RAY_AUTH_MODE=disabled $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
+	RAY_AUTH_MODE=disabled $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --max-worker-restart 0 $(PYTEST_ARGS)
 
 chaos: .venv/.dev ## Kill runs a thousand times and more, on SQLite and PostgreSQL (CHAOS_KILLS=1000 CHAOS_SEED=1)
 	CHAOS_KILLS=$${CHAOS_KILLS:-1000} $(BIN)/python -m pytest -s -q tests/chaos

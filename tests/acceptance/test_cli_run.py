@@ -331,7 +331,7 @@ def test_several_runs_at_once_share_a_database(fm: Fm) -> None:
 def test_ray_that_is_not_installed_names_the_extra(fm: Fm, absent: Any) -> None:
     from importlib import util
 
-    modules = ("ray_tasks", "ray_cluster", "ray_worker")
+    modules = ("ray_tasks", "ray_bindings", "ray_cluster", "ray_worker", "placement")
     names = [f"flowmason_ray.engine.executors.{name}" for name in modules]
     assert util.find_spec(names[0]) is not None
     absent("ray", forget=names)

@@ -13,11 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from hashlib import sha256
-from time import monotonic, time
+from time import time
 from typing import Any, Self
 
 import orjson
@@ -26,17 +24,16 @@ from ray import cloudpickle
 from ray.exceptions import RayError, RayTaskError, TaskCancelledError, WorkerCrashedError
 
 from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage, resolve_part
-from flowmason_ray.engine.component import ComponentSpec, Cost, Effect
-from flowmason_ray.engine.context import visible_variables
-from flowmason_ray.engine.digests import Contents, item_in, part_in
+from flowmason_ray.engine.component import ComponentSpec, Cost
+from flowmason_ray.engine.digests import item_in, part_in
 from flowmason_ray.engine.events import Event, StageDeclined, StageFailed, StageStopped, StageSucceeded
 from flowmason_ray.engine.executor import STOP_GRACE_S, Deliver, RunInfo
 from flowmason_ray.engine.executors.in_process import InProcessExecutor
-from flowmason_ray.engine.executors.ray_cluster import connect, missing_resources
+from flowmason_ray.engine.executors.placement import PURE_RETRIES, Feasibility, options_of, resources_of
+from flowmason_ray.engine.executors.ray_bindings import RemoteValue, bind, binding, reads_remote, stage_data
+from flowmason_ray.engine.executors.ray_cluster import connect
 from flowmason_ray.engine.executors.ray_worker import (
     AttemptData,
-    Binding,
-    Bindings,
     Report,
     StageData,
     gather_results,
@@ -45,27 +42,9 @@ from flowmason_ray.engine.executors.ray_worker import (
     restore,
     run_attempt,
 )
-from flowmason_ray.engine.kept import plain
 from flowmason_ray.engine.plan import PlanStage
-from flowmason_ray.engine.scope import WORDS, Scope
-from flowmason_ray.engine.values import INLINE_LIMIT_BYTES, ItemSource, Packed
+from flowmason_ray.engine.values import INLINE_LIMIT_BYTES
 from flowmason_ray.errors import Failure, FlowMasonError
-
-IO_CORES = 0.25
-"""CPU cores that a waiting stage occupies by default: four may wait per core, so that Ray does not start workers without end."""
-PURE_RETRIES = 3
-"""How often Ray itself repeats a pure task whose worker or node was lost: Ray's own default (`ray.remote`)."""
-FEASIBILITY_TTL_S = 10.0
-"""How long the answer to "can the cluster ever give this" is kept: nodes come and go, but asking takes milliseconds."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteValue(Packed):
-    """A value in Ray's object store. `packed` is how the log records it."""
-
-    reference: Any
-    contents: Contents | None = None
-    """What stands for it in fingerprints, as the worker has computed it; None: nobody asked."""
 
 
 def _attempt_with(classes: Mapping[str, Any]) -> Any:
@@ -116,7 +95,7 @@ class RayTasksExecutor:
         self._local = InProcessExecutor()
         self._tasks: dict[str, _Task] = {}
         self._stages: dict[int, StageData] = {}
-        self._feasible: dict[tuple[tuple[str, float | str], ...], tuple[float, str | None]] = {}
+        self._feasible = Feasibility()
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -173,17 +152,17 @@ class RayTasksExecutor:
         """Begin an attempt: in place when it is trivial and its inputs are here, else as a Ray task."""
         stage = command.stage
         trivial = stage.component is None or (stage.component.cost is Cost.TRIVIAL and stage.component.is_async)
-        if trivial and stage.fuse != "never" and not _reads_remote(command.scope, stage):
+        if trivial and stage.fuse != "never" and not reads_remote(command.scope, stage):
             return self._local.start(command)
-        asked = _resources(stage)
-        missing = self._missing(asked, dict(stage.resources.get("labels") or {}))
+        asked = resources_of(stage)
+        missing = self._feasible.missing(asked, dict(stage.resources.get("labels") or {}))
         if missing is not None:
             message = f"Stage {stage.id!r} can never run on this cluster. {missing}"
             failure = Failure(
                 code="infeasible_resources", message=message, stage=command.path, attempts=command.attempt
             )
             return StageFailed(at=time(), path=command.path, attempt=command.attempt, failure=failure)
-        self._submit(command, _options(stage, command.path, asked))
+        self._submit(command, options_of(stage, command.path, asked))
         return None
 
     def _submit(self, command: StartStage, options: dict[str, Any]) -> None:
@@ -191,7 +170,7 @@ class RayTasksExecutor:
         arguments: list[Any] = []
         data = AttemptData(
             stage=self._stage_data(stage),
-            bindings=_bind(command.scope, stage, arguments, self._input_handle),
+            bindings=bind(command.scope, stage, arguments, self._input_handle),
             path=command.path,
             attempt=command.attempt,
             first_started_at=command.first_started_at,
@@ -218,7 +197,7 @@ class RayTasksExecutor:
         key = id(stage)
         data = self._stages.get(key)
         if data is None:
-            data = self._stages[key] = _stage_data(stage)
+            data = self._stages[key] = stage_data(stage)
             component = stage.component
             if component is not None and component.name not in self._classes and _travels_by_value(component):
                 self._classes = {**self._classes, component.name: component.create}
@@ -311,8 +290,8 @@ class RayTasksExecutor:
     def gather(self, command: GatherResults) -> Event | None:
         """Put a construct's value together: here when all is here, else on a worker."""
         arguments: list[Any] = []
-        parts = {name: resolve_part(part, lambda h: _binding(h, arguments)) for name, part in command.parts.items()}
-        base = _binding(command.base, arguments)
+        parts = {name: resolve_part(part, lambda h: binding(h, arguments)) for name, part in command.parts.items()}
+        base = binding(command.base, arguments)
         if not arguments:
             return self._local.gather(command)
         options = {"num_returns": 2, "num_cpus": 0, "name": command.path, "max_retries": PURE_RETRIES}
@@ -321,17 +300,6 @@ class RayTasksExecutor:
         )
         self._watch(_Task(command.path, command.attempt, report, value))
         return None
-
-    # -- resources ----------------------------------------------------------------------------------------------------
-
-    def _missing(self, asked: dict[str, float], labels: dict[str, str]) -> str | None:
-        wanted = {name: amount for name, amount in asked.items() if amount > 0}
-        key = (*sorted(wanted.items()), *sorted(labels.items()))
-        known = self._feasible.get(key)
-        if known is None or monotonic() - known[0] > FEASIBILITY_TTL_S:
-            missing = missing_resources(wanted, labels) if wanted or labels else None
-            known = self._feasible[key] = (monotonic(), missing)
-        return known[1]
 
 
 def _travels_by_value(component: ComponentSpec) -> bool:
@@ -360,146 +328,3 @@ def _words(error: BaseException) -> str:
         return f"{type(cause).__name__}: {cause}"
     lines = str(error).strip().splitlines()
     return lines[-1] if lines else type(error).__name__
-
-
-def _resources(stage: PlanStage) -> dict[str, float]:
-    """Return what an attempt occupies, by Ray's resource names."""
-    asked = stage.resources
-    default = IO_CORES if stage.cost is Cost.IO else 1.0
-    cores = asked.get("num_cpus")
-    found = {"CPU": float(default if cores is None else cores)}
-    if asked.get("num_gpus"):
-        found["GPU"] = float(asked["num_gpus"])
-    if asked.get("memory_mib"):
-        found["memory"] = float(asked["memory_mib"]) * 2**20
-    if asked.get("accelerator_type"):
-        # Ray gives every node 1 of this resource per kind of accelerator; a task takes a sliver (ray/util/accelerators).
-        found[f"accelerator_type:{asked['accelerator_type']}"] = 0.001
-    return found
-
-
-def _options(stage: PlanStage, path: str, asked: Mapping[str, float]) -> dict[str, Any]:
-    options: dict[str, Any] = {
-        "name": path,
-        "num_cpus": asked["CPU"],
-        "max_retries": PURE_RETRIES if stage.effect is Effect.PURE else 0,
-    }
-    if "GPU" in asked:
-        options["num_gpus"] = asked["GPU"]
-    if "memory" in asked:
-        options["memory"] = asked["memory"]
-    if stage.resources.get("accelerator_type"):
-        options["accelerator_type"] = stage.resources["accelerator_type"]
-    if stage.resources.get("labels"):
-        options["label_selector"] = dict(stage.resources["labels"])
-    return options
-
-
-def _stage_data(stage: PlanStage) -> StageData:
-    component = stage.component
-    reference = None
-    if component is not None:
-        reference = (
-            component.name,
-            component.module,
-            component.qualname,
-            str(component.file) if component.file else None,
-        )
-    source: Sequence[Any] = (
-        stage.id,
-        reference,
-        stage.template.source,
-        stage.fixed,
-        stage.when.source if stage.when else None,
-        stage.schema.schema if stage.schema else None,
-    )
-    digest = sha256(orjson.dumps(source, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)).hexdigest()
-    return StageData(
-        digest=digest,
-        id=stage.id,
-        component=reference,
-        template=stage.template.source,
-        fixed=stage.fixed,
-        when=stage.when.source if stage.when else None,
-        schema=stage.schema.schema if stage.schema else None,
-    )
-
-
-# -- where values come from -------------------------------------------------------------------------------------------------
-
-
-def _reads_remote(scope: Scope, stage: PlanStage) -> bool:
-    """Tell whether an attempt reads anything that is not in this process."""
-    for target in stage.targets.values():
-        at, index = scope.at(target) if target.levels else (scope, target.index)
-        if isinstance(at.values[index], RemoteValue):
-            return True
-    if "input" in stage.roots and isinstance(scope.input, RemoteValue):
-        return True
-    if "vars" in stage.roots and any(isinstance(v, RemoteValue) for v in visible_variables(scope).values()):
-        return True
-    around: Scope | None = scope
-    while around is not None:
-        if isinstance(around.items, RemoteValue) and not stage.roots.isdisjoint(around.plan.variables):
-            return True
-        around = None if around.plan.isolated else around.parent
-    return False
-
-
-def _binding(handle: Any, arguments: list[Any]) -> Binding:
-    if isinstance(handle, RemoteValue):
-        arguments.append(handle.reference)
-        return Binding(argument=len(arguments) - 1)
-    return Binding(value=portable(plain(handle)))
-
-
-def _bind(scope: Scope, stage: PlanStage, arguments: list[Any], input_handle: Callable[[Any], Any]) -> Bindings:
-    """Say where everything comes from that an attempt reads; references are added to `arguments`."""
-    stages: dict[str, tuple[Binding, str, Mapping[str, Any] | None]] = {}
-    for name, target in stage.targets.items():
-        at, index = scope.at(target)
-        failure = at.failure(index)
-        binding = _binding(at.values[index], arguments)
-        stages[name] = (binding, WORDS[at.status[index]], None if failure is None else failure.to_json())
-    variables: dict[str, Binding] = {}
-    if "vars" in stage.roots:
-        variables = {name: _binding(handle, arguments) for name, handle in visible_variables(scope).items()}
-    return Bindings(
-        stages=stages,
-        variables=variables,
-        loops=_loops(scope, stage),
-        input=_binding(input_handle(scope.input), arguments) if "input" in stage.roots else None,
-    )
-
-
-def _loops(scope: Scope, stage: PlanStage) -> dict[str, tuple[Any, int, bool]]:
-    found: dict[str, tuple[Any, int, bool]] = {}
-    around: Scope | None = scope
-    while around is not None:
-        for i, name in enumerate(around.plan.variables):
-            if name in stage.roots and name not in found:
-                found[name] = _loop_binding(around, wants_index=i == 1)
-        around = None if around.plan.isolated else around.parent
-    return found
-
-
-def _loop_binding(scope: Scope, *, wants_index: bool) -> tuple[Any, int, bool]:
-    items = scope.items
-    if isinstance(items, RemoteValue):
-        return [items.reference], scope.position, wants_index
-    # Only this iteration's item travels, not all of them. One that lies in a file is read where it is needed.
-    if isinstance(items.source, ItemSource) and not wants_index:
-        return items.only(scope.position), 0, False
-    value = items.index(scope.position) if wants_index else plain(items.item(scope.position))
-    return _Single(value), 0, False
-
-
-@dataclass(frozen=True, slots=True)
-class _Single:
-    """One value in the place of a loop's items."""
-
-    value: Any
-
-    def item(self, position: int) -> Any:
-        """Return the value."""
-        return self.value

@@ -1,0 +1,140 @@
+"""Where an attempt on a Ray worker takes its values from, seen from the coordinator.
+
+Small values travel with the attempt; large ones are references, which Ray resolves to arguments of the task, so that it is
+scheduled near its data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+import orjson
+
+from flowmason_ray.engine.context import visible_variables
+from flowmason_ray.engine.digests import Contents
+from flowmason_ray.engine.executors.ray_worker import Binding, Bindings, StageData, portable
+from flowmason_ray.engine.kept import plain
+from flowmason_ray.engine.plan import PlanStage
+from flowmason_ray.engine.scope import WORDS, Scope
+from flowmason_ray.engine.values import ItemSource, Packed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteValue(Packed):
+    """A value in Ray's object store. `packed` is how the log records it."""
+
+    reference: Any
+    contents: Contents | None = None
+    """What stands for it in fingerprints, as the worker has computed it; None: nobody asked."""
+
+
+def reads_remote(scope: Scope, stage: PlanStage) -> bool:
+    """Tell whether an attempt reads anything that is not in this process."""
+    for target in stage.targets.values():
+        at, index = scope.at(target) if target.levels else (scope, target.index)
+        if isinstance(at.values[index], RemoteValue):
+            return True
+    if "input" in stage.roots and isinstance(scope.input, RemoteValue):
+        return True
+    if "vars" in stage.roots and any(isinstance(v, RemoteValue) for v in visible_variables(scope).values()):
+        return True
+    around: Scope | None = scope
+    while around is not None:
+        if isinstance(around.items, RemoteValue) and not stage.roots.isdisjoint(around.plan.variables):
+            return True
+        around = None if around.plan.isolated else around.parent
+    return False
+
+
+def binding(handle: Any, arguments: list[Any]) -> Binding:
+    """Say where the value behind a handle comes from; a reference is added to `arguments`."""
+    if isinstance(handle, RemoteValue):
+        arguments.append(handle.reference)
+        return Binding(argument=len(arguments) - 1)
+    return Binding(value=portable(plain(handle)))
+
+
+def bind(scope: Scope, stage: PlanStage, arguments: list[Any], input_handle: Callable[[Any], Any]) -> Bindings:
+    """Say where everything comes from that an attempt reads; references are added to `arguments`."""
+    stages: dict[str, tuple[Binding, str, Mapping[str, Any] | None]] = {}
+    for name, target in stage.targets.items():
+        at, index = scope.at(target)
+        failure = at.failure(index)
+        bound = binding(at.values[index], arguments)
+        stages[name] = (bound, WORDS[at.status[index]], None if failure is None else failure.to_json())
+    variables: dict[str, Binding] = {}
+    if "vars" in stage.roots:
+        variables = {name: binding(handle, arguments) for name, handle in visible_variables(scope).items()}
+    return Bindings(
+        stages=stages,
+        variables=variables,
+        loops=_loops(scope, stage),
+        input=binding(input_handle(scope.input), arguments) if "input" in stage.roots else None,
+    )
+
+
+def _loops(scope: Scope, stage: PlanStage) -> dict[str, tuple[Any, int, bool]]:
+    found: dict[str, tuple[Any, int, bool]] = {}
+    around: Scope | None = scope
+    while around is not None:
+        for i, name in enumerate(around.plan.variables):
+            if name in stage.roots and name not in found:
+                found[name] = _loop_binding(around, wants_index=i == 1)
+        around = None if around.plan.isolated else around.parent
+    return found
+
+
+def _loop_binding(scope: Scope, *, wants_index: bool) -> tuple[Any, int, bool]:
+    items = scope.items
+    if isinstance(items, RemoteValue):
+        return [items.reference], scope.position, wants_index
+    # Only this iteration's item travels, not all of them. One that lies in a file is read where it is needed.
+    if isinstance(items.source, ItemSource) and not wants_index:
+        return items.only(scope.position), 0, False
+    value = items.index(scope.position) if wants_index else plain(items.item(scope.position))
+    return _Single(value), 0, False
+
+
+@dataclass(frozen=True, slots=True)
+class _Single:
+    """One value in the place of a loop's items."""
+
+    value: Any
+
+    def item(self, position: int) -> Any:
+        """Return the value."""
+        return self.value
+
+
+def stage_data(stage: PlanStage) -> StageData:
+    """Return what a worker needs of a stage, with a digest by which it compiles each once."""
+    component = stage.component
+    reference = None
+    if component is not None:
+        reference = (
+            component.name,
+            component.module,
+            component.qualname,
+            str(component.file) if component.file else None,
+        )
+    source: Sequence[Any] = (
+        stage.id,
+        reference,
+        stage.template.source,
+        stage.fixed,
+        stage.when.source if stage.when else None,
+        stage.schema.schema if stage.schema else None,
+    )
+    digest = sha256(orjson.dumps(source, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)).hexdigest()
+    return StageData(
+        digest=digest,
+        id=stage.id,
+        component=reference,
+        template=stage.template.source,
+        fixed=stage.fixed,
+        when=stage.when.source if stage.when else None,
+        schema=stage.schema.schema if stage.schema else None,
+    )
