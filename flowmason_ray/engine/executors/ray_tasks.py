@@ -24,12 +24,13 @@ from ray import cloudpickle
 from ray.exceptions import RayError, RayTaskError, TaskCancelledError, WorkerCrashedError
 
 from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage, resolve_part
-from flowmason_ray.engine.component import ComponentSpec, Cost
+from flowmason_ray.engine.component import ComponentSpec
 from flowmason_ray.engine.digests import item_in, part_in
 from flowmason_ray.engine.events import Event, StageDeclined, StageFailed, StageStopped, StageSucceeded
 from flowmason_ray.engine.executor import STOP_GRACE_S, Deliver, RunInfo
+from flowmason_ray.engine.executors.admission import Admission
 from flowmason_ray.engine.executors.in_process import InProcessExecutor
-from flowmason_ray.engine.executors.placement import PURE_RETRIES, Feasibility, options_of, resources_of
+from flowmason_ray.engine.executors.placement import PURE_RETRIES, runs_in_coordinator
 from flowmason_ray.engine.executors.ray_bindings import RemoteValue, bind, binding, reads_remote, stage_data
 from flowmason_ray.engine.executors.ray_cluster import connect
 from flowmason_ray.engine.executors.ray_worker import (
@@ -42,7 +43,7 @@ from flowmason_ray.engine.executors.ray_worker import (
     restore,
     run_attempt,
 )
-from flowmason_ray.engine.plan import PlanStage
+from flowmason_ray.engine.plan import Plan, PlanStage
 from flowmason_ray.engine.values import INLINE_LIMIT_BYTES
 from flowmason_ray.errors import Failure, FlowMasonError
 
@@ -95,7 +96,7 @@ class RayTasksExecutor:
         self._local = InProcessExecutor()
         self._tasks: dict[str, _Task] = {}
         self._stages: dict[int, StageData] = {}
-        self._feasible = Feasibility()
+        self._admission = Admission()
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -109,6 +110,7 @@ class RayTasksExecutor:
                 task.kill.cancel()
             _cancel(task, force=True)
         self._tasks.clear()
+        self._admission.close()
         await self._local.__aexit__(*exc)
 
     def open(self, run: RunInfo, deliver: Deliver) -> None:
@@ -120,6 +122,15 @@ class RayTasksExecutor:
         self._input: Any = None
         self._classes: dict[str, Any] = {}
         self._remote_attempt = _plain_attempt
+        self._admission.open(run, self._submit, deliver)
+
+    def prepare(self, plan: Plan, *, check: bool) -> None:
+        """Take note of the plan, and refuse what the cluster can never run.
+
+        Raises:
+            InfeasibleRun: a stage asks for what no node has.
+        """
+        self._admission.prepare(plan, check=check)
 
     async def fetch(self, handle: Any) -> Any:
         """Bring a value here.
@@ -151,21 +162,11 @@ class RayTasksExecutor:
     def start(self, command: StartStage) -> Event | None:
         """Begin an attempt: in place when it is trivial and its inputs are here, else as a Ray task."""
         stage = command.stage
-        trivial = stage.component is None or (stage.component.cost is Cost.TRIVIAL and stage.component.is_async)
-        if trivial and stage.fuse != "never" and not reads_remote(command.scope, stage):
+        if runs_in_coordinator(stage) and not reads_remote(command.scope, stage):
             return self._local.start(command)
-        asked = resources_of(stage)
-        missing = self._feasible.missing(asked, dict(stage.resources.get("labels") or {}))
-        if missing is not None:
-            message = f"Stage {stage.id!r} can never run on this cluster. {missing}"
-            failure = Failure(
-                code="infeasible_resources", message=message, stage=command.path, attempts=command.attempt
-            )
-            return StageFailed(at=time(), path=command.path, attempt=command.attempt, failure=failure)
-        self._submit(command, options_of(stage, command.path, asked))
-        return None
+        return self._admission.request(command)
 
-    def _submit(self, command: StartStage, options: dict[str, Any]) -> None:
+    def _submit(self, command: StartStage, options: Mapping[str, Any]) -> None:
         stage = command.stage
         arguments: list[Any] = []
         data = AttemptData(
@@ -178,7 +179,9 @@ class RayTasksExecutor:
             idempotency_key=command.idempotency_key,
             run=self._packed_run,
         )
-        report, value = self._remote_attempt.options(num_returns=2, **options).remote(data, *arguments)
+        report, value = self._remote_attempt.options(num_returns=2, name=command.path, **options).remote(
+            data, *arguments
+        )
         self._watch(_Task(command.path, command.attempt, report, value))
 
     def _input_handle(self, value: Any) -> Any:
@@ -268,7 +271,9 @@ class RayTasksExecutor:
     def cancel(self, command: CancelStage) -> None:
         """Stop an attempt: Ray interrupts it, and kills its worker if it does not end."""
         task = self._tasks.get(command.path)
-        if task is None:
+        if self._admission.cancel(command.path):
+            self._deliver(StageStopped(at=time(), path=command.path, attempt=command.attempt))
+        elif task is None:
             self._local.cancel(command)
         elif task.attempt == command.attempt and not task.cancelled:
             task.cancelled = True
