@@ -146,6 +146,10 @@ class Admission:
             self._missing.clear()
         return self._known[1]
 
+    def cores(self) -> int:
+        """Return how many CPU cores the cluster has, at least 1."""
+        return max(1, int(sum(node.resources.get("CPU", 0.0) for node in self.nodes())))
+
     def _lacks(self, demand: Demand) -> str | None:
         nodes, key = self.nodes(), demand.key
         if key not in self._missing:

@@ -61,6 +61,8 @@ class Placement:
         self._nodes = nodes
         self._demands: dict[int, Demand] = {}
         self._options: dict[int, dict[str, Any]] = {}
+        self._shapes: dict[int, str] = {}
+        """Of the options that are kept in `_options`, by `id`."""
         self._noted: frozenset[int] = frozenset()
         """The stages whose places somebody asks for, by `id`."""
         self._where: dict[str, str] = {}
@@ -108,6 +110,24 @@ class Placement:
         strategy = NodeAffinitySchedulingStrategy(node, soft=True, _spill_on_unavailable=True)
         return {**options, "scheduling_strategy": strategy}
 
+    def shape(self, options: Mapping[str, Any]) -> str | None:
+        """Return what calls with these options have in common, so that their attempts may share one; None: they share none."""
+        if not isinstance(options.get("scheduling_strategy", ""), str):
+            return None
+        shape = self._shapes.get(id(options))
+        if shape is None:
+            shape = self._shapes[id(options)] = repr(sorted(options.items(), key=str))
+        return shape
+
+    def carries(self, stage: PlanStage, rider: PlanStage) -> bool:
+        """Tell whether an attempt of `rider` has all that it must have where one of `stage` runs."""
+        there, needed = self.demand(stage), self.demand(rider)
+        small = rider.component is None or rider.component.cost is Cost.TRIVIAL
+        return there.labels == needed.labels and all(
+            there.amounts.get(name, 0.0) >= amount or (small and name == "CPU")
+            for name, amount in needed.amounts.items()
+        )
+
     def _fixed(self, stage: PlanStage) -> dict[str, Any]:
         demand = self.demand(stage)
         options: dict[str, Any] = {
@@ -148,10 +168,10 @@ class Placement:
             self._packed[id(stage)] = node
         return node
 
-    def ended(self, command: StartStage, node: str) -> None:
+    def ended(self, path: str, stage: PlanStage, node: str) -> None:
         """Take note of where an attempt ran."""
-        if id(command.stage) in self._noted:
-            self._where[command.path] = node
+        if id(stage) in self._noted:
+            self._where[path] = node
 
 
 def _up(plan: Plan, scope: int, target: Target) -> int:
