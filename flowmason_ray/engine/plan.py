@@ -77,6 +77,12 @@ class PlanStage:
     cost: Cost = Cost.TRIVIAL
     resources: Mapping[str, Any] = field(default_factory=dict[str, Any])
     fuse: Literal["auto", "never", "always"] = "auto"
+    near: Target | str | None = None
+    """What it runs next to: a stage, or a dataset by its name."""
+    strategy: Literal["pack", "spread"] | None = None
+    """Whether its instances sit close together or apart; of a gang, those of its bodies."""
+    gang: bool = False
+    """Whether room for all that runs of its bodies at a time is reserved before any of it begins."""
     riders: tuple[int, ...] = ()
     """Stages of the same scope, in order, that may be attempted in the same call to a worker, right behind this one: pure ones
     that read it, or one another. What an executor makes of that changes no result."""
