@@ -151,7 +151,8 @@ class Pacing:
                 name, digest = prefix + stage.id, definition_id(definitions, stage)
                 before = stored_timing(stored.get(name), digest)
                 if before is None:
-                    wanted = stage.cost is not Cost.TRIVIAL or self.pace(stage) is Pace.STEADY
+                    moved = measured_pace(stage, timing.typical_s, Pace.QUICK) is Pace.STEADY
+                    wanted = stage.cost is not Cost.TRIVIAL or moved
                 else:
                     wanted = abs(timing.typical_s - before.typical_s) > NOTEWORTHY * before.typical_s
                     timing = before.joined(timing)

@@ -213,8 +213,8 @@ def test_a_wide_fan_out_fills_one_call_and_leaves_the_rest() -> None:
 
 
 def test_always_rides_even_if_parallelism_is_lost() -> None:
-    always = {"placement": {"fuse": "always"}}
-    plan = plan_of(crunch("a"), crunch("b", "a", **always), crunch("c", "a", **always))
+    always = {"fuse": "always"}
+    plan = plan_of(crunch("a"), crunch("b", "a", placement=always), crunch("c", "a", placement=always))
     assert groups(plan) == [["a", "b", "c", "$output"]]
     assert fusion(plan)["b"].why == "rides with 'a': fuse: always"
 
