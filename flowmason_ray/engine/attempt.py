@@ -11,7 +11,7 @@ Foreign code runs in `call` alone; what it raises, and what it returns, is turne
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import orjson
@@ -166,6 +166,27 @@ def finish(component: ComponentSpec, result: Any, schema: InputSchema | None = N
         raise InvalidOutput(f"The output of component {component.name!r} is not JSON: {exc}.") from exc
     decision = {"branch": value.get("branch")} if component.kind == "control_flow" else None
     return Value(value, decision, size_bytes)
+
+
+def at_once(component: ComponentSpec, call: Coroutine[Any, Any, Any]) -> Any:
+    """Run the `execute` of a trivial component, which waits for nothing, without an event loop; return its result.
+
+    Raises:
+        StageError: it waits for something.
+    """
+    try:
+        call.send(None)
+    except StopIteration as end:
+        return end.value
+    except RuntimeError as exc:
+        if "no running event loop" not in str(exc):
+            raise
+    call.close()
+    message = (
+        f"Component {component.name!r} is declared 'trivial' but waits for something. "
+        "Declare it cost='io', so that it runs on an event loop."
+    )
+    raise StageError(message, code="invalid_component")
 
 
 def fail(exc: BaseException, path: str, attempt: int) -> Failure:

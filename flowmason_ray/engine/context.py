@@ -53,6 +53,8 @@ class AttemptContext:
         self._tell = tell
         self._key = key
         self._draws = 0
+        self.drew_time = False
+        """Whether the component asked for the time at which the stage was started."""
         self.stage_id = stage_id
         self.path = path
         self.attempt = attempt
@@ -99,6 +101,7 @@ class AttemptContext:
 
     def now(self) -> datetime:
         """When this stage instance was first started (UTC)."""
+        self.drew_time = True
         return datetime.fromtimestamp(self._first_started_at, UTC)
 
     def uuid(self) -> UUID:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from time import perf_counter, time
 from typing import Any, Self
 
-from flowmason_ray.engine.attempt import DECLINED, Value, fail, finish, prepare
+from flowmason_ray.engine.attempt import DECLINED, Value, at_once, fail, finish, prepare
 from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage
 from flowmason_ray.engine.component import Cost
 from flowmason_ray.engine.context import AttemptContext, LocalScope
@@ -140,17 +140,7 @@ class InProcessExecutor:
                 value: Value = given
             else:
                 coroutine = self._instance(component).execute(given, self._context(command))
-                try:
-                    coroutine.send(None)
-                except StopIteration as end:
-                    value = finish(component, end.value, stage.schema)
-                else:
-                    coroutine.close()
-                    message = (
-                        f"Component {component.name!r} is declared 'trivial' but waits for something. "
-                        "Declare it cost='io', so that it runs on an event loop."
-                    )
-                    raise StageError(message, code="invalid_component")
+                value = finish(component, at_once(component, coroutine), stage.schema)
         except KeyboardInterrupt:
             raise  # somebody's Ctrl-C: this is the program's own thread
         except BaseException as exc:  # foreign code runs here: whatever it raises is a failed attempt

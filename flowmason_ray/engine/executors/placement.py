@@ -7,7 +7,7 @@ from time import monotonic
 from typing import Any
 
 from flowmason_ray.engine.component import Cost, Effect
-from flowmason_ray.engine.executors.ray_cluster import missing_resources
+from flowmason_ray.engine.executors.ray_cluster import cluster_cores, missing_resources
 from flowmason_ray.engine.plan import PlanStage
 
 IO_CORES = 0.25
@@ -23,6 +23,7 @@ class Feasibility:
 
     def __init__(self) -> None:
         self._known: dict[tuple[tuple[str, float | str], ...], tuple[float, str | None]] = {}
+        self._cores: tuple[float, int] | None = None
 
     def missing(self, asked: dict[str, float], labels: dict[str, str]) -> str | None:
         """Tell what no node of the cluster could ever give (`missing_resources`)."""
@@ -33,6 +34,17 @@ class Feasibility:
             missing = missing_resources(wanted, labels) if wanted or labels else None
             known = self._known[key] = (monotonic(), missing)
         return known[1]
+
+    def cores(self) -> int:
+        """Return how many CPU cores the cluster has, at least 1."""
+        if self._cores is None or monotonic() - self._cores[0] > FEASIBILITY_TTL_S:
+            self._cores = (monotonic(), max(1, int(cluster_cores())))
+        return self._cores[1]
+
+
+def shape_of(stage: PlanStage) -> str:
+    """Return what two stages have in common if their attempts can share a call: everything that `options_of` looks at."""
+    return repr((stage.cost.value, sorted(stage.resources.items(), key=str)))
 
 
 def resources_of(stage: PlanStage) -> dict[str, float]:

@@ -92,6 +92,12 @@ def _connect(address: str | None) -> None:
             raise ClusterUnavailable(f"Cannot {where}: {exc}") from exc
 
 
+def cluster_cores() -> float:
+    """Return how many CPU cores the cluster has."""
+    resources: dict[str, float] = cast("Any", ray).cluster_resources()
+    return resources.get("CPU", 1.0)
+
+
 def missing_resources(asked: Mapping[str, float], labels: Mapping[str, str]) -> str | None:
     """Tell what no node of the cluster could ever give: None, or a sentence that names what is asked and what is there.
 
