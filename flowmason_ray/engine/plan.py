@@ -77,9 +77,6 @@ class PlanStage:
     cost: Cost = Cost.TRIVIAL
     resources: Mapping[str, Any] = field(default_factory=dict[str, Any])
     fuse: Literal["auto", "never", "always"] = "auto"
-    riders: tuple[int, ...] = ()
-    """Stages of the same scope, in order, that may be attempted in the same call to a worker, right behind this one: pure ones
-    that read it, or one another. What an executor makes of that changes no result."""
     cache: CachePolicy | None = None
     construct: Construct | None = None
     bodies: Mapping[str, int] = field(default_factory=dict[str, int])

@@ -24,7 +24,7 @@ from ray import cloudpickle
 from ray.exceptions import RayError
 
 from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage, resolve_part
-from flowmason_ray.engine.component import ComponentSpec, Cost
+from flowmason_ray.engine.component import ComponentSpec
 from flowmason_ray.engine.digests import item_in, part_in
 from flowmason_ray.engine.events import Event, StageFailed, StageStopped
 from flowmason_ray.engine.executor import STOP_GRACE_S, Deliver, RunInfo
@@ -78,15 +78,17 @@ class RayTasksExecutor:
         """
         Args:
             address: The cluster's; None: the one that `ray_cluster.connect` finds or starts.
-            grouping: Decides which attempts share a call; None: every attempt goes alone.
+            grouping: Decides which attempts share a call; None: what is known of their durations (`RunInfo.pacing`).
         """
         self._address = address
-        self._grouping: Grouping = grouping or Alone()
+        self._grouping = grouping
         self._local = InProcessExecutor()
         self._calls: dict[str, Call] = {}
         """By the paths of their members that are waited for."""
         self._held: dict[str, list[StartStage]] = {}
         """Attempts that wait for the end of the runner's turn, to share a call with others of the same shape."""
+        self._under_way = 0
+        """Calls that Ray has not ended yet."""
         self._rides = Rides()
         self._stages: dict[int, tuple[str, bytes]] = {}
         self._feasible = Feasibility()
@@ -111,6 +113,7 @@ class RayTasksExecutor:
         """Begin to serve a run."""
         self._run = run
         self._deliver = deliver
+        self._group: Grouping = self._grouping or run.pacing or Alone()
         self._local.open(run, deliver)
         self._packed_run = pack_run(run)
         self._input: Any = None
@@ -152,8 +155,7 @@ class RayTasksExecutor:
                 self._deliver(event)
             return known[-1]
         stage = command.stage
-        trivial = stage.component is None or (stage.component.cost is Cost.TRIVIAL and stage.component.is_async)
-        if trivial and stage.fuse != "never" and not reads_remote(command.scope, stage):
+        if self._group.in_coordinator(stage) and not reads_remote(command.scope, stage):
             return self._local.start(command)
         asked = resources_of(stage)
         missing = self._feasible.missing(asked, dict(stage.resources.get("labels") or {}))
@@ -163,7 +165,7 @@ class RayTasksExecutor:
                 code="infeasible_resources", message=message, stage=command.path, attempts=command.attempt
             )
             return StageFailed(at=time(), path=command.path, attempt=command.attempt, failure=failure)
-        if may_ride(stage) and self._grouping.limit(stage) > 1:
+        if may_ride(stage) and self._group.limit(stage) > 1:
             self._hold(command)
         else:
             self._send([command])
@@ -178,9 +180,9 @@ class RayTasksExecutor:
     def _send_held(self) -> None:
         groups, self._held = list(self._held.values()), {}
         for group in groups:
-            limit = min(self._grouping.limit(command.stage) for command in group)
+            limit = min(self._group.limit(command.stage) for command in group)
             start = 0
-            for share in shares(len(group), max(limit, 1), self._feasible.cores()):
+            for share in shares(len(group), max(limit, 1), self._feasible.cores() - self._under_way):
                 self._send(group[start : start + share])
                 start += share
 
@@ -193,7 +195,8 @@ class RayTasksExecutor:
             scope, before = command.scope, {command.stage.index: len(attempts)}
             members.append(Member(command.path, command.attempt, scope, command.stage))
             attempts.append(self._attempt(command, arguments))
-            for stage in passengers(command) if command.stage.riders else ():
+            riders = self._group.riders(command.stage)
+            for stage in passengers(command, riders) if riders else ():
                 path = scope.path(stage.index)
                 ride = StartStage(
                     path=path, stage=stage, scope=scope, attempt=1, first_started_at=command.first_started_at
@@ -258,12 +261,14 @@ class RayTasksExecutor:
     # -- what comes back ----------------------------------------------------------------------------------------------
 
     def _watch(self, call: Call) -> None:
+        self._under_way += 1
         for member in call.members:
             if member.wanted:
                 self._calls[member.path] = call
         self._arrivals.watch(call)
 
     def _ended(self, call: Call, future: Any) -> None:
+        self._under_way -= 1
         if call.kill is not None:
             call.kill.cancel()
         missing = [member for member in call.waited_for() if self._calls.get(member.path) is call]
@@ -279,8 +284,8 @@ class RayTasksExecutor:
             if member.over or (member.wanted and member not in missing):
                 continue
             event = end_of(member, report, value, node) if report.status != "not_run" else None
-            if event is not None and member.stage is not None:
-                self._grouping.measured(member.stage, report.duration_s)
+            if report.status == "succeeded" and member.stage is not None:
+                self._group.measured(member.stage, report.duration_s)
             if member.wanted:
                 for told in report.told:
                     self._deliver(told)
