@@ -16,13 +16,14 @@ what is in the call, so that nobody waits for it who did not anyway.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from flowmason_ray.engine.component import Cost, Effect
 from flowmason_ray.engine.control_flow.approval import WaitForApproval
+from flowmason_ray.engine.drafts import Report
 from flowmason_ray.engine.pace import Pace
 from flowmason_ray.engine.plan import Plan, PlanStage, ScopePlan
 
@@ -106,6 +107,16 @@ def _place(stage: PlanStage) -> Any:
     asked = {name: amount for name, amount in stage.resources.items() if amount and name != "num_cpus"}
     default: Any = "io" if stage.cost is Cost.IO else 1.0
     return (default if cores is None else float(cores), asked)
+
+
+def check_fusion(stages: Iterable[PlanStage], report: Report) -> None:
+    """Warn of stages that say `fuse: always` and share calls with no other in no case."""
+    for stage in stages:
+        why = keeps_apart(stage) if stage.fuse == "always" else None
+        if why is not None:
+            message = f"Stage {stage.id!r} is to be fused always, and never can be: {why}. It has calls of its own."
+            hint = 'Take \'fuse\' away; a stage that has no effect says so: "effect": "pure".'
+            report("cannot_fuse", message, f"{stage.pointer}/placement/fuse", severity="warning", hint=hint)
 
 
 def may_share(one: PlanStage, other: PlanStage) -> bool:

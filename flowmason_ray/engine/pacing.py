@@ -55,7 +55,7 @@ class Pacing:
                 pace = measured_pace(stage, timing.typical_s, declared_pace(stage))
                 if pace is not declared_pace(stage):
                     self._paces[id(stage)] = pace
-                    self.moved[prefix + stage.id] = timing.typical_s
+                    self.moved[prefix + stage.id] = round(timing.typical_s, 6)
 
     # -- what an executor asks --------------------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from flowmason_ray.engine.component import Catalogue, Cost, Effect
 from flowmason_ray.engine.composing import draft_compositions, mapping_scope, written_pointer
 from flowmason_ray.engine.drafts import Draft, Report, draft_stages, parse_at, problem_sink
 from flowmason_ray.engine.edges import EdgeFinder, Edges, Names, find_cycle
+from flowmason_ray.engine.fusion import check_fusion
 from flowmason_ray.engine.plan import Plan, PlanStage, Region, ScopePlan, Target
 from flowmason_ray.engine.reachability import LOOP_EXITS, check_reachability
 from flowmason_ray.engine.retry import RetryPolicy
@@ -215,6 +216,7 @@ class _Planner:
         input_schema = self._schema(self._pipeline.input_schema, "/input_schema")
         self._place_callees()
         scopes = [self._scope_plan(scope) for scope in self._scopes]
+        check_fusion((stage for scope in scopes for stage in scope.stages), self._report)
         for name, offset in self._callee_scope.items():
             draft = self._drafts[name]
             assert draft.callee is not None

@@ -15,7 +15,7 @@ from flowmason_ray.engine.fusion import Fused, Way, fusion_of
 from flowmason_ray.engine.pace import Timing
 from flowmason_ray.engine.pacing import Pacing
 from flowmason_ray.engine.plan import Plan
-from flowmason_ray.engine.planning import make_plan
+from flowmason_ray.engine.planning import make_plan, try_plan
 from flowmason_ray.spec.loader import load_pipeline_data
 from tests.engine_kit import Echo, conditional, foreach, pipeline, stage
 
@@ -241,3 +241,13 @@ def test_a_trivial_stage_that_is_slow_leaves_the_coordinator() -> None:
 
 def test_what_waits_is_never_quick() -> None:
     assert fusion(plan_of(crunch("a", kind="wait")), a=0.0001)["a"].way is Way.OWN
+
+
+def test_a_wish_that_cannot_be_fulfilled_is_a_warning_that_says_why() -> None:
+    always = {"fuse": "always"}
+    data = pipeline(crunch("a", placement=always), crunch("b", "a", kind="send", placement=always))
+    plan, problems = try_plan(load_pipeline_data(data), catalogue())
+    assert plan is not None
+    (problem,) = problems
+    assert (problem.code, problem.severity, problem.path) == ("cannot_fuse", "warning", "/stages/1/placement/fuse")
+    assert "it is effectful" in problem.message
