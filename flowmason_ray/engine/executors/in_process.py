@@ -33,6 +33,8 @@ from flowmason_ray.engine.executors.instances import TEARDOWN_S, Instance, Insta
 from flowmason_ray.engine.executors.slots import Demand, Slots
 from flowmason_ray.engine.executors.threads import AttemptStopped, ComponentLoop, ThreadJob, WorkerThreads
 from flowmason_ray.engine.kept import Kept, Shelf, gathered, plain, read_value
+from flowmason_ray.engine.pace import Pace
+from flowmason_ray.engine.plan import PlanStage
 from flowmason_ray.engine.scope import Scope
 from flowmason_ray.engine.values import INLINE_LIMIT_BYTES
 from flowmason_ray.errors import Failure, StageError, StoreError
@@ -116,6 +118,7 @@ class InProcessExecutor:
     def open(self, run: RunInfo, deliver: Deliver) -> None:
         """Begin to serve a run."""
         self._run = run
+        self._pacing = run.pacing
         self._deliver = deliver
 
     async def fetch(self, handle: Any) -> Any:
@@ -136,7 +139,7 @@ class InProcessExecutor:
         """Begin an attempt; trivial ones are over when this returns."""
         stage = command.stage
         component = stage.component
-        if component is None or (component.cost is Cost.TRIVIAL and component.is_async):
+        if component is None or (component.cost is Cost.TRIVIAL and component.is_async and self._is_quick(stage)):
             return self._run_in_place(command)
         try:
             demand = self._slots.demand(stage)
@@ -145,6 +148,10 @@ class InProcessExecutor:
         attempt = self._attempts[command.path] = _Attempt(command, demand)
         self._slots.take(attempt, demand, lambda: self._begin(attempt))
         return None
+
+    def _is_quick(self, stage: PlanStage) -> bool:
+        """Tell whether a stage may keep the runner's loop: unless it was measured to take milliseconds."""
+        return self._pacing is None or self._pacing.pace(stage) is Pace.QUICK
 
     def _run_in_place(self, command: StartStage) -> Event:
         stage = command.stage
@@ -305,6 +312,8 @@ class InProcessExecutor:
             self._loop.call_soon_threadsafe(self._deliver, event)
 
     def _succeeded(self, command: StartStage, value: Value, duration_s: float) -> StageSucceeded:
+        if self._pacing is not None:
+            self._pacing.measured(command.stage, duration_s)
         return StageSucceeded(
             at=time(),
             path=command.path,
