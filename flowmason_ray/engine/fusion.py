@@ -6,6 +6,7 @@ moment, or in a call of its own. Riding must be provably equal to running alone:
 
 - Whatever rides is pure, and so is its carrier: an attempt whose result nobody asks for has done nothing.
 - All that a rider waits for is in the call, or had ended before the call began; so the state machine would have started it.
+  Readers of a variable wait for whatever sets it, so they ride like others.
 - Rider and carrier ask for the same resources and placement, have no time limit, and draw no time: that of a rider's own start
   is not known while it rides. Their attempts are reported one by one, so each is retried by its own rules.
 - Both lie in one body. Control flow may ride, but nothing rides behind it: what it opens is decided by the state machine.
@@ -96,8 +97,6 @@ def _cannot_ride(stage: PlanStage) -> str | None:
         return "its result may be in the cache"
     if stage.template.draws or (stage.when is not None and stage.when.draws):
         return "it draws a time or an identifier"
-    if "vars" in stage.roots:
-        return "it reads variables"
     return None
 
 
@@ -144,10 +143,10 @@ def riders_of(scope: ScopePlan, carrier: PlanStage, pace_of: PaceOf, lasts_of: L
         pace_of: The pace of a stage.
         lasts_of: How long a stage lasts, if that is known.
     """
-    return _Ride(scope, carrier, pace_of, lasts_of).riders() if can_carry(carrier) else ()
+    return Ride(scope, carrier, pace_of, lasts_of).riders() if can_carry(carrier) else ()
 
 
-class _Ride:
+class Ride:
     """Finds the riders of one call."""
 
     def __init__(self, scope: ScopePlan, carrier: PlanStage, pace_of: PaceOf, lasts_of: LastsOf) -> None:

@@ -183,13 +183,19 @@ def test_riding_ends_at_the_borders_of_bodies() -> None:
     assert groups(plan) == [["a", "c"], ["x", "y"]]
 
 
-def test_a_reader_of_variables_does_not_ride() -> None:
+def test_a_reader_of_variables_rides_when_all_have_been_set_before() -> None:
     plan = plan_of(
         stage("set", "variable_set", config={"name": "v", "value": 1}),
         crunch("a", after="set"),
         stage("b", "crunch", config={"value": "{{ vars.v }}"}, after="a"),
     )
-    assert groups(plan) == []
+    assert groups(plan) == [["a", "b"]]
+    plan = plan_of(
+        crunch("a"),
+        stage("set", "variable_set", config={"name": "v", "value": "{{ stages.a.value }}"}),
+        stage("b", "crunch", config={"value": "{{ vars.v }}"}, after="a"),
+    )
+    assert groups(plan) == [["a", "set"]]
 
 
 def test_a_call_has_a_bounded_number_of_steady_stages() -> None:
