@@ -41,7 +41,7 @@ from flowmason_ray.engine.events import (
     StageSucceeded,
     TimerFired,
 )
-from flowmason_ray.engine.executor import Executor, RunInfo
+from flowmason_ray.engine.executor import Executor, Preparing, RunInfo
 from flowmason_ray.engine.kept import plain
 from flowmason_ray.engine.pausing import Pause
 from flowmason_ray.engine.plan import Plan
@@ -189,11 +189,15 @@ class Runner:
         async with executor:
             try:
                 self._executor.open(self._run, self._deliver)
+                refused = self._prepare()
                 if self._reusing is not None:
                     self._reusing.open(self._record, self._start, self._deliver, self._arrived.set)
                 if self._plan.timeout_s is not None:
                     limit = self._loop.call_later(self._plan.timeout_s, self._run_overdue)
-                if self._resumed is None:
+                if refused is not None:
+                    self._record(self._created())
+                    self._last = RunFailed(at=time(), failure=refused)
+                elif self._resumed is None:
                     self._inbox.appendleft(
                         self._created()
                     )  # before a cancellation that came while the executor was opened
@@ -223,6 +227,17 @@ class Runner:
                 for task in (self._flushing, listening):
                     if task is not None:
                         task.cancel()
+
+    def _prepare(self) -> Failure | None:
+        """Tell the executor what is to come; return why nothing of it can be begun, if so."""
+        if not isinstance(self._executor, Preparing):
+            return None
+        again = self._resumed is not None or (self._reusing is not None and self._reusing.takes_over)
+        try:
+            self._executor.prepare(self._plan, check=not again)
+        except FlowMasonError as exc:
+            return Failure(code=exc.code, message=exc.message)
+        return None
 
     def _created(self) -> RunCreated:
         run = self._run

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import orjson
+import ray
 from ray import cloudpickle
 
 from flowmason_ray.components.base import spec_of
@@ -20,6 +21,7 @@ from flowmason_ray.components.registry import load_project_module
 from flowmason_ray.engine.component import ComponentSpec
 from flowmason_ray.engine.context import context_root, draw_text
 from flowmason_ray.engine.executor import RunInfo
+from flowmason_ray.engine.executors.placement import REGION_LABEL
 from flowmason_ray.engine.executors.ray_frames import restore
 from flowmason_ray.engine.executors.ray_messages import AttemptData, Binding, StageData
 from flowmason_ray.engine.secrecy import Secret
@@ -73,7 +75,9 @@ def work_of(data: AttemptData, classes: Mapping[str, Any]) -> Work:
     return _cached(_stages, data.digest, KEPT_STAGES, lambda: _compile(_cloudpickle.loads(data.stage), classes))
 
 
-_cloudpickle: Any = cloudpickle  # under this name without types: those of Ray are partly unknown
+_ray: Any = ray
+_cloudpickle: Any = cloudpickle
+# Under these names without types: those of Ray are partly unknown.
 
 
 def _compile(stage: StageData, classes: Mapping[str, Any]) -> Work:
@@ -219,4 +223,11 @@ def _unpack_run(packed: bytes) -> RunInfo:
     facts["settings"] = None if facts["settings"] is None else ProjectSettings.model_validate(facts["settings"])
     facts["secrets"] = {name: Secret(value) for name, value in facts["secrets"].items()}
     facts["blobs"] = None if facts["blobs"] is None else open_blobs(facts["blobs"])
+    facts["region"] = _region() or facts["region"]
     return RunInfo(**facts)
+
+
+def _region() -> str | None:
+    """Return the region of the node that this worker runs on."""
+    labels: dict[str, str] = _ray.get_runtime_context().get_node_labels()
+    return labels.get(REGION_LABEL)

@@ -26,11 +26,12 @@ from ray.exceptions import RayError
 from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage, resolve_part
 from flowmason_ray.engine.component import ComponentSpec
 from flowmason_ray.engine.digests import item_in, part_in
-from flowmason_ray.engine.events import Event, StageFailed, StageStopped
+from flowmason_ray.engine.events import Event, StageStopped
 from flowmason_ray.engine.executor import STOP_GRACE_S, Deliver, RunInfo
+from flowmason_ray.engine.executors.admission import Admission
 from flowmason_ray.engine.executors.grouping import Alone, Grouping, shares
 from flowmason_ray.engine.executors.in_process import InProcessExecutor
-from flowmason_ray.engine.executors.placement import PURE_RETRIES, Feasibility, options_of, resources_of, shape_of
+from flowmason_ray.engine.executors.placement import PURE_RETRIES
 from flowmason_ray.engine.executors.ray_bindings import Arguments, RemoteValue, bind, binding, reads_remote, stage_data
 from flowmason_ray.engine.executors.ray_calls import Arrivals, Call, Member, end_of, lost, reports_of, stopped, words_of
 from flowmason_ray.engine.executors.ray_cluster import connect
@@ -39,10 +40,10 @@ from flowmason_ray.engine.executors.ray_messages import AttemptData, CallData
 from flowmason_ray.engine.executors.ray_riding import Rides, may_ride, passengers
 from flowmason_ray.engine.executors.ray_stages import pack_run
 from flowmason_ray.engine.executors.ray_worker import gather_results, run_call
-from flowmason_ray.engine.plan import PlanStage
+from flowmason_ray.engine.plan import Plan, PlanStage
 from flowmason_ray.engine.scope import Status
 from flowmason_ray.engine.values import INLINE_LIMIT_BYTES
-from flowmason_ray.errors import Failure, FlowMasonError
+from flowmason_ray.errors import FlowMasonError
 
 
 def _call_with(classes: Mapping[str, Any]) -> Any:
@@ -91,7 +92,7 @@ class RayTasksExecutor:
         """Calls that Ray has not ended yet."""
         self._rides = Rides()
         self._stages: dict[int, tuple[str, bytes]] = {}
-        self._feasible = Feasibility()
+        self._admission = Admission()
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -107,6 +108,7 @@ class RayTasksExecutor:
                 call.kill.cancel()
             call.cancel(force=True)
         self._calls.clear()
+        self._admission.close()
         await self._local.__aexit__(*exc)
 
     def open(self, run: RunInfo, deliver: Deliver) -> None:
@@ -119,6 +121,15 @@ class RayTasksExecutor:
         self._input: Any = None
         self._classes: dict[str, Any] = {}
         self._remote_call = _plain_call
+        self._admission.open(run, self._submit, deliver)
+
+    def prepare(self, plan: Plan, *, check: bool) -> None:
+        """Take note of the plan, and refuse what the cluster can never run.
+
+        Raises:
+            InfeasibleRun: a stage asks for what no node has.
+        """
+        self._admission.prepare(plan, check=check)
 
     async def fetch(self, handle: Any) -> Any:
         """Bring a value here.
@@ -157,36 +168,32 @@ class RayTasksExecutor:
         stage = command.stage
         if self._group.in_coordinator(stage) and not reads_remote(command.scope, stage):
             return self._local.start(command)
-        asked = resources_of(stage)
-        missing = self._feasible.missing(asked, dict(stage.resources.get("labels") or {}))
-        if missing is not None:
-            message = f"Stage {stage.id!r} can never run on this cluster. {missing}"
-            failure = Failure(
-                code="infeasible_resources", message=message, stage=command.path, attempts=command.attempt
-            )
-            return StageFailed(at=time(), path=command.path, attempt=command.attempt, failure=failure)
-        if may_ride(stage) and self._group.limit(stage) > 1:
-            self._hold(command)
-        else:
-            self._send([command])
-        return None
+        return self._admission.request(command)
 
-    def _hold(self, command: StartStage) -> None:
+    def _submit(self, command: StartStage, options: Mapping[str, Any]) -> None:
+        shape = self._admission.placement.shape(options)
+        if shape is not None and may_ride(command.stage) and self._group.limit(command.stage) > 1:
+            self._hold(command, shape)
+        else:
+            self._send([command], options)
+
+    def _hold(self, command: StartStage, shape: str) -> None:
         """Keep an attempt back until the runner's turn is over: others like it may come."""
         if not self._held:
             self._loop.call_soon(self._send_held)
-        self._held.setdefault(shape_of(command.stage), []).append(command)
+        self._held.setdefault(shape, []).append(command)
 
     def _send_held(self) -> None:
         groups, self._held = list(self._held.values()), {}
         for group in groups:
             limit = min(self._group.limit(command.stage) for command in group)
             start = 0
-            for share in shares(len(group), max(limit, 1), self._feasible.cores() - self._under_way):
-                self._send(group[start : start + share])
+            for share in shares(len(group), max(limit, 1), self._admission.cores() - self._under_way):
+                shared = group[start : start + share]
+                self._send(shared, self._admission.placement.options(shared[0]))
                 start += share
 
-    def _send(self, commands: Sequence[StartStage]) -> None:
+    def _send(self, commands: Sequence[StartStage], options: Mapping[str, Any]) -> None:
         """Make one call of some attempts, and of what can ride along with them."""
         arguments = Arguments()
         attempts: list[AttemptData] = []
@@ -197,6 +204,8 @@ class RayTasksExecutor:
             attempts.append(self._attempt(command, arguments))
             riders = self._group.riders(command.stage)
             for stage in passengers(command, riders) if riders else ():
+                if not self._admission.placement.carries(command.stage, stage):
+                    break
                 path = scope.path(stage.index)
                 ride = StartStage(
                     path=path, stage=stage, scope=scope, attempt=1, first_started_at=command.first_started_at
@@ -207,9 +216,8 @@ class RayTasksExecutor:
                 attempts.append(attempt)
         first = commands[0]
         name = first.path if len(commands) == 1 else f"{first.path} +{len(commands) - 1}"
-        options = options_of(first.stage, name, resources_of(first.stage))
         call = CallData(self._packed_run, tuple(attempts))
-        report, *values = self._remote_call.options(num_returns=1 + len(attempts), **options).remote(
+        report, *values = self._remote_call.options(num_returns=1 + len(attempts), name=name, **options).remote(
             call, *arguments.given
         )
         self._watch(Call(members, report, values))
@@ -284,6 +292,8 @@ class RayTasksExecutor:
             if member.over or (member.wanted and member not in missing):
                 continue
             event = end_of(member, report, value, node) if report.status != "not_run" else None
+            if member.scope is not None and member.stage is not None:
+                self._admission.placement.ended(member.path, member.stage, node)
             if report.status == "succeeded" and member.stage is not None:
                 self._group.measured(member.stage, report.duration_s)
             if member.wanted:
@@ -302,6 +312,10 @@ class RayTasksExecutor:
         One that shares its call with others is let go of, and they go on.
         """
         if self._forget_held(command):
+            return
+        if self._admission.cancel(command.path):
+            event = StageStopped(at=time(), path=command.path, attempt=command.attempt)
+            self._loop.call_soon(self._deliver, event)
             return
         call = self._calls.get(command.path)
         if call is None:
