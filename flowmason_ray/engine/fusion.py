@@ -18,7 +18,7 @@ what is in the call, so that nobody waits for it who did not anyway.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -26,7 +26,7 @@ from flowmason_ray.engine.component import Cost, Effect
 from flowmason_ray.engine.control_flow.approval import WaitForApproval
 from flowmason_ray.engine.drafts import Report
 from flowmason_ray.engine.pace import Pace
-from flowmason_ray.engine.plan import Plan, PlanStage, ScopePlan
+from flowmason_ray.engine.plan import Plan, PlanStage, ScopePlan, Target
 
 MAX_RIDERS = 64
 """Riders of one call at most: their reports come together, at its end."""
@@ -85,6 +85,8 @@ def keeps_apart(stage: PlanStage) -> str | None:
         return "it has a time limit"
     if isinstance(stage.construct, WaitForApproval):
         return "it waits for a person"
+    if stage.component.has_setup or stage.component.actors is not None:
+        return "it runs in actors, which have been set up for it"
     return None
 
 
@@ -97,15 +99,15 @@ def _cannot_ride(stage: PlanStage) -> str | None:
         return "its result may be in the cache"
     if stage.template.draws or (stage.when is not None and stage.when.draws):
         return "it draws a time or an identifier"
-    return None
+    return "it reserves room for its bodies" if stage.gang else None
 
 
 def _place(stage: PlanStage) -> Any:
-    """Return where a stage is to run; those that differ cannot share a call."""
+    """Return what a stage asks for; those that differ cannot share a call."""
     cores = stage.resources.get("num_cpus")
     asked = {name: amount for name, amount in stage.resources.items() if amount and name != "num_cpus"}
     default: Any = "io" if stage.cost is Cost.IO else 1.0
-    return (default if cores is None else float(cores), asked)
+    return (default if cores is None else float(cores), asked, stage.near, stage.strategy)
 
 
 def check_fusion(stages: Iterable[PlanStage], report: Report) -> None:
@@ -224,7 +226,11 @@ class Ride:
 
     def _shares(self, stage: PlanStage) -> bool:
         """Tell whether a stage may run where the carrier does; a quick one that asks for nothing may run anywhere."""
-        return may_share(stage, self._carrier) or (self._pace_of(stage) is Pace.QUICK and not stage.resources)
+        quick = self._pace_of(stage) is Pace.QUICK
+        if isinstance(stage.near, Target) and not stage.near.levels and stage.near.index in self._inside:
+            stage = replace(stage, near=self._carrier.near)  # it will be as near as can be
+        modest = not stage.resources and stage.near is None and stage.strategy is None
+        return may_share(stage, self._carrier) or (modest and quick)
 
     def _known(self, awaited: Collection[int]) -> bool:
         """Tell whether all of these are in the call, and no control flow, or have ended before it begins."""

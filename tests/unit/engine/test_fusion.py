@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from flowmason_ray.components.base import operator
 from flowmason_ray.components.registry import Registry
-from flowmason_ray.engine.component import Context
+from flowmason_ray.engine.component import Context, SetupContext
 from flowmason_ray.engine.fusion import Fused, Way, fusion_of
 from flowmason_ray.engine.pace import Timing
 from flowmason_ray.engine.pacing import Pacing
@@ -54,10 +54,23 @@ class Wait:
         return input
 
 
+@operator(name="load", effect="pure", cost="cpu")
+class Load:
+    """Gets ready once."""
+
+    Input = Output = _Input
+
+    def setup(self, context: SetupContext) -> None:
+        """Do nothing."""
+
+    def execute(self, input: _Input, context: Context) -> _Input:
+        return input
+
+
 @lru_cache(maxsize=1)
 def catalogue() -> Registry:
     registry = Registry(entry_points=False)
-    for component in (Echo, Crunch, Send, Wait):
+    for component in (Echo, Crunch, Send, Wait, Load):
         registry.add(component)
     return registry
 
@@ -166,6 +179,8 @@ def test_control_flow_rides_but_nothing_behind_it() -> None:
         {"placement": {"fuse": "never"}},
         {"cache": {"ttl_s": 60}},
         {"when": "now() > ''"},
+        {"placement": {"strategy": "spread"}},
+        {"kind": "load"},
     ],
     ids=lambda keys: next(iter(keys)) + ":" + str(next(iter(keys.values()))),
 )
@@ -176,6 +191,10 @@ def test_what_cannot_ride_has_a_call_of_its_own(keys: dict[str, Any]) -> None:
 @pytest.mark.parametrize("keys", [{"kind": "send"}, {"timeout_ms": 1000}, {"placement": {"fuse": "never"}}])
 def test_what_cannot_carry_has_no_riders(keys: dict[str, Any]) -> None:
     assert groups(plan_of(crunch("a", **keys), crunch("b", "a"))) == []
+
+
+def test_what_wants_to_be_near_its_carrier_rides() -> None:
+    assert groups(plan_of(crunch("a"), crunch("b", "a", placement={"near": "a"}))) == [["a", "b"]]
 
 
 def test_riding_ends_at_the_borders_of_bodies() -> None:
