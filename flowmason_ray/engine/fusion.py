@@ -164,6 +164,7 @@ class Ride:
         self._lasts_s = lasts_of(carrier) or 0.0
 
     def riders(self) -> tuple[int, ...]:
+        """Return their positions, in the order in which they run."""
         self._take_quick(0)
         while (found := self._next_steady()) is not None:
             self._steady += 1
