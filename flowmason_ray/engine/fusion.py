@@ -25,7 +25,7 @@ from typing import Any
 from flowmason_ray.engine.component import Cost, Effect
 from flowmason_ray.engine.control_flow.approval import WaitForApproval
 from flowmason_ray.engine.drafts import Report
-from flowmason_ray.engine.pace import Pace
+from flowmason_ray.engine.pace import CALL_S, TRIVIAL_S, Pace
 from flowmason_ray.engine.plan import Plan, PlanStage, ScopePlan, Target
 
 MAX_RIDERS = 64
@@ -161,6 +161,8 @@ class Ride:
         self._ended = set(carrier.waits_for)
         """What has certainly ended when the call begins."""
         self._steady = 0
+        self._quick_s = 0.0
+        """What the quick riders take that could run side by side."""
         self._lasts_s = lasts_of(carrier) or 0.0
 
     def riders(self) -> tuple[int, ...]:
@@ -185,9 +187,16 @@ class Ride:
             for stage in self._readers(self._members[position]):
                 if len(self._members) > MAX_RIDERS:
                     return
-                if self._pace_of(stage) is Pace.QUICK and self._fits(stage):
+                if self._pace_of(stage) is Pace.QUICK and self._fits(stage) and self._affordable(stage, position):
                     self._take(stage)
             position += 1
+
+    def _affordable(self, stage: PlanStage, position: int) -> bool:
+        """Tell whether little is lost by not running a stage beside the other quick ones that read the same member."""
+        if len(self._scope.downstream[self._members[position]]) == 1:
+            return True
+        self._quick_s += self._lasts_of(stage) or TRIVIAL_S
+        return self._quick_s <= CALL_S
 
     def _readers(self, member: int) -> Iterator[PlanStage]:
         """Yield the stages that wait for a member and are not in the call."""
@@ -250,6 +259,8 @@ class Ride:
         if not scope.result_hidden or scope.result is None or self._carrier.region:
             return
         hidden, members = scope.stages[scope.result], scope.regions[0].members
+        if len(self._inside) + len(self._ended) < len(members):
+            return
         whole = all(m in self._inside or m in self._ended for m in members)
         plain = all(scope.stages[m].construct is None and scope.stages[m].enabled for m in members)
         if whole and plain and _cannot_ride(hidden) is None:

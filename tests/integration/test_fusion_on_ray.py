@@ -201,7 +201,11 @@ def generated(seed: int, fuse: str) -> dict[str, Any]:
         stages.append(_random_stage(random, f"s{position}", reads))
     body = [_random_stage(random, "x0", []), _random_stage(random, "x1", ["x0"]), _random_stage(random, "x2", ["x1"])]
     body[0]["config"]["see"] = "{{ [item, index] }}"
-    loop: dict[str, Any] = {"items": "{{ range(7) | list }}", "loop_stages": ["x0", "x1", "x2"], "max_parallel": random.randrange(1, 5)}
+    loop: dict[str, Any] = {
+        "items": "{{ range(7) | list }}",
+        "loop_stages": ["x0", "x1", "x2"],
+        "max_parallel": random.randrange(1, 5),
+    }
     if random.random() < 0.5:
         loop["collect"] = {"a": "{{ stages.x0.sum }}", "b": "{{ stages.x2.text | default('') | length }}"}
     stages.append({"id": "each", "component_type": "foreach", "config": loop, "depends_on": [stages[0]["id"]]})

@@ -264,6 +264,12 @@ def test_a_trivial_stage_that_is_slow_leaves_the_coordinator() -> None:
     )
 
 
+def test_quick_readers_that_could_run_side_by_side_ride_only_for_a_moment() -> None:
+    plan = plan_of(crunch("a"), *(crunch(f"q{i}", "a") for i in range(50)))
+    (group,) = groups(plan, **{f"q{i}": 0.0009 for i in range(50)})
+    assert len(group) == 1 + 5
+
+
 def test_what_waits_is_never_quick() -> None:
     assert fusion(plan_of(crunch("a", kind="wait")), a=0.0001)["a"].way is Way.OWN
 
