@@ -103,6 +103,7 @@ def run_attempt(
     try:
         run = run_of(packed_run)
         work = work_of(data, classes)
+        started = perf_counter()  # importing and compiling a stage is no part of it: this worker does that once
         scope = WorkerScope(data, work.id, run, arguments, made, _ray.get)
         given = prepare(work, scope)
         if given is DECLINED:
