@@ -120,7 +120,7 @@ class Workspace:
         `priced_only`: models whose price is not known are not asked. `streams`: somebody wants to see texts as they grow.
         """
         settings = self.project.settings
-        keys = {name: Secret(value) for name, value in read_environment(key_variables(self.choices.providers)).items()}
+        keys = provider_keys(self.choices)
         return RunInfo(
             run_id=run_id or new_run_id(),
             pipeline=plan.name,
@@ -165,6 +165,11 @@ def open_workspace(start: Path, *, components: Sequence[type] = ()) -> Workspace
     for component in components:
         registry.add(component)
     return Workspace(project=project, registry=registry)
+
+
+def provider_keys(choices: Choices) -> dict[str, Secret]:
+    """Return the keys of all providers that the environment holds, by the name of the variable."""
+    return {name: Secret(value) for name, value in read_environment(key_variables(choices.providers)).items()}
 
 
 def library_of(project: Project, *, locked: bool = True) -> Library:
