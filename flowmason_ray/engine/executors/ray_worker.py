@@ -100,6 +100,7 @@ def run_attempt(
     """
     started = perf_counter()
     told: list[Event] = []
+    context: AttemptContext | None = None
     try:
         run = run_of(packed_run)
         work = work_of(data, classes)
@@ -120,18 +121,28 @@ def run_attempt(
                 first_started_at=data.first_started_at,
                 tell=told.append,
                 key=data.idempotency_key,
+                llm=work.llm,
             )
             value = finish(work.component, execute(work, given, context), work.schema)
             drew_time = drew_time or context.drew_time
         report, large = _report(value, run, perf_counter() - started)
-        return report._replace(told=tuple(told), drew_time=drew_time), value.value, large
+        usage = _closed(context)
+        return report._replace(usage=usage, told=tuple(told), drew_time=drew_time), value.value, large
     except AttemptStopped:
-        return STOPPED, None, None
+        return STOPPED._replace(usage=_closed(context)), None, None
     except Exception as exc:  # foreign code runs here: any exception is a failed attempt
         failure = fail(exc, data.path, data.attempt)
         duration_s, final = perf_counter() - started, is_final(exc)
-        report = Report(status="failed", failure=failure, final=final, duration_s=duration_s, told=tuple(told))
+        usage = _closed(context)
+        report = Report(
+            status="failed", failure=failure, final=final, duration_s=duration_s, usage=usage, told=tuple(told)
+        )
         return report, None, None
+
+
+def _closed(context: AttemptContext | None) -> Mapping[str, Any] | None:
+    """End what an attempt has shown so far; return what it has used of models."""
+    return None if context is None else context.close()
 
 
 def execute(work: Work, given: Any, context: AttemptContext) -> Any:
@@ -184,7 +195,7 @@ def gather_results(
 
 def _report(value: Value, run: RunInfo, duration_s: float) -> tuple[Report, Any]:
     """Return the report on a value, and the value fit to be sent if it does not go into the report."""
-    key, text = Encoder(run.blobs, secrets=run.secrets.values()).value(value.value)
+    key, text = Encoder(run.blobs, secrets=run.hidden).value(value.value)
     if key == "value" and len(text) <= INLINE_LIMIT_BYTES:
         return Report(status="succeeded", duration_s=duration_s, decision=value.decision, value=value.value), None
     report = Report(
