@@ -11,9 +11,10 @@ from __future__ import annotations
 import json
 from typing import Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from flowmason_ray.components.base import operator
+from flowmason_ray.components.builtin.examples import closed
 from flowmason_ray.components.builtin.redis_client import call, call_once, connected
 from flowmason_ray.engine.component import Context
 from flowmason_ray.errors import PermanentError
@@ -37,13 +38,14 @@ class RedisStore:
     class Input(BaseModel):
         """What to do with which key."""
 
-        model_config = ConfigDict(
-            extra="forbid",
-            json_schema_extra={
-                "examples": [
-                    {"connection": "cache", "operation": "set", "key": "greeting", "value": {"text": "hello"}, "ttl_seconds": 60}
-                ]
-            },
+        model_config = closed(
+            {
+                "connection": "cache",
+                "operation": "set",
+                "key": "greeting",
+                "value": {"text": "hello"},
+                "ttl_seconds": 60,
+            }
         )
 
         connection: str = Field(description="The connection of type redis in flowmason.json.")
@@ -63,19 +65,20 @@ class RedisStore:
         only_if: Literal["missing", "present"] | None = Field(
             default=None, description="For set: only if the key is not there, or is there."
         )
-        side: Literal["left", "right"] = Field(
-            default="right", description="For push and pop: which end of the list."
-        )
+        side: Literal["left", "right"] = Field(default="right", description="For push and pop: which end of the list.")
         start: int | str | None = Field(
             default=None, description="For range: the first index, from 0; for xrange: the first id."
         )
-        stop: int | str | None = Field(default=None, description="For range: the last index, -1 is the end; xrange: an id.")
+        stop: int | str | None = Field(
+            default=None, description="For range: the last index, -1 is the end; xrange: an id."
+        )
         limit: int = Field(default=1000, ge=1, le=MAX_READ, description="The most that is read; more is cut off.")
         max_length: int | None = Field(
             default=None, ge=1, description="For xadd: about how long the stream may get; older entries go."
         )
         format: Literal["json", "text"] = Field(
-            default="json", description="How values are read: as JSON where they are JSON, or as the texts that they are."
+            default="json",
+            description="How values are read: as JSON where they are JSON, or as the texts that they are.",
         )
         timeout: float = Field(default=10.0, gt=0, le=600, description="Seconds for each answer.")
 
@@ -97,7 +100,7 @@ class RedisStore:
             TemporaryError: `redis_unavailable`.
         """
         command = _command(input)
-        async with connected(context, input.connection, timeout=input.timeout) as client:
+        async with connected(context, input.connection, answer_s=input.timeout) as client:
             if input.operation == "keys":
                 return await self._search(client, input)
             if input.operation in _READS:
@@ -113,9 +116,7 @@ class RedisStore:
             found.append(key)
             if len(found) > input.limit:
                 break
-        return self.Output(
-            result=sorted(found[: input.limit]), found=bool(found), truncated=len(found) > input.limit
-        )
+        return self.Output(result=sorted(found[: input.limit]), found=bool(found), truncated=len(found) > input.limit)
 
     def _read(self, input: Input, answer: Any) -> Output:
         match input.operation:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from flowmason_ray.components.base import operator
 from flowmason_ray.components.builtin.contents import ContentFormat, decoded, encoded
+from flowmason_ray.components.builtin.examples import closed
 from flowmason_ray.components.extras import needs
 from flowmason_ray.components.files import existing_file, file_errors, relative, resolve_inside, write_atomic
 from flowmason_ray.connections import S3Connection
@@ -43,13 +44,14 @@ class S3:
     class Input(BaseModel):
         """What to do with which object."""
 
-        model_config = ConfigDict(
-            extra="forbid",
-            json_schema_extra={
-                "examples": [
-                    {"connection": "lake", "operation": "put", "key": "reports/today.json", "content": {"orders": 3}, "format": "json"}
-                ]
-            },
+        model_config = closed(
+            {
+                "connection": "lake",
+                "operation": "put",
+                "key": "reports/today.json",
+                "content": {"orders": 3},
+                "format": "json",
+            }
         )
 
         connection: str = Field(description="The connection of type s3 in flowmason.json.")
@@ -97,9 +99,7 @@ class S3:
         connection = context.connection(input.connection, S3Connection)
         bucket = input.bucket or cast("str | None", connection.bucket)
         if not bucket:
-            raise PermanentError(
-                f"Give 'bucket', or one in the connection {input.connection!r}.", code="invalid_input"
-            )
+            raise PermanentError(f"Give 'bucket', or one in the connection {input.connection!r}.", code="invalid_input")
         if not input.key and input.operation != "list":
             raise PermanentError(f"Operation {input.operation!r} needs 'key'.", code="invalid_input")
         where = f"s3://{bucket}/{input.key}"
@@ -221,7 +221,9 @@ def _said(exc: Any, where: str) -> PermanentError | TemporaryError:
     if code in _MISSING:
         return PermanentError(f"There is no object {where!r}.", code="s3_not_found")
     if code == "NoSuchBucket":
-        return PermanentError(f"There is no bucket for {where!r}. Make it first, or correct its name.", code="s3_not_found")
+        return PermanentError(
+            f"There is no bucket for {where!r}. Make it first, or correct its name.", code="s3_not_found"
+        )
     if code in _DENIED:
         return PermanentError(
             f"S3 refuses {where!r} ({code}: {words}). Check the connection's keys and the bucket's policy.",
