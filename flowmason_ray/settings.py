@@ -5,11 +5,13 @@ A directory without `flowmason.json` is a project too, with every default: the p
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from flowmason_ray.connections import CONNECTION_TYPES, AnyConnection
 from flowmason_ray.errors import InvalidPipeline, Problem, nearest
 
 PROJECT_FILE = "flowmason.json"
@@ -84,6 +86,10 @@ class ProjectSettings(BaseModel):
         default=[], description="Environment variables that templates may read as `secrets.NAME`; never logged."
     )
     providers: dict[str, Any] = Field(default={}, description="Model providers.")
+    connections: dict[str, AnyConnection] = Field(
+        default={},
+        description="The servers that stages use, by the name that they say: databases, Redis, S3, mail, webhooks.",
+    )
     testing: TestingSettings = Field(default=TestingSettings(), description="Settings of `fm test`.")
     stores: StoreSettings = Field(default=StoreSettings(), description="Where runs are recorded.")
     regions: dict[str, Any] = Field(default={}, description="Other clusters that stages can run in.")
@@ -141,14 +147,24 @@ def _read(file: Path) -> ProjectSettings:
 
 
 def _problem(file: Path, error: Any) -> Problem:
-    path = "".join(f"/{part}" for part in error["loc"])
-    key = str(error["loc"][-1]) if error["loc"] else ""
+    place, known = _place(error["loc"])
+    path = "".join(f"/{part}" for part in place)
+    key = str(place[-1]) if place else ""
     if error["type"] == "extra_forbidden":
         return Problem(
             code="unknown_key",
             message=f"Unknown key {key!r}.",
             path=path,
             file=str(file),
-            nearest=nearest(key, ProjectSettings.model_fields),
+            nearest=nearest(key, known),
         )
     return Problem(code="invalid_value", message=f"{path or 'The file'}: {error['msg']}.", path=path, file=str(file))
+
+
+def _place(location: tuple[Any, ...]) -> tuple[tuple[Any, ...], Iterable[str]]:
+    """Return where in the file an error is, and the keys that are known there."""
+    if len(location) > 2 and location[0] == "connections" and location[2] in CONNECTION_TYPES:
+        # pydantic also says which of several models it tried, and which of several types of a value.
+        name, kind, *inner = location[1:]
+        return ("connections", name, *inner[:1]), CONNECTION_TYPES[kind].model_fields
+    return location, ProjectSettings.model_fields

@@ -14,6 +14,7 @@ from time import time
 from typing import TYPE_CHECKING, Any
 
 from flowmason_ray.components.registry import Registry
+from flowmason_ray.connections import secrets_of, with_environment
 from flowmason_ray.engine.context import read_environment
 from flowmason_ray.engine.executor import Executor, RunInfo
 from flowmason_ray.engine.plan import Plan
@@ -95,6 +96,7 @@ class Workspace:
     def run_info(self, plan: Plan, input: Any, *, run_id: RunId | None = None, seed: int | None = None) -> RunInfo:
         """Return what executors and attempts know about a new run."""
         settings = self.project.settings
+        secrets_by_name = {**read_environment(settings.secrets), **secrets_of(settings.connections, os.environ)}
         return RunInfo(
             run_id=run_id or new_run_id(),
             pipeline=plan.name,
@@ -103,9 +105,9 @@ class Workspace:
             seed=secrets.randbits(63) if seed is None else seed,
             input=input,
             project_dir=self.project.root,
-            settings=settings,
+            settings=settings.model_copy(update={"connections": with_environment(settings.connections, os.environ)}),
             env=read_environment(settings.env_allow),
-            secrets={name: Secret(value) for name, value in read_environment(settings.secrets).items()},
+            secrets={name: Secret(value) for name, value in secrets_by_name.items()},
         )
 
     def store(self) -> RunStore:

@@ -23,6 +23,7 @@ import pytest
 from hypothesis import settings
 
 from tests.postgres_kit import MIGRATED, Server, prepare_template, serving
+from tests.servers_kit import Receiver, http_receiver, redis_server, s3_server
 
 settings.register_profile("default", deadline=None)  # a loaded machine is no failure
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)  # the same examples on every run
@@ -78,6 +79,24 @@ def postgres() -> Iterator[Server]:
 def postgres_url(postgres: Server) -> str:
     """The address of a fresh database with our tables."""
     return postgres.url(postgres.new_database(MIGRATED))
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """A Redis server for the session; its password is `servers_kit.PASSWORD`."""
+    yield from redis_server()
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """The address of an S3 server for the session."""
+    yield from s3_server()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """An HTTP server that keeps what it is sent."""
+    yield from http_receiver()
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ from uuid import UUID
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from flowmason_ray.connections import C
+
 
 class Kind(StrEnum):
     """What a component is for."""
@@ -154,6 +156,14 @@ class Context(Protocol):
     @property
     def settings(self) -> Any:
         """The project's settings (`flowmason_ray.settings.ProjectSettings`)."""
+        ...
+
+    def connection(self, name: str, wanted: type[C] | tuple[type[C], ...]) -> C:
+        """A connection of the project (`flowmason_ray.connections`), of the kind that is wanted, with its secrets filled in.
+
+        Raises:
+            PermanentError: `unknown_connection`, `connection_type`, `missing_secret`.
+        """
         ...
 
     def now(self) -> datetime:
