@@ -50,6 +50,8 @@ BUILTIN: dict[str, str] = {
     "queue": f"{_HERE}.queue_publish:QueuePublish",
     "output_router": f"{_HERE}.output_router:OutputRouter",
     "error_router": f"{_HERE}.error_router:ErrorRouter",
+    "document_reader": f"{_HERE}.document_reader:DocumentReader",
+    "chunker": f"{_HERE}.chunker:Chunker",
 }
 """Canonical name → `module:Class`."""
 

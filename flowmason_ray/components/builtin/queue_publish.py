@@ -28,7 +28,12 @@ class QueuePublish:
             extra="forbid",
             json_schema_extra={
                 "examples": [
-                    {"connection": "cache", "queue": "orders", "message": {"id": 7, "total": 12.5}, "message_type": "order.paid"}
+                    {
+                        "connection": "cache",
+                        "queue": "orders",
+                        "message": {"id": 7, "total": 12.5},
+                        "message_type": "order.paid",
+                    }
                 ]
             },
         )
@@ -39,7 +44,9 @@ class QueuePublish:
         message_type: str | None = Field(default=None, description="What kind of message it is, for consumers.")
         headers: dict[str, str] = Field(default={}, description="Further facts about it, for consumers.")
         max_length: int | None = Field(
-            default=None, ge=1, description="About how many messages the stream may hold; the oldest go. Default: all stay."
+            default=None,
+            ge=1,
+            description="About how many messages the stream may hold; the oldest go. Default: all stay.",
         )
         timeout: float = Field(default=10.0, gt=0, le=600, description="Seconds for the server's answer.")
 
@@ -58,7 +65,10 @@ class QueuePublish:
             TemporaryError: `redis_unavailable`.
         """
         key = context.idempotency_key
-        fields = {"payload": json.dumps(input.message, ensure_ascii=False, separators=(",", ":")), "idempotency_key": key}
+        fields = {
+            "payload": json.dumps(input.message, ensure_ascii=False, separators=(",", ":")),
+            "idempotency_key": key,
+        }
         if input.message_type is not None:
             fields["message_type"] = input.message_type
         fields |= {f"header:{name}": value for name, value in input.headers.items()}

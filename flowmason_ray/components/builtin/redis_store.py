@@ -41,7 +41,13 @@ class RedisStore:
             extra="forbid",
             json_schema_extra={
                 "examples": [
-                    {"connection": "cache", "operation": "set", "key": "greeting", "value": {"text": "hello"}, "ttl_seconds": 60}
+                    {
+                        "connection": "cache",
+                        "operation": "set",
+                        "key": "greeting",
+                        "value": {"text": "hello"},
+                        "ttl_seconds": 60,
+                    }
                 ]
             },
         )
@@ -63,19 +69,20 @@ class RedisStore:
         only_if: Literal["missing", "present"] | None = Field(
             default=None, description="For set: only if the key is not there, or is there."
         )
-        side: Literal["left", "right"] = Field(
-            default="right", description="For push and pop: which end of the list."
-        )
+        side: Literal["left", "right"] = Field(default="right", description="For push and pop: which end of the list.")
         start: int | str | None = Field(
             default=None, description="For range: the first index, from 0; for xrange: the first id."
         )
-        stop: int | str | None = Field(default=None, description="For range: the last index, -1 is the end; xrange: an id.")
+        stop: int | str | None = Field(
+            default=None, description="For range: the last index, -1 is the end; xrange: an id."
+        )
         limit: int = Field(default=1000, ge=1, le=MAX_READ, description="The most that is read; more is cut off.")
         max_length: int | None = Field(
             default=None, ge=1, description="For xadd: about how long the stream may get; older entries go."
         )
         format: Literal["json", "text"] = Field(
-            default="json", description="How values are read: as JSON where they are JSON, or as the texts that they are."
+            default="json",
+            description="How values are read: as JSON where they are JSON, or as the texts that they are.",
         )
         timeout: float = Field(default=10.0, gt=0, le=600, description="Seconds for each answer.")
 
@@ -113,9 +120,7 @@ class RedisStore:
             found.append(key)
             if len(found) > input.limit:
                 break
-        return self.Output(
-            result=sorted(found[: input.limit]), found=bool(found), truncated=len(found) > input.limit
-        )
+        return self.Output(result=sorted(found[: input.limit]), found=bool(found), truncated=len(found) > input.limit)
 
     def _read(self, input: Input, answer: Any) -> Output:
         match input.operation:

@@ -47,7 +47,13 @@ class S3:
             extra="forbid",
             json_schema_extra={
                 "examples": [
-                    {"connection": "lake", "operation": "put", "key": "reports/today.json", "content": {"orders": 3}, "format": "json"}
+                    {
+                        "connection": "lake",
+                        "operation": "put",
+                        "key": "reports/today.json",
+                        "content": {"orders": 3},
+                        "format": "json",
+                    }
                 ]
             },
         )
@@ -97,9 +103,7 @@ class S3:
         connection = context.connection(input.connection, S3Connection)
         bucket = input.bucket or cast("str | None", connection.bucket)
         if not bucket:
-            raise PermanentError(
-                f"Give 'bucket', or one in the connection {input.connection!r}.", code="invalid_input"
-            )
+            raise PermanentError(f"Give 'bucket', or one in the connection {input.connection!r}.", code="invalid_input")
         if not input.key and input.operation != "list":
             raise PermanentError(f"Operation {input.operation!r} needs 'key'.", code="invalid_input")
         where = f"s3://{bucket}/{input.key}"
@@ -221,7 +225,9 @@ def _said(exc: Any, where: str) -> PermanentError | TemporaryError:
     if code in _MISSING:
         return PermanentError(f"There is no object {where!r}.", code="s3_not_found")
     if code == "NoSuchBucket":
-        return PermanentError(f"There is no bucket for {where!r}. Make it first, or correct its name.", code="s3_not_found")
+        return PermanentError(
+            f"There is no bucket for {where!r}. Make it first, or correct its name.", code="s3_not_found"
+        )
     if code in _DENIED:
         return PermanentError(
             f"S3 refuses {where!r} ({code}: {words}). Check the connection's keys and the bucket's policy.",
