@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
 from flowmason_ray.components.vectors.filters import Condition
-from flowmason_ray.errors import PermanentError
+from flowmason_ray.errors import PermanentError, nearest
 
 Vector = Sequence[float]
 
@@ -21,6 +21,7 @@ MAX_K = 1000
 """The most that one search returns: more is an export, not an answer."""
 MAX_DIMENSION = 16_000
 """What pgvector's type `vector` holds; models of 2025 make at most 4,096 numbers."""
+_WORD = re.compile(r"[^\W_]+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
@@ -196,8 +197,6 @@ def check_vector(found: CollectionInfo, vector: Vector) -> None:
 
 def missing(collection: str, there: Sequence[CollectionInfo]) -> PermanentError:
     """Return the error for a collection that is not there."""
-    from flowmason_ray.errors import nearest
-
     near = nearest(collection, [each.name for each in there])
     names = f"There are {', '.join(repr(c.name) for c in there[:20])}." if there else "There is none yet."
     return PermanentError(
@@ -207,7 +206,15 @@ def missing(collection: str, there: Sequence[CollectionInfo]) -> PermanentError:
     )
 
 
+MAX_SEARCH_WORDS = 64
+"""A question longer than this is searched for by its first words."""
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words of a text in small letters: runs of letters and digits, nothing with a meaning to a search engine."""
+    return [word.lower() for word in _WORD.findall(text)]
+
+
 def search_words(text: str) -> list[str]:
-    """Return the words of a text that a full-text search looks for, each once: letters and digits, nothing with a meaning
-    to a search engine."""
-    return list(dict.fromkeys(word.lower() for word in re.findall(r"[^\W_]+", text)))[:64]
+    """Return the words that a full-text search looks for, each once."""
+    return list(dict.fromkeys(words_of(text)))[:MAX_SEARCH_WORDS]

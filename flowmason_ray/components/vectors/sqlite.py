@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, cast
@@ -37,6 +37,8 @@ with needs("The embedded vector store", extra="retrieval"):
     import apsw
     import sqlite_vec
 
+Connection = Any
+"""`apsw.Connection`, whose types need Python 3.12 (`collections.abc.Buffer`)."""
 _BUSY_MS = 30_000
 _VERSION = 1
 _SCHEMA = """
@@ -69,13 +71,13 @@ class SqliteVectorStore:
             file: Where; made, with its directory, when something is first stored.
         """
         self._file = file
-        self._open: apsw.Connection | None = None
+        self._open: Connection | None = None
 
     def __enter__(self) -> Self:
         """Open the file; its tables are made if they are missing."""
         with _errors(self._file):
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            connection = apsw.Connection(str(self._file))
+            connection: Connection = apsw.Connection(str(self._file))
             try:
                 connection.set_busy_timeout(_BUSY_MS)
                 connection.enable_load_extension(True)
@@ -98,7 +100,7 @@ class SqliteVectorStore:
             self._open = None
 
     @property
-    def _connection(self) -> apsw.Connection:
+    def _connection(self) -> Connection:
         assert self._open is not None, "use it in a 'with' block"
         return self._open
 
@@ -107,7 +109,7 @@ class SqliteVectorStore:
             return cast("list[tuple[Any, ...]]", self._connection.execute(sql, tuple(bindings)).fetchall())
 
     @contextmanager
-    def _writing(self) -> Iterator[apsw.Connection]:
+    def _writing(self) -> Generator[Connection]:
         """One transaction, begun as a writer: it waits for others instead of failing half way."""
         with _errors(self._file):
             self._connection.execute("BEGIN IMMEDIATE")
@@ -264,7 +266,7 @@ class SqliteVectorStore:
         return [_hit(row, with_vectors=with_vectors) for row in rows]
 
 
-def _prepare(connection: apsw.Connection, file: Path) -> None:
+def _prepare(connection: Connection, file: Path) -> None:
     version = connection.pragma("user_version")
     if version == 0:
         connection.execute("BEGIN IMMEDIATE")
@@ -285,7 +287,7 @@ def _prepare(connection: apsw.Connection, file: Path) -> None:
 
 
 @contextmanager
-def _errors(file: Path) -> Iterator[None]:
+def _errors(file: Path) -> Generator[None]:
     try:
         yield
     except apsw.BusyError as exc:
