@@ -305,7 +305,7 @@ class PreparedRun:
             from flowmason_ray.stores.memory import ForgettingRunLog
 
             return ForgettingRunLog(record)
-        return self._store.create(record, secrets=self.info.secrets.values())
+        return self._store.create(record, secrets=self.info.hidden)
 
     def _based_on(self) -> str | None:
         """Return the run that this one goes on with."""

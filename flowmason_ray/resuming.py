@@ -150,7 +150,7 @@ class ResumedRun(PreparedRun):
 
     def _log(self) -> RunLog:
         assert self._store is not None
-        return self._store.reopen(self._record, secrets=self.info.secrets.values())
+        return self._store.reopen(self._record, secrets=self.info.hidden)
 
 
 async def prepare_resume(

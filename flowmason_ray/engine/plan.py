@@ -78,6 +78,8 @@ class PlanStage:
     resources: Mapping[str, Any] = field(default_factory=dict[str, Any])
     fuse: Literal["auto", "never", "always"] = "auto"
     cache: CachePolicy | None = None
+    llm: Mapping[str, Any] | None = None
+    """The effective `llm_settings` (`engine.planning.ModelChoice`); None: it is not known to use models."""
     construct: Construct | None = None
     bodies: Mapping[str, int] = field(default_factory=dict[str, int])
     """The construct's bodies: name → region of the same scope, or for `loop_scope` constructs nothing."""

@@ -38,6 +38,7 @@ from flowmason_ray.engine.events import (
     StageLogged,
     StageStarted,
     StageStopped,
+    StageStreamed,
     StageSucceeded,
     TimerFired,
 )
@@ -110,7 +111,7 @@ class Runner:
         self._resumed = resumed
         self._reusing = reusing
         self._state = RunState(plan) if resumed is None else resumed.state
-        self._masking = Masking(run.secrets.values())
+        self._masking = Masking(run.hidden)
         self._inbox: deque[Event] = deque()
         self._arrived = asyncio.Event()
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -333,6 +334,8 @@ class Runner:
             return replace(event, message=masking.text(event.message), fields=masking.value(event.fields))
         if isinstance(event, ApprovalRequested):
             return replace(event, message=masking.text(event.message))
+        if isinstance(event, StageStreamed):
+            return replace(event, text=masking.text(event.text))
         return event
 
     def _record(self, event: Event) -> None:

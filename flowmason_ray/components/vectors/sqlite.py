@@ -35,7 +35,7 @@ from flowmason_ray.errors import PermanentError, TemporaryError
 
 with needs("The embedded vector store", extra="retrieval"):
     import apsw
-    import sqlite_vec
+    import sqlite_vec  # pyright: ignore[reportMissingTypeStubs]  # it has none
 
 Connection = Any
 """`apsw.Connection`, whose types need Python 3.12 (`collections.abc.Buffer`)."""

@@ -235,7 +235,13 @@ class RayTasksExecutor:
         elif report.status == "failed":
             assert report.failure is not None
             self._deliver(
-                StageFailed(**facts, failure=report.failure, duration_s=report.duration_s, final=report.final)
+                StageFailed(
+                    **facts,
+                    failure=report.failure,
+                    duration_s=report.duration_s,
+                    final=report.final,
+                    usage=report.usage,
+                )
             )
         else:
             value = report.value
@@ -246,7 +252,15 @@ class RayTasksExecutor:
                     size_bytes=report.size_bytes,
                     contents=report.contents,
                 )
-            self._deliver(StageSucceeded(**facts, value=value, decision=report.decision, duration_s=report.duration_s))
+            self._deliver(
+                StageSucceeded(
+                    **facts,
+                    value=value,
+                    decision=report.decision,
+                    duration_s=report.duration_s,
+                    usage=report.usage,
+                )
+            )
 
     def _lost(self, task: _Task, error: BaseException) -> Event:
         """Say how a task ended of which no report came back."""

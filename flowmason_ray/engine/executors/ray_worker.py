@@ -12,7 +12,7 @@ import asyncio
 import importlib
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from pickle import PickleBuffer
 from time import perf_counter
@@ -31,6 +31,7 @@ from flowmason_ray.engine.executor import RunInfo
 from flowmason_ray.engine.secrecy import Secret
 from flowmason_ray.engine.values import INLINE_LIMIT_BYTES, Items, is_frame
 from flowmason_ray.errors import Failure, PermanentError
+from flowmason_ray.llm.gateway import unpack as unpack_models
 from flowmason_ray.settings import ProjectSettings
 from flowmason_ray.spec.expressions import Expression, StageView, parse_expression
 from flowmason_ray.spec.input_schema import InputSchema
@@ -59,6 +60,8 @@ class StageData:
     fixed: Mapping[str, Any]
     when: str | None
     schema: Mapping[str, Any] | None
+    llm: Mapping[str, Any] | None = None
+    """The effective `llm_settings`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +121,8 @@ class Report:
     failure: Failure | None = None
     final: bool = False
     """Whether the component has said that repeating cannot help."""
+    usage: Mapping[str, Any] | None = None
+    """What it took of models."""
     told: tuple[Event, ...] = ()
     """What the component said (`context.log`, `context.progress`) while it ran."""
 
@@ -250,6 +255,9 @@ def pack_run(run: RunInfo) -> bytes:
             "settings": None if run.settings is None else run.settings.model_dump(mode="json"),
             "env": dict(run.env),
             "secrets": {name: secret.reveal() for name, secret in run.secrets.items()},
+            "keys": {name: key.reveal() for name, key in run.keys.items()},
+            "models": None if run.models is None else run.models.packed(),
+            "streams": run.streams,
             "region": run.region,
             "blobs": None if run.blobs is None else run.blobs.address,
             "fingerprints": run.fingerprints,
@@ -262,6 +270,9 @@ def _unpack_run(packed: bytes) -> RunInfo:
     facts["project_dir"] = Path(facts["project_dir"])
     facts["settings"] = None if facts["settings"] is None else ProjectSettings.model_validate(facts["settings"])
     facts["secrets"] = {name: Secret(value) for name, value in facts["secrets"].items()}
+    facts["keys"] = {name: Secret(value) for name, value in facts["keys"].items()}
+    if facts["models"] is not None:
+        facts["models"] = unpack_models(facts["models"], facts["keys"])
     facts["blobs"] = None if facts["blobs"] is None else open_blobs(facts["blobs"])
     return RunInfo(**facts)
 
@@ -281,6 +292,7 @@ def run_attempt(classes: Mapping[str, Any], data: AttemptData, *arguments: Any) 
 
     started = perf_counter()
     told: list[Event] = []
+    context: AttemptContext | None = None
     try:
         run: RunInfo = _cached(_runs, data.run, KEPT_VALUES, lambda: _unpack_run(data.run))
         work: _Work = _cached(_stages, data.stage.digest, KEPT_STAGES, lambda: _compile(data.stage, run, classes))
@@ -298,16 +310,23 @@ def run_attempt(classes: Mapping[str, Any], data: AttemptData, *arguments: Any) 
                 first_started_at=data.first_started_at,
                 tell=told.append,
                 key=data.idempotency_key,
+                llm=data.stage.llm,
             )
             result = work.instance.execute(given, context)
             if work.component.is_async:
                 result = asyncio.run(_interruptible(result))
             value = finish(work.component, result, work.schema)
-        return _report(value, run, perf_counter() - started, tuple(told))
+        usage = None if context is None else context.close()
+        report, large = _report(value, run, perf_counter() - started, tuple(told))
+        return (report if usage is None else replace(report, usage=usage)), large
     except Exception as exc:  # foreign code runs here: any exception is a failed attempt
         failure = fail(exc, data.path, data.attempt)
         duration_s, final = perf_counter() - started, isinstance(exc, PermanentError)
-        return Report(status="failed", failure=failure, final=final, duration_s=duration_s, told=tuple(told)), None
+        usage = None if context is None else context.close()
+        failed = Report(
+            status="failed", failure=failure, final=final, duration_s=duration_s, usage=usage, told=tuple(told)
+        )
+        return failed, None
 
 
 async def _interruptible(call: Coroutine[Any, Any, Any]) -> Any:
@@ -347,7 +366,7 @@ def gather_results(
 
 
 def _report(value: Value, run: RunInfo, duration_s: float, told: tuple[Event, ...]) -> tuple[Report, Any]:
-    key, text = Encoder(run.blobs, secrets=run.secrets.values()).value(value.value)
+    key, text = Encoder(run.blobs, secrets=run.hidden).value(value.value)
     if key == "value" and len(text) <= INLINE_LIMIT_BYTES:
         report = Report(
             status="succeeded", duration_s=duration_s, decision=value.decision, value=value.value, told=told
