@@ -97,7 +97,7 @@ def test_a_large_object_goes_from_file_to_file_in_parts(context: RecordingContex
         ({"operation": "put", "key": "x", "file": "../up"}, PermanentError, "path_outside_project", "outside"),
         ({"operation": "put", "key": "x", "file": "none"}, PermanentError, "file_not_found", "no file"),
         ({"operation": "copy", "key": "x"}, PermanentError, "invalid_input", "'destination'"),
-        ({"operation": "get", "key": "raw"}, PermanentError, "encoding_error", "UTF-8"),
+        ({"operation": "get", "key": "raw"}, PermanentError, "encoding_error", "'utf-8'"),
         ({"operation": "get", "key": "text", "format": "json"}, PermanentError, "invalid_json", "not JSON"),
         ({"operation": "get", "key": "text", "file": "../up"}, PermanentError, "path_outside_project", "outside"),
         ({"operation": "list", "bucket": "B AD"}, PermanentError, "s3_error", "Invalid bucket name"),
