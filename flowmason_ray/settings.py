@@ -52,6 +52,20 @@ class StoreSettings(BaseModel):
     )
 
 
+class RetrievalSettings(BaseModel):
+    """Where `index_documents` and `retriever` keep their vectors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: str = Field(
+        default=".flowmason/vectors.db", description="The embedded vector store: a file, relative to the project."
+    )
+    connection: str | None = Field(
+        default=None,
+        description="One of the project's `connections` of type `postgres`, to use pgvector there instead of the file.",
+    )
+
+
 class TestingSettings(BaseModel):
     """Settings of `fm test`."""
 
@@ -205,6 +219,9 @@ class ProjectSettings(BaseModel):
     connections: dict[str, AnyConnection] = Field(
         default={},
         description="The servers that stages use, by the name that they say: databases, Redis, S3, mail, webhooks.",
+    )
+    retrieval: RetrievalSettings = Field(
+        default=RetrievalSettings(), description="Where vectors of documents are kept."
     )
     testing: TestingSettings = Field(default=TestingSettings(), description="Settings of `fm test`.")
     stores: StoreSettings = Field(default=StoreSettings(), description="Where runs are recorded.")

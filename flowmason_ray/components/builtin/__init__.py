@@ -52,6 +52,9 @@ BUILTIN: dict[str, str] = {
     "error_router": f"{_HERE}.error_router:ErrorRouter",
     "document_reader": f"{_HERE}.document_reader:DocumentReader",
     "chunker": f"{_HERE}.chunker:Chunker",
+    "index_documents": f"{_HERE}.index_documents:IndexDocuments",
+    "retriever": f"{_HERE}.retriever:Retriever",
+    "knowledge_query": f"{_HERE}.knowledge_query:KnowledgeQuery",
 }
 """Canonical name → `module:Class`."""
 
