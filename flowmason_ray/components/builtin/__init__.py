@@ -55,6 +55,9 @@ BUILTIN: dict[str, str] = {
     "index_documents": f"{_HERE}.index_documents:IndexDocuments",
     "retriever": f"{_HERE}.retriever:Retriever",
     "knowledge_query": f"{_HERE}.knowledge_query:KnowledgeQuery",
+    "policy_lookup": f"{_HERE}.policy_lookup:PolicyLookup",
+    "rule_checker": f"{_HERE}.rule_checker:RuleChecker",
+    "compliance_evaluator": f"{_HERE}.compliance_evaluator:ComplianceEvaluator",
 }
 """Canonical name → `module:Class`."""
 

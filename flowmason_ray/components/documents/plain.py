@@ -55,7 +55,7 @@ def read_markdown(text: str) -> Read:
     """Return a Markdown text with its sections; simple `key: value` lines of a front matter become metadata."""
     from markdown_it import MarkdownIt
 
-    metadata, skipped = _front_matter(text)
+    metadata, skipped = front_matter(text)
     starts = _line_starts(text)
     first_line = text.count("\n", 0, skipped)
     headings: list[tuple[str, int, int]] = []
@@ -80,7 +80,7 @@ def _line_starts(text: str) -> list[int]:
     return starts
 
 
-def _front_matter(text: str) -> tuple[dict[str, Any], int]:
+def front_matter(text: str) -> tuple[dict[str, Any], int]:
     """Return what a front matter says, and how many characters it takes."""
     if not text.startswith("---\n"):
         return {}, 0
