@@ -122,7 +122,7 @@ class Workspace:
         """
         settings = self.project.settings
         secrets_by_name = {**read_environment(settings.secrets), **secrets_of(settings.connections, os.environ)}
-        keys = {name: Secret(value) for name, value in read_environment(key_variables(self.choices.providers)).items()}
+        keys = provider_keys(self.choices)
         return RunInfo(
             run_id=run_id or new_run_id(),
             pipeline=plan.name,
@@ -167,6 +167,11 @@ def open_workspace(start: Path, *, components: Sequence[type] = ()) -> Workspace
     for component in components:
         registry.add(component)
     return Workspace(project=project, registry=registry)
+
+
+def provider_keys(choices: Choices) -> dict[str, Secret]:
+    """Return the keys of all providers that the environment holds, by the name of the variable."""
+    return {name: Secret(value) for name, value in read_environment(key_variables(choices.providers)).items()}
 
 
 def library_of(project: Project, *, locked: bool = True) -> Library:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from time import time
@@ -106,10 +105,12 @@ class AttemptContext:
         settings = self._run.settings
         return resolved({} if settings is None else settings.connections, name, secrets, wanted=wanted)
 
-    @cached_property
+    @property
     def idempotency_key(self) -> str:
         """The same for every attempt of this stage instance, and for no other."""
-        return self._key or idempotency_key(self._run.run_id, self.path)
+        if self._key is None:
+            self._key = idempotency_key(self._run.run_id, self.path)
+        return self._key
 
     def now(self) -> datetime:
         """When this stage instance was first started (UTC)."""

@@ -45,6 +45,8 @@ class RunInfo:
     """The keys of model providers, by the name of their environment variable: for models alone, templates cannot read them."""
     models: Any = None
     """Makes what attempts reach models through (`engine.models`, `llm.gateway.Gateway`); None: there are none."""
+    budget: Mapping[str, Any] | None = None
+    """What a new run may spend on models (`engine.usage.Budget`); a run that is taken up has it in its log."""
     streams: bool = False
     """Whether somebody wants to see texts as they grow."""
     region: str | None = None

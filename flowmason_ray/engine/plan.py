@@ -143,6 +143,8 @@ class Plan:
     timeout_s: float | None = None
     max_parallel: int | None = None
     input_schema: InputSchema | None = None
+    budget: Mapping[str, Any] | None = None
+    """What a run may spend on models, if the pipeline says so (`engine.usage.Budget`)."""
     file: str | None = None
 
     @property

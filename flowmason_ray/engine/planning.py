@@ -244,6 +244,9 @@ class _Planner:
             timeout_s=None if pipeline.timeout_ms is None else pipeline.timeout_ms / 1000,
             max_parallel=pipeline.max_parallel,
             input_schema=input_schema,
+            budget=None
+            if pipeline.budget is None
+            else pipeline.budget.model_dump(exclude_none=True, exclude={"extensions"}),
             file=self._loaded.source.file,
         )
 

@@ -223,6 +223,9 @@ class Runner:
 
     def _created(self) -> RunCreated:
         run = self._run
+        facts = {} if self._reusing is None else self._reusing.created()
+        if run.budget:
+            facts["options"] = {**facts.get("options", {}), "budget": dict(run.budget)}
         return RunCreated(
             at=time(),  # now, not when the run was prepared: starting an executor may have taken a while
             run_id=run.run_id,
@@ -231,7 +234,7 @@ class Runner:
             plan_digest=self._plan.digest,
             input=run.input,
             seed=run.seed,
-            **({} if self._reusing is None else self._reusing.created()),
+            **facts,
         )
 
     def _go_on(self, resumed: Replayed) -> None:

@@ -205,7 +205,8 @@ def error_of(
     provider: str, model: str, body: Any, status: int, message: str, headers: Mapping[str, str] | None = None
 ) -> StageError:
     """Return what an error of the API means; inside of a stream its name is all there is."""
-    said: Any = body.get("error", body) if isinstance(body, dict) else {}
+    whole = cast("dict[str, Any]", body if isinstance(body, dict) else {})
+    said: Any = whole.get("error", whole)
     detail = cast("dict[str, Any]", said if isinstance(said, dict) else {})
     kind = str(detail.get("type", ""))
     text = str(detail.get("message") or message)
@@ -277,12 +278,13 @@ def usage_of(usage: Mapping[str, Any]) -> Usage:
     """Return the API's counts in ours: it counts what its cache had apart from the other input."""
     cached = usage.get("cache_read_input_tokens") or 0
     written = usage.get("cache_creation_input_tokens") or 0
+    details: Any = usage.get("output_tokens_details") or {}
     return Usage(
         input_tokens=(usage.get("input_tokens") or 0) + cached + written,
         output_tokens=usage.get("output_tokens") or 0,
         cached_tokens=cached,
         cache_write_tokens=written,
-        reasoning_tokens=(usage.get("output_tokens_details") or {}).get("thinking_tokens") or 0,
+        reasoning_tokens=details.get("thinking_tokens") or 0,
     )
 
 

@@ -43,7 +43,7 @@ class Batches:
             StageError: it was refused, or the batch was.
         """
         answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        extra = body.get("extra_body") or {}
+        extra: dict[str, Any] = body.get("extra_body") or {}
         plain = {name: value for name, value in body.items() if name != "extra_body"}
         self._collecting[self._id(key)] = ({**plain, **extra}, answer)
         if len(self._collecting) >= MOST_REQUESTS:

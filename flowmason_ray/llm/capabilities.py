@@ -6,7 +6,7 @@ after the other. What was left out is remembered only when the request is then a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Collection, Mapping, Set
 from typing import Any, Literal
 
 Feature = Literal[
@@ -61,10 +61,10 @@ class Capabilities:
             found.add("stream")  # without the counts a stream is not worth having
         return found
 
-    def learn(self, model: str, features: Set[Feature]) -> list[Feature]:
+    def learn(self, model: str, features: Collection[Feature]) -> list[Feature]:
         """Remember what was left out of a request that was answered; return what people should be told."""
         known = self._lacking.setdefault(model, set(self._start))
-        new = [each for each in features if each not in known]
+        new: list[Feature] = [each for each in features if each not in known]
         known.update(features)
         return [each for each in new if each not in _UNSAID]
 
@@ -99,5 +99,6 @@ def _names(feature: Feature, message: str) -> bool:
 
 def _is_used(feature: Feature, body: Mapping[str, Any]) -> bool:
     if feature == "json_schema":
-        return (body.get("response_format") or {}).get("type") == "json_schema"
+        format: Any = body.get("response_format") or {}
+        return format.get("type") == "json_schema"
     return feature in body

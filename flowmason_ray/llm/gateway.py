@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -387,7 +388,7 @@ class AttemptGateway:
         identity = identity_of(settings, target.key)
         shared = gateway.shared_limits
         limited = settings.limits.rpm is not None or settings.limits.tpm is not None
-        make_limiter = (lambda limits: shared(target.name, limits)) if shared is not None and limited else None
+        make_limiter = partial(shared, target.name) if shared is not None and limited else None
         return calling.Line(
             name=target.name,
             settings=settings,

@@ -22,16 +22,15 @@ class LazyModels:
         self._choices = choices
         self._keys = keys
         self._project_dir = project_dir
-        self._priced_only = priced_only
+        self.priced_only = priced_only
+        """Whether calls whose price is not known are refused; set before the first attempt."""
         self._made: Gateway | None = None
 
     def _gateway(self) -> Gateway:
         if self._made is None:
             from flowmason_ray.llm.gateway import Gateway
 
-            self._made = Gateway(
-                self._choices, self._keys, project_dir=self._project_dir, priced_only=self._priced_only
-            )
+            self._made = Gateway(self._choices, self._keys, project_dir=self._project_dir, priced_only=self.priced_only)
         return self._made
 
     def for_attempt(self, attempt: Attempt, settings: Mapping[str, Any] | None) -> AttemptModels:

@@ -110,18 +110,19 @@ class OpenAIProvider(Unable):
     async def _whole(self, request: Request, body: dict[str, Any], progress: Progress) -> Reply:
         given = {name: value for name, value in body.items() if name != "stream_options"}
         try:
-            raw = await self._client.chat.completions.with_raw_response.create(**given)
+            raw: Any = await cast("Any", self._client.chat.completions.with_raw_response).create(**given)
             progress.headers(raw.headers)
-            data = cast("Any", raw.parse()).to_dict()
-            choice = data["choices"][0]
-            message = choice["message"]
+            data: Any = raw.parse().to_dict()
+            choice: Any = data["choices"][0]
+            message: Any = choice["message"]
+            wanted: list[Any] = message.get("tool_calls") or []
         except (sdk.OpenAIError, httpx2.HTTPError, ValueError, TypeError, KeyError, IndexError) as exc:
             raise self._error(request.model, exc, progress) from exc
         progress.usage = _usage(data.get("usage"))
         text = message.get("content") or ""
         calls = [
             {"id": call.get("id"), "name": call["function"]["name"], "arguments": call["function"]["arguments"]}
-            for call in message.get("tool_calls") or []
+            for call in wanted
         ]
         progress.text(text)
         progress.first_token_s = None  # it came all at once
@@ -182,14 +183,13 @@ class OpenAIProvider(Unable):
         """Return what is said in a recording."""
         more = {name: value for name, value in (("language", language), ("prompt", prompt)) if value is not None}
         try:
-            answer: Any = await self._client.audio.transcriptions.create(
-                model=model, file=(f"audio.{audio.format}", audio.data), **cast("Any", more)
-            )
+            transcriptions: Any = self._client.audio.transcriptions
+            answer: Any = await transcriptions.create(model=model, file=(f"audio.{audio.format}", audio.data), **more)
         except (sdk.OpenAIError, httpx2.HTTPError) as exc:
             error = self._error(model, exc, Progress())
             raise (error.error if isinstance(error, _Refused) else error) from exc
         return Transcript(
-            text=answer if isinstance(answer, str) else answer.text,
+            text=str(getattr(answer, "text", answer)),
             language=getattr(answer, "language", None) or language,
             duration_s=getattr(answer, "duration", None),
         )
@@ -228,23 +228,25 @@ class _Reading:
         self._finish: str | None = None
         self._model = ""
 
-    def take(self, chunk: dict[str, Any]) -> None:
+    def take(self, chunk: Any) -> None:
         """Take one chunk."""
         self._model = chunk.get("model") or self._model
         if usage := chunk.get("usage"):
             self._progress.usage = _usage(usage)
-        for choice in chunk.get("choices") or []:
-            delta = choice.get("delta") or {}
+        choices: list[Any] = chunk.get("choices") or []
+        for choice in choices:
+            delta: Any = choice.get("delta") or {}
             if text := delta.get("content"):
                 self._text.append(text)
                 self._progress.text(text)
             if refusal := delta.get("refusal"):
                 self._refusal.append(refusal)
-            for call in delta.get("tool_calls") or []:
+            calls: list[Any] = delta.get("tool_calls") or []
+            for call in calls:
                 self._progress.first()
                 made = self._calls.setdefault(call.get("index", 0), {"id": "", "name": "", "arguments": ""})
                 made["id"] = call.get("id") or made["id"]
-                function = call.get("function") or {}
+                function: Any = call.get("function") or {}
                 made["name"] = function.get("name") or made["name"]
                 made["arguments"] += function.get("arguments") or ""
             self._finish = choice.get("finish_reason") or self._finish
@@ -297,13 +299,15 @@ def _reply(
     return Reply(text=text, tool_calls=tuple(made), finish_reason="tool_use" if made else reason, model=model or "")
 
 
-def _usage(usage: dict[str, Any] | None) -> Usage:
-    counts = usage or {}
+def _usage(usage: Any) -> Usage:
+    counts: Any = usage or {}
+    of_input: Any = counts.get("prompt_tokens_details") or {}
+    of_output: Any = counts.get("completion_tokens_details") or {}
     return Usage(
         input_tokens=counts.get("prompt_tokens") or 0,
         output_tokens=counts.get("completion_tokens") or 0,
-        cached_tokens=(counts.get("prompt_tokens_details") or {}).get("cached_tokens") or 0,
-        reasoning_tokens=(counts.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0,
+        cached_tokens=of_input.get("cached_tokens") or 0,
+        reasoning_tokens=of_output.get("reasoning_tokens") or 0,
     )
 
 

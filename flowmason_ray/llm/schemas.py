@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 
 def is_closed(schema: Any) -> bool:
     """Tell whether every object of a schema says `additionalProperties: false` (Anthropic's strict tools)."""
-    return _every_object(schema, lambda part: part.get("additionalProperties") is False)
+
+    def holds(part: Mapping[str, Any]) -> bool:
+        return part.get("additionalProperties") is False
+
+    return _every_object(schema, holds)
 
 
 def is_strict(schema: Any) -> bool:
@@ -21,7 +25,7 @@ def is_strict(schema: Any) -> bool:
     return _every_object(schema, holds)
 
 
-def _every_object(schema: Any, holds: Any) -> bool:
+def _every_object(schema: Any, holds: Callable[[Mapping[str, Any]], bool]) -> bool:
     if isinstance(schema, list):
         return all(_every_object(each, holds) for each in cast("list[Any]", schema))
     if not isinstance(schema, Mapping):

@@ -18,10 +18,10 @@ from uuid import UUID
 
 from flowmason_ray.connections import C, resolved, secrets_of, with_environment
 from flowmason_ray.engine.models import AttemptModels
-from flowmason_ray.engine.secrecy import Secret
-from flowmason_ray.llm.choosing import choices_of, key_variables
+from flowmason_ray.llm.choosing import choices_of
 from flowmason_ray.llm.gateway import Gateway
 from flowmason_ray.settings import HttpSettings, ProjectSettings
+from flowmason_ray.wiring import provider_keys
 
 Level = Literal["debug", "info", "warning", "error"]
 
@@ -95,8 +95,7 @@ class RecordingContext:
     def models(self) -> AttemptModels:
         """The providers of `settings`; their keys are read from the environment, as in a run."""
         choices = choices_of(self.settings, os.environ)
-        keys = {name: Secret(os.environ[name]) for name in key_variables(choices.providers) if name in os.environ}
-        gateway = Gateway(choices, keys, project_dir=self.project_dir)
+        gateway = Gateway(choices, provider_keys(choices), project_dir=self.project_dir)
         return gateway.for_attempt(self, choices.settle([self.llm_settings]))
 
     def messages(self, level: Level) -> list[str]:

@@ -194,7 +194,12 @@ class _Reply:
 
     def anthropic_events(self) -> Iterator[dict[str, Any]]:
         """Yield the events; those with `_token` are tokens."""
-        start = {**self.anthropic(), "content": [], "stop_reason": None, "usage": self.anthropic_usage(1)}
+        start: dict[str, Any] = {
+            **self.anthropic(),
+            "content": [],
+            "stop_reason": None,
+            "usage": self.anthropic_usage(1),
+        }
         yield {"type": "message_start", "message": start}
         yield {"type": "ping"}
         index = 0
@@ -235,8 +240,8 @@ class _Reply:
             rest = {"index": call["index"], "function": {"arguments": text[len(text) // 2 :]}}
             yield chunk({"tool_calls": [rest]})
         yield chunk({}, _OPENAI_STOPS.get(self.finish, self.finish))
-        wanted = (self.asked.body.get("stream_options") or {}).get("include_usage")
-        if wanted and "stream_usage" not in self.server.lacks:
+        options: Any = self.asked.body.get("stream_options") or {}
+        if options.get("include_usage") and "stream_usage" not in self.server.lacks:
             yield {**head, "choices": [], "usage": self.openai_usage()}
 
 

@@ -61,7 +61,7 @@ class Asked:
     @property
     def schema(self) -> Mapping[str, Any] | None:
         """The schema that the answer is to fit, if one was sent."""
-        format = self.body.get("output_config", {}).get("format") or self.body.get("response_format") or {}
+        format: Any = self.body.get("output_config", {}).get("format") or self.body.get("response_format") or {}
         if "json_schema" in format:
             return format["json_schema"]["schema"]
         return format.get("schema")
@@ -339,8 +339,8 @@ def example_of(schema: Mapping[str, Any], root: Mapping[str, Any] | None = None)
     for key in ("anyOf", "oneOf", "allOf"):
         if key in schema:
             return example_of(schema[key][0], root)
-    kind = schema.get("type", "object" if "properties" in schema else "string")
-    kind = kind[0] if isinstance(kind, list) else kind  # pyright: ignore[reportUnknownVariableType]  # JSON
+    kind: Any = schema.get("type", "object" if "properties" in schema else "string")
+    kind = cast("list[Any]", kind)[0] if isinstance(kind, list) else kind
     match kind:
         case "object":
             return {name: example_of(each, root) for name, each in schema.get("properties", {}).items()}
