@@ -12,6 +12,7 @@ import importlib.util
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -23,7 +24,7 @@ from dataclasses import dataclass, field
 from email.message import EmailMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import pytest
 
@@ -200,3 +201,47 @@ def http_receiver() -> Iterator[Receiver]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def make_certificate(folder: Path, name: str) -> tuple[Path, Path]:
+    """Make a certificate for a name (`DNS:…` or `IP:…`) that nobody has signed; return the files of key and certificate."""
+    key, certificate = folder / "key.pem", folder / "cert.pem"
+    subprocess.run(
+        [
+            "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+            "-keyout", key, "-out", certificate, "-days", "2", "-subj", "/CN=flowmason.test",
+            "-addext", f"subjectAltName={name}",
+        ],
+        check=True, capture_output=True, timeout=30,
+    )  # fmt: skip
+    return key, certificate
+
+
+def mail_server(
+    *,
+    tls: Literal["starttls", "implicit", "none"] = "none",
+    certificate: tuple[Path, Path] | None = None,
+    login: bool = False,
+) -> Iterator[Mailbox]:
+    """Start a mail server; its user is `me` with the password `PASSWORD` if it wants a login."""
+    from aiosmtpd.controller import Controller
+    from aiosmtpd.smtp import AuthResult
+
+    here = Mailbox(port=free_port())
+
+    def authenticator(server: Any, session: Any, envelope: Any, mechanism: str, data: Any) -> Any:
+        return AuthResult(success=(data.login, data.password) == (b"me", PASSWORD.encode()), handled=False)
+
+    options: dict[str, Any] = {}
+    if certificate is not None:
+        trust = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        trust.load_cert_chain(certificate[1], certificate[0])
+        options = {"ssl_context": trust} if tls == "implicit" else {"tls_context": trust, "require_starttls": True}
+    if login:
+        options |= {"authenticator": authenticator, "auth_required": True, "auth_require_tls": tls == "starttls"}
+    controller: Any = cast("Any", Controller)(here, hostname="127.0.0.1", port=here.port, **options)
+    controller.start()
+    try:
+        yield here
+    finally:
+        controller.stop()

@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import mimetypes
+import re
 import ssl
 from email.errors import MessageError
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP
-from email.utils import format_datetime, getaddresses
+from email.utils import format_datetime
 from typing import Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from flowmason_ray.components.base import operator
+from flowmason_ray.components.builtin.examples import closed
 from flowmason_ray.components.extras import needs
 from flowmason_ray.components.files import existing_file, file_errors
 from flowmason_ray.connections import SmtpConnection
@@ -42,19 +44,14 @@ class Email:
     class Input(BaseModel):
         """To whom and what."""
 
-        model_config = ConfigDict(
-            extra="forbid",
-            json_schema_extra={
-                "examples": [
-                    {
-                        "connection": "mail",
-                        "to": ["Ada <ada@example.com>"],
-                        "subject": "Your order",
-                        "body": "It is on its way.",
-                        "html": "<p>It is <b>on its way</b>.</p>",
-                    }
-                ]
-            },
+        model_config = closed(
+            {
+                "connection": "mail",
+                "to": ["Ada <ada@example.com>"],
+                "subject": "Your order",
+                "body": "It is on its way.",
+                "html": "<p>It is <b>on its way</b>.</p>",
+            }
         )
 
         connection: str = Field(description="The connection of type smtp in flowmason.json.")
@@ -119,19 +116,26 @@ def _addresses(field: list[str] | str) -> list[Address]:
     """
     found: list[Address] = []
     for text in [field] if isinstance(field, str) else field:
-        for name, address in getaddresses([text], strict=True):
-            try:
-                parsed = Address(display_name=name, addr_spec=address)
-                valid = bool(parsed.username and parsed.domain) and not any(c in name + address for c in "\r\n\0")
-            except (MessageError, ValueError, IndexError):
-                valid = False
-            if not valid:
-                raise PermanentError(
-                    f"{text!r} is no mail address; write 'ada@example.com' or 'Ada <ada@example.com>'.",
-                    code="email_address",
-                )
-            found.append(Address(display_name=name, addr_spec=address))
+        parsed = _parsed(text)
+        if not parsed:
+            raise PermanentError(
+                f"{text!r} is no mail address; write 'ada@example.com' or 'Ada <ada@example.com>'.",
+                code="email_address",
+            )
+        found += parsed
     return found
+
+
+def _parsed(text: str) -> list[Address]:
+    """Return the addresses in a text, by the standard library's parser of headers (RFC 5322); none if one is wrong."""
+    if any(ord(c) < 32 for c in text):
+        return []
+    try:
+        header = SMTP.header_factory("To", text)
+    except (MessageError, ValueError, IndexError):
+        return []
+    addresses = cast("list[Address]", list(header.addresses))
+    return addresses if not header.defects and all(a.username and a.domain for a in addresses) else []
 
 
 def _message(input: Email.Input, sender: str, context: Context) -> EmailMessage:
@@ -153,6 +157,8 @@ def _message(input: Email.Input, sender: str, context: Context) -> EmailMessage:
         for name, value in input.headers.items():
             if name.lower() in _OURS:
                 raise PermanentError(f"The header {name!r} has a field of its own.", code="invalid_input")
+            if _HEADER.fullmatch(name) is None:
+                raise ValueError(f"{name!r} is no name of a header")
             message[name] = value
     except (ValueError, TypeError, IndexError) as exc:  # a line break in a header would begin another one
         raise PermanentError(f"A header cannot be sent: {exc}.", code="invalid_input") from exc
@@ -173,6 +179,7 @@ def _message(input: Email.Input, sender: str, context: Context) -> EmailMessage:
     return message
 
 
+_HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
 _OURS = frozenset(
     {"from", "to", "cc", "bcc", "subject", "date", "message-id", "reply-to", "content-type", "mime-version", "sender"}
 )
@@ -257,14 +264,15 @@ def _said(exc: Exception, where: str, *, handing_over: bool) -> StageError:
             "Look there, and run the stage again if it was not.",
             code="email_in_doubt",
         )
-    if isinstance(exc, aiosmtplib.SMTPException) and _is_certificate(exc):
+    if _is_certificate(exc):
         return PermanentError(
             f"{where} shows a certificate that is not valid: {exc}. 'verify': false in the connection accepts any.",
             code="email_error",
         )
     if isinstance(exc, (aiosmtplib.SMTPNotSupported, aiosmtplib.SMTPHeloError)) or "STARTTLS" in str(exc):
         return PermanentError(
-            f"{where}: {exc} Is 'tls' of the connection right? There are starttls, implicit and none.", code="email_error"
+            f"{where}: {exc} Is 'tls' of the connection right? There are starttls, implicit and none.",
+            code="email_error",
         )
     return TemporaryError(f"{where} cannot be used now: {exc or type(exc).__name__}.", code="email_unavailable")
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flowmason_ray.components.base import operator
 from flowmason_ray.components.builtin.destinations import AnyDestination, Delivery, deliver, failed_delivery
+from flowmason_ray.components.builtin.examples import closed
 from flowmason_ray.components.builtin.seen_before import (
     forget_in_file,
     forget_in_redis,
@@ -40,7 +41,9 @@ class ErrorRoute(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str | None = Field(default=None, description="What it is called in the results; default: its type and number.")
+    name: str | None = Field(
+        default=None, description="What it is called in the results; default: its type and number."
+    )
     min_severity: Severity = Field(default="info", description="It is told of errors that are at least this bad.")
     codes: list[str] = Field(default=[], description="It is told of errors with these codes; none: all.")
     destination: AnyDestination = Field(description="Who is told: webhook, email, queue, file, s3 or database.")
@@ -67,21 +70,21 @@ class ErrorRouter:
     class Input(BaseModel):
         """The error, how bad it is, and who is told."""
 
-        model_config = ConfigDict(
-            extra="forbid",
-            json_schema_extra={
-                "examples": [
-                    {
-                        "error": {"code": "http_timeout", "message": "No answer within 30 s.", "stage": "load", "attempts": 3},
-                        "severity_rules": [{"codes": ["http_timeout"], "severity": "warning"}],
-                        "routes": [
-                            {"min_severity": "error", "destination": {"type": "webhook", "connection": "orders_hook"}},
-                            {"destination": {"type": "queue", "connection": "cache", "queue": "errors"}},
-                        ],
-                        "dedupe": {"window_seconds": 600},
-                    }
-                ]
-            },
+        model_config = closed(
+            {
+                "error": {
+                    "code": "http_timeout",
+                    "message": "No answer within 30 s.",
+                    "stage": "load",
+                    "attempts": 3,
+                },
+                "severity_rules": [{"codes": ["http_timeout"], "severity": "warning"}],
+                "routes": [
+                    {"min_severity": "error", "destination": {"type": "webhook", "connection": "orders_hook"}},
+                    {"destination": {"type": "queue", "connection": "cache", "queue": "errors"}},
+                ],
+                "dedupe": {"window_seconds": 600},
+            }
         )
 
         error: dict[str, Any] | str = Field(

@@ -111,7 +111,7 @@ class HttpRequest:
         reply = await sent(
             request,
             allow_hosts=allow,
-            timeout=input.timeout,
+            within_s=input.timeout,
             max_redirects=10 if input.follow_redirects else 0,
             max_bytes=input.max_response_bytes,
             verify=input.verify_ssl,

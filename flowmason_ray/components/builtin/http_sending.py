@@ -23,7 +23,7 @@ async def sent(
     request: httpx.Request,
     *,
     allow_hosts: Sequence[str],
-    timeout: float,
+    within_s: float,
     max_redirects: int,
     max_bytes: int,
     verify: bool,
@@ -36,12 +36,12 @@ async def sent(
     """
     where = f"{request.method} {shown(request.url)}"
     try:
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(within_s):
             return await exchange(
                 request, allow_hosts=allow_hosts, max_redirects=max_redirects, max_bytes=max_bytes, verify=verify
             )
     except (TimeoutError, httpx.TimeoutException) as exc:
-        raise TemporaryError(f"{where} got no answer within {timeout:g} s.", code="http_timeout") from exc
+        raise TemporaryError(f"{where} got no answer within {within_s:g} s.", code="http_timeout") from exc
     except TooLarge as exc:
         raise PermanentError(
             f"{where} answered with more than {max_bytes} bytes; raise 'max_response_bytes' if that is right.",

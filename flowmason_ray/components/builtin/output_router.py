@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flowmason_ray.components.base import operator
 from flowmason_ray.components.builtin.destinations import AnyDestination, Delivery, deliver, failed_delivery, no_table
+from flowmason_ray.components.builtin.examples import closed
 from flowmason_ray.engine.component import Context
 from flowmason_ray.errors import ExpressionError, PermanentError
 from flowmason_ray.spec.expressions import DictScope, ExpressionSyntaxError, parse_expression
@@ -21,9 +22,12 @@ class Route(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str | None = Field(default=None, description="What it is called in the results; default: its type and number.")
+    name: str | None = Field(
+        default=None, description="What it is called in the results; default: its type and number."
+    )
     when: bool | str = Field(
-        default=True, description="An expression over `payload`, without braces; or a template that gives true or false."
+        default=True,
+        description="An expression over `payload`, without braces; or a template that gives true or false.",
     )
     destination: AnyDestination = Field(description="Where it goes: webhook, email, queue, file, s3 or database.")
 
@@ -35,23 +39,22 @@ class OutputRouter:
     class Input(BaseModel):
         """What is sent, and where."""
 
-        model_config = ConfigDict(
-            extra="forbid",
-            json_schema_extra={
-                "examples": [
+        model_config = closed(
+            {
+                "payload": {"id": 7, "total": 1250},
+                "routes": [
                     {
-                        "payload": {"id": 7, "total": 1250},
-                        "routes": [
-                            {
-                                "name": "large orders",
-                                "when": "payload.total > 1000",
-                                "destination": {"type": "webhook", "connection": "orders_hook", "event_type": "order.large"},
-                            },
-                            {"destination": {"type": "file", "path": "out/orders.ndjson", "mode": "append"}},
-                        ],
-                    }
-                ]
-            },
+                        "name": "large orders",
+                        "when": "payload.total > 1000",
+                        "destination": {
+                            "type": "webhook",
+                            "connection": "orders_hook",
+                            "event_type": "order.large",
+                        },
+                    },
+                    {"destination": {"type": "file", "path": "out/orders.ndjson", "mode": "append"}},
+                ],
+            }
         )
 
         payload: Any = Field(description="What is sent, any JSON value.")
@@ -90,9 +93,7 @@ class OutputRouter:
         for route, name, met in zip(input.routes, names, chosen, strict=True):
             if not met or (done and input.mode == "first"):
                 reason = "another route came first" if met else "its condition does not hold"
-                results.append(
-                    Delivery(destination=name, type=route.destination.type, status="skipped", reason=reason)
-                )
+                results.append(Delivery(destination=name, type=route.destination.type, status="skipped", reason=reason))
                 continue
             results.append(await deliver(route.destination, name, input.payload, context))
             done = True

@@ -11,9 +11,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from flowmason_ray.components.base import operator
+from flowmason_ray.components.builtin.examples import closed
 from flowmason_ray.components.builtin.sql_errors import sql_problem
 from flowmason_ray.components.builtin.sql_execute import Statement
 from flowmason_ray.components.builtin.sql_rows import ResultForm, RowsOutput, rows_output
@@ -40,18 +41,13 @@ class Postgres:
     class Input(BaseModel):
         """What to do."""
 
-        model_config = ConfigDict(
-            extra="forbid",
-            json_schema_extra={
-                "examples": [
-                    {
-                        "connection": "shop",
-                        "operation": "query",
-                        "query": "select name, tags from products where tags && :tags order by name",
-                        "parameters": {"tags": ["new"]},
-                    }
-                ]
-            },
+        model_config = closed(
+            {
+                "connection": "shop",
+                "operation": "query",
+                "query": "select name, tags from products where tags && :tags order by name",
+                "parameters": {"tags": ["new"]},
+            }
         )
 
         connection: str = Field(description="The connection of type postgres in flowmason.json.")
@@ -101,8 +97,10 @@ class Postgres:
         changed: list[int] = []
         facts: dict[str, Any] = {}
         async with connection.cursor() as cursor:
-            for each in _given(input, "statements"):
-                several = each.parameters if isinstance(each.parameters, list) else [each.parameters]
+            for each in cast("list[Statement]", _given(input, "statements")):
+                several: list[dict[str, Any]] = (
+                    each.parameters if isinstance(each.parameters, list) else [each.parameters]
+                )
                 done = 0
                 for parameters in several:
                     statement, values = _named(each.sql, parameters)
@@ -136,7 +134,7 @@ class Postgres:
                 code="invalid_parameter",
             )
         query = sql.SQL("COPY ({}) TO STDOUT (FORMAT csv, HEADER)").format(
-            sql.SQL(cast("Any", _given(input, "query").strip().rstrip(";")))
+            sql.SQL(_given(input, "query").strip().rstrip(";"))
         )
         target = resolve_inside(context.project_dir, _given(input, "file"))
 
@@ -205,7 +203,7 @@ def _adapted(value: Any) -> Any:
 
 async def _fetched(cursor: Any, input: Postgres.Input) -> dict[str, Any]:
     columns = [each.name for each in cursor.description or ()]
-    rows = await cursor.fetchmany(input.max_rows + 1) if columns else []
+    rows: Any = await cursor.fetchmany(input.max_rows + 1) if columns else []
     return rows_output(columns, rows, form=input.result, max_rows=input.max_rows)
 
 
@@ -213,7 +211,9 @@ def _rows(data: Any) -> tuple[list[str], Any]:
     if is_frame(data):
         return list(data.columns), data.iter_rows()
     if not isinstance(data, list) or not all(isinstance(row, dict) for row in cast("list[Any]", data)):
-        raise PermanentError("Operation 'copy_in' needs a list of objects, or a table, in 'data'.", code="invalid_input")
+        raise PermanentError(
+            "Operation 'copy_in' needs a list of objects, or a table, in 'data'.", code="invalid_input"
+        )
     rows = cast("list[dict[str, Any]]", data)
     columns = list(dict.fromkeys(name for row in rows for name in row))
     return columns, ([row.get(name) for name in columns] for row in rows)

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from flowmason_ray.components.base import operator
+from flowmason_ray.components.builtin.examples import closed
 from flowmason_ray.components.builtin.redis_client import call_once, connected
 from flowmason_ray.engine.component import Context
 
@@ -24,18 +25,13 @@ class QueuePublish:
     class Input(BaseModel):
         """The queue and the message."""
 
-        model_config = ConfigDict(
-            extra="forbid",
-            json_schema_extra={
-                "examples": [
-                    {
-                        "connection": "cache",
-                        "queue": "orders",
-                        "message": {"id": 7, "total": 12.5},
-                        "message_type": "order.paid",
-                    }
-                ]
-            },
+        model_config = closed(
+            {
+                "connection": "cache",
+                "queue": "orders",
+                "message": {"id": 7, "total": 12.5},
+                "message_type": "order.paid",
+            }
         )
 
         connection: str = Field(description="The connection of type redis in flowmason.json.")
@@ -74,6 +70,6 @@ class QueuePublish:
         fields |= {f"header:{name}": value for name, value in input.headers.items()}
         trim: list[str | int] = [] if input.max_length is None else ["MAXLEN", "~", input.max_length]
         command = ["XADD", input.queue, *trim, "*", *(part for pair in fields.items() for part in pair)]
-        async with connected(context, input.connection, timeout=input.timeout) as client:
+        async with connected(context, input.connection, answer_s=input.timeout) as client:
             message_id, again = await call_once(client, key, command)
         return self.Output(message_id=message_id, queue=input.queue, repeated=again)

@@ -39,12 +39,12 @@ return {0, text}
 
 
 @asynccontextmanager
-async def connected(context: Context, name: str, *, timeout: float) -> AsyncGenerator[redis.Redis]:
+async def connected(context: Context, name: str, *, answer_s: float) -> AsyncGenerator[redis.Redis]:
     """Connect to the connection `name` of the project; close it in the end.
 
     Raises:
         PermanentError: `redis_denied` for a wrong password or a missing right, `redis_error` for what the server refuses.
-        TemporaryError: `redis_unavailable` when it cannot be reached, is loading, or takes longer than `timeout` seconds.
+        TemporaryError: `redis_unavailable` when it cannot be reached, is loading, or takes longer than `answer_s` for an answer.
     """
     connection = context.connection(name, RedisConnection)
     options: dict[str, Any] = {"username": connection.username, "password": connection.password}
@@ -52,8 +52,8 @@ async def connected(context: Context, name: str, *, timeout: float) -> AsyncGene
         client = redis.Redis.from_url(  # pyright: ignore[reportUnknownMemberType]  # its options have no types
             str(connection.url),
             decode_responses=True,
-            socket_timeout=timeout,
-            socket_connect_timeout=min(timeout, 10.0),
+            socket_timeout=answer_s,
+            socket_connect_timeout=min(answer_s, 10.0),
             **{key: value for key, value in options.items() if value is not None},
         )
     except ValueError as exc:

@@ -11,9 +11,10 @@ from __future__ import annotations
 import json
 from typing import Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from flowmason_ray.components.base import operator
+from flowmason_ray.components.builtin.examples import closed
 from flowmason_ray.components.builtin.redis_client import call, call_once, connected
 from flowmason_ray.engine.component import Context
 from flowmason_ray.errors import PermanentError
@@ -37,19 +38,14 @@ class RedisStore:
     class Input(BaseModel):
         """What to do with which key."""
 
-        model_config = ConfigDict(
-            extra="forbid",
-            json_schema_extra={
-                "examples": [
-                    {
-                        "connection": "cache",
-                        "operation": "set",
-                        "key": "greeting",
-                        "value": {"text": "hello"},
-                        "ttl_seconds": 60,
-                    }
-                ]
-            },
+        model_config = closed(
+            {
+                "connection": "cache",
+                "operation": "set",
+                "key": "greeting",
+                "value": {"text": "hello"},
+                "ttl_seconds": 60,
+            }
         )
 
         connection: str = Field(description="The connection of type redis in flowmason.json.")
@@ -104,7 +100,7 @@ class RedisStore:
             TemporaryError: `redis_unavailable`.
         """
         command = _command(input)
-        async with connected(context, input.connection, timeout=input.timeout) as client:
+        async with connected(context, input.connection, answer_s=input.timeout) as client:
             if input.operation == "keys":
                 return await self._search(client, input)
             if input.operation in _READS:

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from flowmason_ray.components.base import operator
+from flowmason_ray.components.builtin.examples import closed
 from flowmason_ray.components.builtin.rows import Rows, is_list, require_fields
 from flowmason_ray.engine.component import Context
 from flowmason_ray.errors import PermanentError
@@ -34,9 +35,7 @@ class Sort:
     class Input(BaseModel):
         """The rows and the fields."""
 
-        model_config = ConfigDict(
-            extra="forbid", json_schema_extra={"examples": [{"data": _PEOPLE, "by": ["-age", "name"]}]}
-        )
+        model_config = closed({"data": _PEOPLE, "by": ["-age", "name"]})
 
         data: Rows = Field(description="A list of objects, or a table.")
         by: list[str] | str = Field(description="The fields, the most important first; '-age' sorts downwards.")
@@ -63,9 +62,7 @@ class Sort:
         if is_list(input.data):
             found: Any = _sorted(input.data, fields, down, nulls_last=input.nulls == "last")
         else:
-            found = cast("Any", input.data).sort(
-                fields, descending=down, nulls_last=input.nulls == "last", maintain_order=True
-            )
+            found = input.data.sort(fields, descending=down, nulls_last=input.nulls == "last", maintain_order=True)
         found = found if input.limit is None else found[: input.limit]
         return self.Output(data=found, count=len(found))
 
@@ -90,8 +87,16 @@ def _sorted(
 
 
 def _kind(value: Any) -> str:
-    names = {bool: "true or false", int: "numbers", float: "numbers", str: "texts", list: "a list", dict: "an object"}
-    return names.get(type(value), type(value).__name__)
+    names: dict[type, str] = {
+        bool: "true or false",
+        int: "numbers",
+        float: "numbers",
+        str: "texts",
+        list: "a list",
+        dict: "an object",
+    }
+    kind: Any = type(value)
+    return names.get(kind, kind.__name__)
 
 
 @operator(effect="pure", cost="cpu", category="data", tags=("rows",))
@@ -101,7 +106,7 @@ class Deduplicate:
     class Input(BaseModel):
         """The rows and the fields."""
 
-        model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"data": _PEOPLE, "by": ["age"]}]})
+        model_config = closed({"data": _PEOPLE, "by": ["age"]})
 
         data: Rows = Field(description="A list of objects, or a table.")
         by: list[str] | str | None = Field(default=None, description="The fields that make rows equal; default: all.")
@@ -125,7 +130,7 @@ class Deduplicate:
         if is_list(input.data):
             found: Any = _distinct(input.data, by, input.keep)
         else:
-            found = cast("Any", input.data).unique(subset=by or None, keep=input.keep, maintain_order=True)
+            found = input.data.unique(subset=by or None, keep=input.keep, maintain_order=True)
         return self.Output(data=found, count=len(found), removed=len(input.data) - len(found))
 
 
@@ -164,7 +169,7 @@ class Sample:
     class Input(BaseModel):
         """The rows, and how many."""
 
-        model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"data": _PEOPLE, "n": 2, "seed": 7}]})
+        model_config = closed({"data": _PEOPLE, "n": 2, "seed": 7})
 
         data: Rows = Field(description="A list of objects, or a table.")
         n: int | None = Field(default=None, ge=0, description="How many rows; more than there are means all.")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from flowmason_ray.components.base import operator
+from flowmason_ray.components.builtin.examples import closed
 from flowmason_ray.components.builtin.rows import Rows, as_it_came, as_table, require_fields
 from flowmason_ray.components.builtin.rows_chosen import Chosen
 from flowmason_ray.components.builtin.table_errors import table_errors
@@ -30,10 +31,7 @@ class Pivot:
     class Input(BaseModel):
         """The rows, and which fields go where."""
 
-        model_config = ConfigDict(
-            extra="forbid",
-            json_schema_extra={"examples": [{"data": _LONG, "index": ["city"], "columns": "month", "values": "rain"}]},
-        )
+        model_config = closed({"data": _LONG, "index": ["city"], "columns": "month", "values": "rain"})
 
         data: Rows = Field(description="A list of objects, or a table.")
         index: list[str] | str = Field(description="The fields that make a row of the result.")
@@ -42,7 +40,9 @@ class Pivot:
         aggregate: Literal["first", "last", "sum", "mean", "min", "max", "median", "count"] | None = Field(
             default=None, description="What to do with several values for one place; default: that is an error."
         )
-        fill: float | str | None = Field(default=None, description="What stands where there is no value; default: null.")
+        fill: float | str | None = Field(
+            default=None, description="What stands where there is no value; default: null."
+        )
 
     class Output(Chosen):
         """One row for each combination of 'index', in order of appearance."""
@@ -60,13 +60,13 @@ class Pivot:
         table = as_table(input.data)
         if not table.height:
             return self.Output(data=as_it_came(table, input.data), count=0, columns=[])
-        new = cast("Any", table)[input.columns].n_unique()
+        new = table[input.columns].n_unique()
         if new > MAX_COLUMNS:
             raise PermanentError(
                 f"{input.columns!r} has {new} different values, which would be as many fields; up to {MAX_COLUMNS} are made.",
                 code="too_many_columns",
             )
-        places = cast("Any", table).select([*index, input.columns])
+        places = table.select([*index, input.columns])
         if input.aggregate is None and places.n_unique() < table.height:
             raise PermanentError(
                 f"Several rows have the same {index} and {input.columns!r}; say with 'aggregate' what becomes of them.",
@@ -74,7 +74,7 @@ class Pivot:
             )
         how = "len" if input.aggregate == "count" else input.aggregate
         with table_errors("Pivoting", table.columns):
-            wide = cast("Any", table).pivot(on=input.columns, index=index, values=input.values, aggregate_function=how)
+            wide = table.pivot(on=input.columns, index=index, values=input.values, aggregate_function=how)
             columns = [name for name in wide.columns if name not in index]
             if input.fill is not None:
                 wide = _filled(wide, columns, input.fill)
@@ -94,12 +94,7 @@ class Unpivot:
     class Input(BaseModel):
         """The rows, and which fields go where."""
 
-        model_config = ConfigDict(
-            extra="forbid",
-            json_schema_extra={
-                "examples": [{"data": _WIDE, "index": ["city"], "names_to": "month", "values_to": "rain"}]
-            },
-        )
+        model_config = closed({"data": _WIDE, "index": ["city"], "names_to": "month", "values_to": "rain"})
 
         data: Rows = Field(description="A list of objects, or a table.")
         index: list[str] | str = Field(default=[], description="The fields that stay, repeated in each row.")
@@ -122,7 +117,7 @@ class Unpivot:
         if not table.height:
             return self.Output(data=as_it_came(table, input.data), count=0)
         with table_errors("Unpivoting", table.columns):
-            long = cast("Any", table).unpivot(
+            long = table.unpivot(
                 on=input.columns, index=index, variable_name=input.names_to, value_name=input.values_to
             )
         return self.Output(data=as_it_came(long, input.data), count=long.height)

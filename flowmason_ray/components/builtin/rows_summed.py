@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from flowmason_ray.components.base import operator
+from flowmason_ray.components.builtin.examples import closed
 from flowmason_ray.components.builtin.rows import Rows, as_it_came, as_table
 from flowmason_ray.components.builtin.rows_chosen import Chosen
 from flowmason_ray.components.builtin.table_shape import Aggregation, TableAggregate, TableJoin
@@ -29,13 +30,12 @@ class Aggregate:
     class Input(BaseModel):
         """The rows, the groups and what to compute."""
 
-        model_config = ConfigDict(
-            extra="forbid",
-            json_schema_extra={
-                "examples": [
-                    {"data": _ORDERS, "group_by": ["city"], "aggregations": {"total": "sum(total)", "orders": "count()"}}
-                ]
-            },
+        model_config = closed(
+            {
+                "data": _ORDERS,
+                "group_by": ["city"],
+                "aggregations": {"total": "sum(total)", "orders": "count()"},
+            }
         )
 
         data: Rows = Field(description="A list of objects, or a table.")
@@ -77,11 +77,8 @@ class Join:
     class Input(BaseModel):
         """The two sides and their keys."""
 
-        model_config = ConfigDict(
-            extra="forbid",
-            json_schema_extra={
-                "examples": [{"left": _ORDERS, "right": [{"city": "Oslo", "country": "Norway"}], "on": "city", "how": "left"}]
-            },
+        model_config = closed(
+            {"left": _ORDERS, "right": [{"city": "Oslo", "country": "Norway"}], "on": "city", "how": "left"}
         )
 
         left: Rows = Field(description="A list of objects, or a table.")
@@ -92,7 +89,9 @@ class Join:
         how: Literal["inner", "left", "right", "full", "semi", "anti", "cross"] = Field(
             default="inner", description="Which rows stay; semi and anti: the left ones with and without a partner."
         )
-        suffix: str = Field(default="_right", description="Put behind names of the right side that the left one has too.")
+        suffix: str = Field(
+            default="_right", description="Put behind names of the right side that the left one has too."
+        )
         unique_right: bool = Field(default=False, description="Fail when a key occurs twice on the right side.")
 
     class Output(Chosen):
@@ -104,7 +103,9 @@ class Join:
         Raises:
             PermanentError: `invalid_input` for keys that do not pair up, `unknown_column`, `table_error`.
         """
-        facts: dict[str, Any] = {n: getattr(input, n) for n in ("on", "left_on", "right_on", "how", "suffix", "unique_right")}
+        facts: dict[str, Any] = {
+            n: getattr(input, n) for n in ("on", "left_on", "right_on", "how", "suffix", "unique_right")
+        }
         wanted = TableJoin.Input(left=as_table(input.left), right=as_table(input.right), **facts)
         done = TableJoin().execute(wanted, context)
         return self.Output(data=as_it_came(done.table, input.left), count=done.rows)

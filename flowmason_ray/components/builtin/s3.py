@@ -9,10 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from flowmason_ray.components.base import operator
 from flowmason_ray.components.builtin.contents import ContentFormat, decoded, encoded
+from flowmason_ray.components.builtin.examples import closed
 from flowmason_ray.components.extras import needs
 from flowmason_ray.components.files import existing_file, file_errors, relative, resolve_inside, write_atomic
 from flowmason_ray.connections import S3Connection
@@ -43,19 +44,14 @@ class S3:
     class Input(BaseModel):
         """What to do with which object."""
 
-        model_config = ConfigDict(
-            extra="forbid",
-            json_schema_extra={
-                "examples": [
-                    {
-                        "connection": "lake",
-                        "operation": "put",
-                        "key": "reports/today.json",
-                        "content": {"orders": 3},
-                        "format": "json",
-                    }
-                ]
-            },
+        model_config = closed(
+            {
+                "connection": "lake",
+                "operation": "put",
+                "key": "reports/today.json",
+                "content": {"orders": 3},
+                "format": "json",
+            }
         )
 
         connection: str = Field(description="The connection of type s3 in flowmason.json.")

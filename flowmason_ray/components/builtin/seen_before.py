@@ -55,7 +55,7 @@ async def is_new_in_redis(context: Context, connection: str, fingerprint: str, w
     from flowmason_ray.components.builtin.redis_client import call, connected
 
     name = f"flowmason:seen:{fingerprint}"
-    async with connected(context, connection, timeout=10.0) as client:
+    async with connected(context, connection, answer_s=10.0) as client:
         milliseconds = max(1, int(window_s * 1000))
         if await call(client, "SET", name, context.idempotency_key, "PX", milliseconds, "NX"):
             return True
@@ -66,5 +66,5 @@ async def forget_in_redis(context: Context, connection: str, fingerprint: str) -
     """Forget that we said it: it did not get out."""
     from flowmason_ray.components.builtin.redis_client import call, connected
 
-    async with connected(context, connection, timeout=10.0) as client:
+    async with connected(context, connection, answer_s=10.0) as client:
         await call(client, "DEL", f"flowmason:seen:{fingerprint}")

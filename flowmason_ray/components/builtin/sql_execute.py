@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from flowmason_ray.components.base import operator
+from flowmason_ray.components.builtin.examples import closed
 from flowmason_ray.components.builtin.sql_databases import opened
 from flowmason_ray.components.builtin.sql_rows import ResultForm, RowsOutput, rows_output
 from flowmason_ray.components.builtin.sql_statements import bound
@@ -36,28 +37,25 @@ class SqlExecute:
     class Input(BaseModel):
         """The database and the statements."""
 
-        model_config = ConfigDict(
-            extra="forbid",
-            json_schema_extra={
-                "examples": [
+        model_config = closed(
+            {
+                "database": "data/shop.db",
+                "statements": [
                     {
-                        "database": "data/shop.db",
-                        "statements": [
-                            {
-                                "sql": "insert into products (name, price) values (:name, :price)",
-                                "parameters": [{"name": "lamp", "price": 39.0}, {"name": "bulb", "price": 4.5}],
-                            },
-                            {"sql": "select count(*) as products from products"},
-                        ],
-                    }
-                ]
-            },
+                        "sql": "insert into products (name, price) values (:name, :price)",
+                        "parameters": [{"name": "lamp", "price": 39.0}, {"name": "bulb", "price": 4.5}],
+                    },
+                    {"sql": "select count(*) as products from products"},
+                ],
+            }
         )
 
         connection: str | None = Field(
             default=None, description="The connection of type sql or postgres in flowmason.json."
         )
-        database: str | None = Field(default=None, description="Or a SQLite file of the project; it is made if need be.")
+        database: str | None = Field(
+            default=None, description="Or a SQLite file of the project; it is made if need be."
+        )
         statements: list[Statement] = Field(
             min_length=1, description="The statements, in order; all take effect, or none."
         )
@@ -81,9 +79,7 @@ class SqlExecute:
         changed: list[int] = []
         columns: list[str] = []
         rows: Any = []
-        with opened(
-            context, input.connection, input.database, read_only=False, timeout=input.timeout
-        ) as database:
+        with opened(context, input.connection, input.database, read_only=False, timeout=input.timeout) as database:
             for statement, values in prepared:
                 done = database.execute(statement, values)
                 changed.append(max(0, done.rowcount) if not done.returns_rows else 0)

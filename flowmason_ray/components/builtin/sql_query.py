@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from flowmason_ray.components.base import operator
+from flowmason_ray.components.builtin.examples import closed
 from flowmason_ray.components.builtin.sql_databases import opened
 from flowmason_ray.components.builtin.sql_rows import ResultForm, RowsOutput, rows_output
 from flowmason_ray.components.builtin.sql_statements import bound
@@ -25,17 +26,12 @@ class SqlQuery:
     class Input(BaseModel):
         """The database and the query."""
 
-        model_config = ConfigDict(
-            extra="forbid",
-            json_schema_extra={
-                "examples": [
-                    {
-                        "database": "data/shop.db",
-                        "query": "select name, price from products where price >= :least order by price",
-                        "parameters": {"least": 10},
-                    }
-                ]
-            },
+        model_config = closed(
+            {
+                "database": "data/shop.db",
+                "query": "select name, price from products where price >= :least order by price",
+                "parameters": {"least": 10},
+            }
         )
 
         connection: str | None = Field(
@@ -62,16 +58,16 @@ class SqlQuery:
             TemporaryError: `sql_unavailable`, `sql_timeout`.
         """
         statement, values = bound(input.query, input.parameters)
-        with opened(
-            context, input.connection, input.database, read_only=True, timeout=input.timeout
-        ) as database:
+        with opened(context, input.connection, input.database, read_only=True, timeout=input.timeout) as database:
             streaming = database.execution_options(stream_results=_streams(database, input.query))
             with streaming.execute(statement, values) as found:
                 columns = list(found.keys()) if found.returns_rows else []
-                rows = found.fetchmany(input.max_rows + 1) if found.returns_rows else []
+                rows: Any = found.fetchmany(input.max_rows + 1) if found.returns_rows else []
         output = rows_output(columns, rows, form=input.result, max_rows=input.max_rows)
         if output["truncated"]:
-            context.log("warning", f"The query gives more than max_rows = {input.max_rows} rows; the rest is left behind.")
+            context.log(
+                "warning", f"The query gives more than max_rows = {input.max_rows} rows; the rest is left behind."
+            )
         return self.Output(**output)
 
 

@@ -6,7 +6,7 @@ import base64
 from collections.abc import Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from uuid import UUID
 
 from pydantic import BaseModel, Field
@@ -23,7 +23,9 @@ class RowsOutput(BaseModel):
 
     rows: list[dict[str, Any]] | None = Field(default=None, description="The rows as objects; null for a table.")
     table: Frame | None = Field(default=None, description="The rows as a table, if 'result' asks for one.")
-    row_count: int = Field(description="How many rows there are; for statements that change rows how many they changed.")
+    row_count: int = Field(
+        description="How many rows there are; for statements that change rows how many they changed."
+    )
     columns: list[str] = Field(description="The names of the columns.")
     truncated: bool = Field(default=False, description="Whether there were more than 'max_rows'.")
 
@@ -82,7 +84,7 @@ def json_value(value: Any) -> Any:
         case timedelta():
             return value.total_seconds()
         case bytes() | bytearray() | memoryview():
-            return base64.b64encode(bytes(value)).decode("ascii")
+            return base64.b64encode(bytes(cast("bytes", value))).decode("ascii")
         case list() | tuple():
             return [json_value(v) for v in value]  # pyright: ignore[reportUnknownVariableType]  # of a driver's making
         case dict():

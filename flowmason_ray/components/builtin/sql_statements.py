@@ -20,12 +20,14 @@ def bound(statement: str, parameters: Mapping[str, Any]) -> tuple[TextClause, di
     """
     # A colon that is none of ours is escaped, so that SQLAlchemy sees the names that we see.
     written, used = with_names(statement, parameters, name=lambda n: f":{n}", rest=lambda t: t.replace(":", "\\:"))
+    value: object
     for name, value in used.items():
-        if isinstance(value, dict) or is_frame(value):
+        kind = "a table" if is_frame(value) else "an object" if isinstance(value, dict) else None
+        if kind is not None:
             raise PermanentError(
-                f"The parameter {name!r} is {'a table' if is_frame(value) else 'an object'}; a value is a text, a number, "
+                f"The parameter {name!r} is {kind}; a value is a text, a number, "
                 "true, false, null, or a list of these. An object is written as a text with `| tojson`.",
                 code="invalid_parameter",
             )
-    lists = [bindparam(name, expanding=True) for name, value in used.items() if isinstance(value, list)]
+    lists: list[Any] = [bindparam(name, expanding=True) for name, value in used.items() if isinstance(value, list)]
     return text(written).bindparams(*lists), used

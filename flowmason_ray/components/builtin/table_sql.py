@@ -32,6 +32,7 @@ _READS_FILES = re.compile(r"\bread_(csv|ipc|json|ndjson|parquet|delta|iceberg|av
 _SCAN = re.compile(r"^\s*\S.* SCAN \[", re.MULTILINE)
 """How polars' plan shows a file that it would read."""
 
+
 @operator(effect="pure", cost="cpu", category="tables")
 class TableSql:
     """Runs a SQL query over named tables."""

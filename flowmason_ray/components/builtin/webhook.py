@@ -21,9 +21,10 @@ from collections.abc import Mapping
 from typing import Any, Literal, cast
 
 import httpx
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from flowmason_ray.components.base import operator
+from flowmason_ray.components.builtin.examples import closed
 from flowmason_ray.components.builtin.http_exchange import shown
 from flowmason_ray.components.builtin.http_sending import body_of, refused, sent
 from flowmason_ray.components.frames import is_frame
@@ -41,17 +42,16 @@ class Webhook:
     class Input(BaseModel):
         """To whom and what."""
 
-        model_config = ConfigDict(
-            extra="forbid",
-            json_schema_extra={
-                "examples": [{"connection": "orders_hook", "event_type": "order.paid", "payload": {"id": 7, "total": 12.5}}]
-            },
+        model_config = closed(
+            {"connection": "orders_hook", "event_type": "order.paid", "payload": {"id": 7, "total": 12.5}}
         )
 
         connection: str | None = Field(default=None, description="The connection of type webhook in flowmason.json.")
         url: str | None = Field(default=None, description="Or an http or https URL.")
         payload: Any = Field(description="What is sent, as JSON.")
-        event_type: str | None = Field(default=None, description="What it is about; sent as the header `webhook-event`.")
+        event_type: str | None = Field(
+            default=None, description="What it is about; sent as the header `webhook-event`."
+        )
         method: Literal["POST", "PUT", "PATCH"] = Field(default="POST", description="The method.")
         headers: dict[str, str] = Field(default={}, description="Further headers.", repr=False)
         secret: str | None = Field(
@@ -86,7 +86,7 @@ class Webhook:
         reply = await sent(
             request,
             allow_hosts=allow,
-            timeout=input.timeout,
+            within_s=input.timeout,
             max_redirects=0,
             max_bytes=MAX_ANSWER_BYTES,
             verify=input.verify_ssl,
@@ -157,9 +157,7 @@ def _request(
         return httpx.Request(input.method, url.copy_with(username=None, password=None), headers=said, content=body)
     except (UnicodeEncodeError, TypeError, ValueError) as exc:
         # Not the exception's own words: a header's value may be a secret.
-        raise PermanentError(
-            f"A header cannot be sent: {type(exc).__name__}.", code="http_invalid_request"
-        ) from None
+        raise PermanentError(f"A header cannot be sent: {type(exc).__name__}.", code="http_invalid_request") from None
 
 
 def signature(secret: str, *, message_id: str, timestamp: int, body: bytes) -> str:

@@ -63,7 +63,9 @@ def send(context: RecordingContext, **config: Any) -> Webhook.Output:
 
 
 def route(context: RecordingContext, routes: list[Any], payload: Any = None, **config: Any) -> OutputRouter.Output:
-    given = OutputRouter.Input.model_validate({"payload": payload or {"id": 7, "total": 20}, "routes": routes, **config})
+    given = OutputRouter.Input.model_validate(
+        {"payload": payload or {"id": 7, "total": 20}, "routes": routes, **config}
+    )
     return asyncio.run(OutputRouter().execute(given, context))
 
 
@@ -187,7 +189,7 @@ def test_every_destination_whose_condition_holds_gets_it(
     make_context: Callable[..., RecordingContext], receiver: Receiver, redis_url: str, tmp_path: Path
 ) -> None:
     context = make_context(redis_url)
-    routes = [
+    routes: list[Any] = [
         {"name": "large", "when": "payload.total > 10", "destination": {"type": "webhook", "connection": "hook"}},
         {"name": "small", "when": "payload.total <= 10", "destination": {"type": "webhook", "connection": "plain"}},
         {"when": True, "destination": {"type": "queue", "connection": "cache", "queue": f"q{uuid4().hex}"}},
@@ -250,7 +252,7 @@ def test_what_passes_by_itself_is_tried_again_alone(context: RecordingContext, r
 def test_one_failure_does_not_keep_the_others_from_it(context: RecordingContext, receiver: Receiver) -> None:
     receiver.answers.append((404, {}, b""))
     hooks: list[Any] = [{"name": n, "destination": {"type": "webhook", "connection": "hook"}} for n in ("a", "b")]
-    with pytest.raises(PermanentError, match="1 of 2 destinations failed: a: .*404") as caught:
+    with pytest.raises(PermanentError, match=r"1 of 2 destinations failed: a: .*404") as caught:
         route(context, hooks)
     assert caught.value.code == "delivery_failed"
     assert caught.value.details is not None

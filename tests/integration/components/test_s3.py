@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import boto3  # pyright: ignore[reportMissingTypeStubs]  # it has no types
@@ -21,8 +21,7 @@ from tests.servers_kit import free_port
 @pytest.fixture
 def bucket(s3_endpoint: str) -> str:
     name = f"b-{uuid4().hex[:12]}"
-    make: Any = boto3.client  # pyright: ignore[reportUnknownMemberType]
-    make("s3", endpoint_url=s3_endpoint, aws_access_key_id="id", aws_secret_access_key="secret-key", region_name="us-east-1").create_bucket(Bucket=name)  # fmt: skip
+    cast("Any", boto3).client("s3", endpoint_url=s3_endpoint, aws_access_key_id="id", aws_secret_access_key="secret-key", region_name="us-east-1").create_bucket(Bucket=name)  # fmt: skip
     return name
 
 
@@ -38,9 +37,7 @@ def context(s3_endpoint: str, bucket: str, tmp_path: Path, monkeypatch: pytest.M
         "bare": {**usual, "bucket": None},
         "nowhere": {**usual, "endpoint_url": f"http://127.0.0.1:{free_port()}"},
     }
-    return RecordingContext(
-        settings=ProjectSettings.model_validate({"connections": connections}), project_dir=tmp_path
-    )
+    return RecordingContext(settings=ProjectSettings.model_validate({"connections": connections}), project_dir=tmp_path)
 
 
 def do(context: RecordingContext, operation: str, **more: Any) -> S3.Output:

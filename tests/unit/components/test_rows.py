@@ -25,15 +25,16 @@ def do(name: str, **config: Any) -> Any:
     return spec.create().execute(spec.input_model.model_validate(config), CONTEXT)
 
 
-def both(name: str, data: list[dict[str, Any]], **config: Any) -> Any:
+def both(name: str, rows_in: list[dict[str, Any]], **config: Any) -> Any:
     """Do it with a list and with a table; return the list's answer when both agree."""
-    rows = do(name, data=data, **config)
-    table = do(name, data=pl.DataFrame(data, infer_schema_length=None), **config)
+    rows = do(name, data=rows_in, **config)
+    data: Any = rows.data
+    table = do(name, data=pl.DataFrame(rows_in, infer_schema_length=None), **config)
     assert isinstance(table.data, pl.DataFrame), "a table stays a table"
-    assert isinstance(rows.data, list), "a list stays a list"
-    filled = [{n: r.get(n) for n in table.data.columns} for r in rows.data]
+    assert isinstance(data, list), "a list stays a list"
+    filled = [{n: r.get(n) for n in table.data.columns} for r in data]
     assert filled == table.data.to_dicts()
-    assert rows.count == table.count == len(rows.data)
+    assert rows.count == table.count == len(data)
     return rows
 
 
@@ -42,7 +43,9 @@ ROWS = st.lists(st.fixed_dictionaries({"a": KEYS, "b": KEYS, "n": st.integers(0,
 
 
 @settings(max_examples=60)
-@given(ROWS, st.lists(st.sampled_from(["a", "-a", "b", "-b"]), min_size=1, max_size=2), st.sampled_from(["first", "last"]))
+@given(
+    ROWS, st.lists(st.sampled_from(["a", "-a", "b", "-b"]), min_size=1, max_size=2), st.sampled_from(["first", "last"])
+)
 def test_sorting_agrees_and_keeps_every_row(data: list[dict[str, Any]], by: list[str], nulls: str) -> None:
     for key in ("a", "b"):  # polars cannot tell the type of a column of nulls
         data = [*data, {"a": 0, "b": 0, "n": 0, key: 1}]
@@ -141,7 +144,7 @@ def test_pivoting_several_values_for_one_place() -> None:
 
 @pytest.mark.parametrize("data", [3, ["a"], {"a": 1}, None])
 def test_what_is_neither_list_nor_table_is_refused(data: Any) -> None:
-    with pytest.raises(ValidationError, match="expected (a list of objects or a table|objects in the list)"):
+    with pytest.raises(ValidationError, match=r"expected (a list of objects or a table|objects in the list)"):
         do("sort", data=data, by="a")
 
 
@@ -161,7 +164,7 @@ def test_what_is_neither_list_nor_table_is_refused(data: Any) -> None:
     ],
 )
 def test_what_cannot_be_done_is_said(name: str, config: dict[str, Any], code: str, words: str) -> None:
-    data = [{"name": "a", "mixed": 1, "deep": {}}, {"name": "b", "mixed": "x", "deep": {}}]
+    data: list[Any] = [{"name": "a", "mixed": 1, "deep": {}}, {"name": "b", "mixed": "x", "deep": {}}]
     with pytest.raises(PermanentError, match=words) as caught:
         do(name, data=data, **config)
     assert caught.value.code == code
