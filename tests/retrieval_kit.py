@@ -10,7 +10,7 @@ import pytest
 
 from flowmason_ray.settings import ProjectSettings
 from flowmason_ray.testing.context import RecordingContext
-from flowmason_ray.testing.llm_server import KEY, LlmServer
+from flowmason_ray.testing.llm_server import KEY, Asked, LlmServer
 
 HANDBOOK = {
     "text": "Leave\n\nEverybody has thirty days of leave a year.\n\nParental\n\nParental leave lasts ninety days and is paid.",
@@ -46,3 +46,8 @@ def context_for(server: LlmServer, folder: Path, **more: Any) -> RecordingContex
 def embedded(server: LlmServer) -> list[str]:
     """Return every text that a vector was asked for, in order."""
     return [text for asked in server.requests if asked.path.endswith("/embeddings") for text in asked.body["input"]]
+
+
+def is_completion(asked: Asked) -> bool:
+    """Tell whether a request asks for words, and not for vectors."""
+    return asked.path.endswith("completions")

@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from flowmason_ray.components.base import operator
+from flowmason_ray.components.builtin.examples import closed
 from flowmason_ray.components.documents.chunking import Piece, Unit, cut, estimated_tokens
 from flowmason_ray.engine.component import Context
 from flowmason_ray.errors import PermanentError
@@ -79,7 +80,14 @@ class Chunker:
     class Input(BaseModel):
         """The text, and how it is cut."""
 
-        model_config = ConfigDict(extra="forbid")
+        model_config = closed(
+            {
+                "text": "Everybody has thirty days of leave. Parental leave lasts ninety days.",
+                "source": "handbook",
+                "strategy": "sentences",
+                "chunk_size": 1,
+            }
+        )
 
         document: SourceDocument | None = Field(
             default=None,

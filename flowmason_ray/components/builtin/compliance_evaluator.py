@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from flowmason_ray.components.base import node
+from flowmason_ray.components.builtin.examples import closed
 from flowmason_ray.components.citations import find_quote
 from flowmason_ray.components.compliance.policies import Policy, check_ids
 from flowmason_ray.engine.component import Context
@@ -80,7 +81,9 @@ class ComplianceEvaluator:
     class Input(BaseModel):
         """The text and the policies."""
 
-        model_config = ConfigDict(extra="forbid")
+        model_config = closed(
+            {"content": "This is a guaranteed profit.", "policies": [{"id": "P1", "text": "Never promise a profit."}]}
+        )
 
         content: str = Field(min_length=1, description="The text to judge.")
         policies: list[Policy] = Field(

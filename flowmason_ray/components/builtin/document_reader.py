@@ -10,9 +10,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from flowmason_ray.components.base import operator
+from flowmason_ray.components.builtin.examples import closed
 from flowmason_ray.components.documents.model import MAX_CHARS, Read
 from flowmason_ray.components.files import existing_file, file_errors, relative
 from flowmason_ray.engine.component import Context
@@ -60,7 +61,7 @@ class DocumentReader:
     class Input(BaseModel):
         """Which file, and how it is read."""
 
-        model_config = ConfigDict(extra="forbid")
+        model_config = closed({"path": "docs/handbook.md"})
 
         path: str = Field(
             description="The file, relative to the project; it must not lead outside.", examples=["docs/handbook.md"]

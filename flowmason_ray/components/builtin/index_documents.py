@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from flowmason_ray.components.base import node
 from flowmason_ray.components.builtin.chunker import Chunker, SourceDocument, chunk_id
+from flowmason_ray.components.builtin.examples import closed
 from flowmason_ray.components.vectors.opening import store_of
 from flowmason_ray.components.vectors.port import CollectionInfo, Entry, VectorStore, check_same
 from flowmason_ray.engine.component import Context
@@ -57,7 +58,12 @@ class IndexDocuments:
     class Input(BaseModel):
         """What is stored, and where."""
 
-        model_config = ConfigDict(extra="forbid")
+        model_config = closed(
+            {
+                "collection": "handbook",
+                "documents": [{"source": "leave", "text": "Everybody has thirty days of leave."}],
+            }
+        )
 
         collection: str = Field(default="default", description="The collection; it is made if it is not there.")
         documents: list[IndexedDocument] = Field(

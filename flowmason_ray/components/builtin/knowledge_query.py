@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from flowmason_ray.components.base import node
+from flowmason_ray.components.builtin.examples import closed
 from flowmason_ray.components.builtin.retriever import Retrieved, SearchInput, numbered, retrieve
 from flowmason_ray.components.citations import find_quote, markers
 from flowmason_ray.engine.component import Context
@@ -69,7 +70,9 @@ class KnowledgeQuery:
     class Input(SearchInput):
         """The question, and how it is answered."""
 
-        model_config = ConfigDict(extra="forbid")
+        model_config = closed(
+            {"collection": "handbook", "query": "How many days of leave are there?", "invalid_citations": "drop"}
+        )
 
         invalid_citations: Literal["report", "drop", "fail"] = Field(
             default="report",

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from flowmason_ray.components.base import node
+from flowmason_ray.components.builtin.examples import closed
 from flowmason_ray.components.builtin.retriever import SearchInput, retrieve
 from flowmason_ray.components.compliance.policies import Policy, ranked, read_policies
 from flowmason_ray.engine.component import Context
@@ -31,7 +32,7 @@ class PolicyLookup:
     class Input(BaseModel):
         """Which policies."""
 
-        model_config = ConfigDict(extra="forbid")
+        model_config = closed({"path": "policies", "query": "May I accept a gift?", "top_k": 3})
 
         path: str | None = Field(
             default=None, description="A file or directory of the project; null: 'policies', if no collection is named."

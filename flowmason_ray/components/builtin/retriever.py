@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from flowmason_ray.components.base import node
+from flowmason_ray.components.builtin.examples import closed
 from flowmason_ray.components.vectors.filters import Condition, conditions
 from flowmason_ray.components.vectors.opening import store_of
 from flowmason_ray.components.vectors.port import MAX_K, CollectionInfo, Hit, VectorStore, missing
@@ -84,6 +85,8 @@ class Retriever:
 
     class Input(SearchInput):
         """The question."""
+
+        model_config = closed({"collection": "handbook", "query": "How many days of leave are there?", "top_k": 3})
 
     class Output(BaseModel):
         """What was found."""

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from flowmason_ray.components.base import operator
+from flowmason_ray.components.builtin.examples import closed
 from flowmason_ray.components.compliance.rules import Rule, Severity, Verdict, judge
 from flowmason_ray.components.frames import is_frame
 from flowmason_ray.engine.component import Context
@@ -24,7 +25,15 @@ class RuleChecker:
     class Input(BaseModel):
         """What is judged, and by what."""
 
-        model_config = ConfigDict(extra="forbid")
+        model_config = closed(
+            {
+                "data": {"total": 120, "note": "Thank you."},
+                "rules": [
+                    {"id": "total", "fields": {"total": {"gt": 0}}},
+                    {"id": "promises", "path": "$.note", "forbidden_terms": ["guaranteed"]},
+                ],
+            }
+        )
 
         data: Any = Field(description="The value: an object, a list, or a text.")
         rules: list[Rule] = Field(

@@ -17,8 +17,8 @@ from flowmason_ray.components.builtin.rule_checker import RuleChecker
 from flowmason_ray.components.compliance.rules import MAX_PLACES, Rule, judge
 from flowmason_ray.errors import PermanentError
 from flowmason_ray.testing.context import RecordingContext
-from flowmason_ray.testing.llm_server import Asked, LlmServer
-from tests.retrieval_kit import context_for, server
+from flowmason_ray.testing.llm_server import LlmServer
+from tests.retrieval_kit import context_for, is_completion, server
 
 __all__ = ["server"]
 
@@ -240,13 +240,9 @@ def evaluate(
         "findings": [{"kind": "violation", "explanation": "because", **each} for each in findings],
         "summary": "A summary.",
     }
-    server.says_json(said, match=_completion)
+    server.says_json(said, match=is_completion)
     given = ComplianceEvaluator.Input(content=LETTER, policies=POLICIES, **more)  # type: ignore[arg-type]
     return asyncio.run(ComplianceEvaluator().execute(given, context_for(server, tmp_path)))
-
-
-def _completion(asked: Asked) -> bool:
-    return asked.path.endswith("completions")
 
 
 BREACH = {"policy_id": "P1", "quote": "guaranteed profit", "policy_quote": "never promise a profit"}

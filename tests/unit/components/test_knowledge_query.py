@@ -16,7 +16,7 @@ from flowmason_ray.components.citations import find_quote, markers
 from flowmason_ray.errors import PermanentError
 from flowmason_ray.testing.context import RecordingContext
 from flowmason_ray.testing.llm_server import LlmServer
-from tests.retrieval_kit import HANDBOOK, KITCHEN, context_for, server
+from tests.retrieval_kit import HANDBOOK, KITCHEN, context_for, is_completion, server
 
 __all__ = ["server"]
 
@@ -41,7 +41,7 @@ def ask(context: RecordingContext, **more: Any) -> KnowledgeQuery.Output:
 
 def reply(server: LlmServer, answer: str, *cited: tuple[int, str], answered: bool = True) -> None:
     said = {"answer": answer, "answered": answered, "citations": [{"source": n, "quote": q} for n, q in cited]}
-    server.says_json(said, match=lambda asked: asked.path.endswith("completions"))
+    server.says_json(said, match=is_completion)
 
 
 def test_an_answer_with_a_citation_that_holds(server: LlmServer, context: RecordingContext) -> None:

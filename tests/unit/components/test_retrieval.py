@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from flowmason_ray.components.vectors.port import Hit
 from flowmason_ray.components.vectors.ranking import diverse, fused
 from flowmason_ray.errors import PermanentError, StageError
 from flowmason_ray.testing.context import RecordingContext
-from flowmason_ray.testing.llm_server import LlmServer
+from flowmason_ray.testing.llm_server import Asked, LlmServer
 from tests.retrieval_kit import HANDBOOK, KITCHEN, context_for, embedded, server
 
 __all__ = ["server"]
@@ -101,11 +102,15 @@ def test_another_embedding_model_is_refused(server: LlmServer, tmp_path: Path) -
     assert (done.embedding_model, done.documents, done.total) == ("other", ["handbook.md"], 1)
 
 
+def of_size(count: int) -> Callable[[Asked], bool]:
+    return lambda asked: len(asked.body["input"]) == count
+
+
 def test_what_was_stored_before_a_failure_is_not_asked_for_again(server: LlmServer, tmp_path: Path) -> None:
     context = context_for(server, tmp_path)
     chunks = [{"text": f"number {n}", "source": "a"} for n in range(BATCH + 10)]
-    server.says("", match=lambda asked: len(asked.body["input"]) == BATCH)
-    server.fails(500, match=lambda asked: len(asked.body["input"]) == 10)
+    server.says("", match=of_size(BATCH))
+    server.fails(500, match=of_size(10))
     assert code_of(lambda: index(context, chunks=chunks)) != ""
     before = len(embedded(server))
     done = index(context, chunks=chunks)
