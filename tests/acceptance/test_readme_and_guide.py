@@ -38,6 +38,8 @@ PAGES = [
             "caching-and-reuse",
             "project",
             "diff-and-merge",
+            "documents-and-retrieval",
+            "compliance",
             "models",
         )
     ),
