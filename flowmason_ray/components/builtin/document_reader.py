@@ -150,7 +150,7 @@ def _format(input: DocumentReader.Input, data: bytes) -> Format:
         f"File {input.path!r}: the ending {suffix!r} is not known; known are {known}."
         + (f" Did you mean {near!r}?" if near else "")
         + " Say its 'format' if you know it.",
-        code="unknown_format",
+        code="unknown_document_format",
     )
 
 

@@ -237,7 +237,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text(" \n")
     (tmp_path / "binary.txt").write_bytes(b"a\x00b")
     (tmp_path / "large.txt").write_bytes(b"x" * 200_000)
-    assert refused(tmp_path, "a.xlsx") == "unknown_format"
+    assert refused(tmp_path, "a.xlsx") == "unknown_document_format"
     assert refused(tmp_path, "empty.txt") == "document_has_no_text"
     assert refused(tmp_path, "binary.txt") == "document_damaged"
     assert refused(tmp_path, "large.txt", max_size_mib=0.1) == "document_too_large"
