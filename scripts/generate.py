@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from flowmason_ray import settings
+from flowmason_ray import connections, settings
 from flowmason_ray.pipeline_tests import cases
 from flowmason_ray.pipeline_tests import json_schema as test_schema
 from flowmason_ray.spec import pipeline
@@ -66,6 +66,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "project-testing": lambda: field_table(settings.TestingSettings),
     "project-stores": lambda: field_table(settings.StoreSettings),
     "project-http": lambda: field_table(settings.HttpSettings),
+    **{f"connection-{name}": partial(field_table, model) for name, model in connections.CONNECTION_TYPES.items()},
 }
 """Every part that documents may ask for, by the name in the marker."""
 

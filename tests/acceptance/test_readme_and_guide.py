@@ -38,6 +38,8 @@ PAGES = [
             "caching-and-reuse",
             "project",
             "diff-and-merge",
+            "data",
+            "delivery",
         )
     ),
 ]
