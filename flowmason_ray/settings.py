@@ -291,7 +291,8 @@ def _problem(file: Path, error: Any) -> Problem:
             file=str(file),
             nearest=nearest(key, known),
         )
-    return Problem(code="invalid_value", message=f"{path or 'The file'}: {error['msg']}.", path=path, file=str(file))
+    said = str(error["msg"]).removeprefix("Value error, ")  # pydantic's words before ours
+    return Problem(code="invalid_value", message=f"{path or 'The file'}: {said}.", path=path, file=str(file))
 
 
 def _place(location: tuple[Any, ...]) -> tuple[tuple[Any, ...], Iterable[str]]:

@@ -41,6 +41,8 @@ PAGES = [
             "documents-and-retrieval",
             "compliance",
             "models",
+            "data",
+            "delivery",
         )
     ),
 ]
