@@ -52,6 +52,20 @@ class StoreSettings(BaseModel):
     )
 
 
+class RetrievalSettings(BaseModel):
+    """Where `index_documents` and `retriever` keep their vectors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: str = Field(
+        default=".flowmason/vectors.db", description="The embedded vector store: a file, relative to the project."
+    )
+    connection: str | None = Field(
+        default=None,
+        description="One of the project's `connections` of type `postgres`, to use pgvector there instead of the file.",
+    )
+
+
 class TestingSettings(BaseModel):
     """Settings of `fm test`."""
 
@@ -238,6 +252,9 @@ class ProjectSettings(BaseModel):
         default={},
         description="The servers that stages use, by the name that they say: databases, Redis, S3, mail, webhooks.",
     )
+    retrieval: RetrievalSettings = Field(
+        default=RetrievalSettings(), description="Where vectors of documents are kept."
+    )
     testing: TestingSettings = Field(default=TestingSettings(), description="Settings of `fm test`.")
     stores: StoreSettings = Field(default=StoreSettings(), description="Where runs are recorded.")
     ray: RaySettings = Field(default=RaySettings(), description="How runs use a Ray cluster.")
@@ -310,7 +327,8 @@ def _problem(file: Path, error: Any) -> Problem:
             file=str(file),
             nearest=nearest(key, known),
         )
-    return Problem(code="invalid_value", message=f"{path or 'The file'}: {error['msg']}.", path=path, file=str(file))
+    said = str(error["msg"]).removeprefix("Value error, ")  # pydantic's words before ours
+    return Problem(code="invalid_value", message=f"{path or 'The file'}: {said}.", path=path, file=str(file))
 
 
 def _place(location: tuple[Any, ...]) -> tuple[tuple[Any, ...], Iterable[str]]:

@@ -62,7 +62,8 @@ class Sort:
         if is_list(input.data):
             found: Any = _sorted(input.data, fields, down, nulls_last=input.nulls == "last")
         else:
-            found = input.data.sort(fields, descending=down, nulls_last=input.nulls == "last", maintain_order=True)
+            table: Any = input.data
+            found = table.sort(fields, descending=down, nulls_last=input.nulls == "last", maintain_order=True)
         found = found if input.limit is None else found[: input.limit]
         return self.Output(data=found, count=len(found))
 
@@ -95,8 +96,7 @@ def _kind(value: Any) -> str:
         list: "a list",
         dict: "an object",
     }
-    kind: Any = type(value)
-    return names.get(kind, kind.__name__)
+    return names.get(cast("type", type(value)), "other values")
 
 
 @operator(effect="pure", cost="cpu", category="data", tags=("rows",))
