@@ -31,6 +31,8 @@ class StageData:
     fixed: Mapping[str, Any]
     when: str | None
     schema: Mapping[str, Any] | None
+    llm: Mapping[str, Any] | None = None
+    """The effective `llm_settings`."""
 
 
 class Binding(NamedTuple):
@@ -83,7 +85,7 @@ class CallData(NamedTuple):
 class Report(NamedTuple):
     """How an attempt ended, for the coordinator. Small whatever the value."""
 
-    status: Literal["succeeded", "failed", "declined", "not_run"]
+    status: Literal["succeeded", "failed", "declined", "stopped", "not_run"]
     """`not_run`: an attempt of the same call that it reads has not succeeded."""
     duration_s: float = 0.0
     decision: Mapping[str, Any] | None = None
@@ -98,6 +100,8 @@ class Report(NamedTuple):
     failure: Failure | None = None
     final: bool = False
     """Whether the component has said that repeating cannot help."""
+    usage: Mapping[str, Any] | None = None
+    """What it took of models."""
     told: tuple[Event, ...] = ()
     """What the component said (`context.log`, `context.progress`) while it ran."""
     drew_time: bool = False
@@ -110,3 +114,5 @@ class CallReport(NamedTuple):
     reports: tuple[Report, ...]
     node: str
     """The id of the node on which it ran."""
+    rss_mib: float = 0.0
+    """How much memory the worker occupies; of actors only."""
