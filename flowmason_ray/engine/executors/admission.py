@@ -24,7 +24,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from flowmason_ray.engine.commands import StartStage
 from flowmason_ray.engine.events import Event, StageFailed, StageLogged
 from flowmason_ray.engine.executor import Deliver, RunInfo
-from flowmason_ray.engine.executors.capacity import Demand, Node, missing, missing_together, nodes_from
+from flowmason_ray.engine.executors.capacity import Demand, Node, for_ray, missing, missing_together, nodes_from
 from flowmason_ray.engine.executors.gangs import Bundles, Member, member_of, surely_run
 from flowmason_ray.engine.executors.placement import Placement, runs_in_coordinator
 from flowmason_ray.engine.plan import Plan, PlanStage
@@ -289,7 +289,7 @@ class Admission:
             [dict(bundle.amounts) for bundle in wanted],
             strategy="SPREAD" if stage.strategy == "spread" else "PACK",
             name=member.path,
-            bundle_label_selector=[dict(bundle.labels) for bundle in wanted],
+            bundle_label_selector=[for_ray(bundle.labels) for bundle in wanted],
         )
         path = member.path
         self._gangs[path] = _Gang(member=member, group=group, bundles=bundles)

@@ -23,15 +23,36 @@ from flowmason_ray.engine.scope import WORDS, Scope, Status
 from flowmason_ray.engine.values import ItemSource, Packed
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
 class RemoteValue(Packed):
-    """A value in Ray's object store. `packed` is how the log records it."""
+    """A value in Ray's object store. `packed` is how the log records it.
+
+    What it is does not change; where it is may: it can be lost and brought back, and let go of when nobody reads it any more.
+    """
 
     reference: Any
+    """To the value; None when it was let go of."""
     contents: Contents | None = None
     """What stands for it in fingerprints, as the worker has computed it; None: nobody asked."""
     node: str | None = None
     """The id of the node on which it was made."""
+    maker: Any = None
+    """The command (`engine.commands`) that it is the answer to; None: it came from the coordinator."""
+    losses: int = 0
+    """How often it was lost and brought back."""
+
+    def note_maker(self, maker: Any) -> None:
+        """Take note of the command that it is the answer to."""
+        object.__setattr__(self, "maker", maker)
+
+    def rebind(self, reference: Any) -> None:
+        """Take note of where it is after it was lost."""
+        object.__setattr__(self, "reference", reference)
+        object.__setattr__(self, "losses", self.losses + 1)
+
+    def let_go(self) -> None:
+        """Give the value back to Ray: nobody reads it any more."""
+        object.__setattr__(self, "reference", None)
 
 
 class Arguments:

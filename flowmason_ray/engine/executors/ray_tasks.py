@@ -36,14 +36,15 @@ from flowmason_ray.engine.executors.ray_bindings import Arguments, RemoteValue, 
 from flowmason_ray.engine.executors.ray_calls import Arrivals, Call, Member, end_of, lost, reports_of, stopped, words_of
 from flowmason_ray.engine.executors.ray_cluster import connect
 from flowmason_ray.engine.executors.ray_frames import portable, restore
+from flowmason_ray.engine.executors.ray_losses import ValueLost, lost_object
 from flowmason_ray.engine.executors.ray_messages import AttemptData, CallData
+from flowmason_ray.engine.executors.ray_recovery import Recovery
 from flowmason_ray.engine.executors.ray_riding import Rides, may_ride, passengers
 from flowmason_ray.engine.executors.ray_stages import pack_run
 from flowmason_ray.engine.executors.ray_worker import gather_results, run_call
 from flowmason_ray.engine.plan import Plan, PlanStage
 from flowmason_ray.engine.scope import Status
 from flowmason_ray.engine.values import INLINE_LIMIT_BYTES
-from flowmason_ray.errors import FlowMasonError
 
 
 def _call_with(classes: Mapping[str, Any]) -> Any:
@@ -62,12 +63,6 @@ _cloudpickle: Any = cloudpickle
 # Made once: Ray exports a remote function to the cluster again for every object that `ray.remote` returns.
 _plain_call: Any = _call_with({})
 _remote_gather: Any = ray.remote(gather_results)
-
-
-class ValueLost(FlowMasonError):
-    """A value in the object store is gone, and Ray could not make it again."""
-
-    code = "value_lost"
 
 
 class RayTasksExecutor:
@@ -91,6 +86,7 @@ class RayTasksExecutor:
         self._rides = Rides()
         self._stages: dict[int, tuple[str, bytes]] = {}
         self._admission = Admission()
+        self._recovery = Recovery(self._again, self._put_again)
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -112,13 +108,13 @@ class RayTasksExecutor:
     def open(self, run: RunInfo, deliver: Deliver) -> None:
         """Begin to serve a run."""
         self._run = run
-        self._deliver = deliver
+        self._deliver = self._recovery.open(run, deliver)
         self._local.open(run, deliver)
         self._packed_run = pack_run(run)
         self._input: Any = None
         self._classes: dict[str, Any] = {}
         self._remote_call = _plain_call
-        self._admission.open(run, self._submit, deliver)
+        self._admission.open(run, self._submit, self._deliver)
 
     def prepare(self, plan: Plan, *, check: bool) -> None:
         """Take note of the plan, and refuse what the cluster can never run.
@@ -136,10 +132,14 @@ class RayTasksExecutor:
         """
         if not isinstance(handle, RemoteValue):
             return await self._local.fetch(handle)
-        try:
-            return restore(await handle.reference)
-        except RayError as exc:
-            raise ValueLost(f"A value of {handle.size_bytes} bytes is gone from the cluster: {words_of(exc)}") from exc
+        while True:
+            try:
+                return restore(await handle.reference)
+            except RayError as exc:
+                if lost_object(exc) is None:
+                    message = f"A value of {handle.size_bytes} bytes cannot be brought here: {words_of(exc)}"
+                    raise ValueLost(message) from exc
+            await self._recovery.restored(handle)
 
     def part_content(self, handle: Any, key: str | None) -> bytes | None:
         """Return what stands for a value in fingerprints."""
@@ -161,11 +161,30 @@ class RayTasksExecutor:
         if known is not None:
             for event in known[:-1]:
                 self._deliver(event)
+            self._recovery.answered(command, known[-1])
             return known[-1]
         stage = command.stage
         if runs_in_coordinator(stage) and not reads_remote(command.scope, stage):
             return self._local.start(command)
-        return self._admission.request(command)
+        return self._again(command)
+
+    def _again(self, command: StartStage | GatherResults) -> Event | None:
+        """Begin an attempt or a gathering on a worker, for the first time or because it lacked a value."""
+        self._recovery.began(command)
+        if isinstance(command, GatherResults):
+            self._send_gathering(command)
+            return None
+        event = self._admission.request(command)
+        if event is not None:
+            self._recovery.answered(command, event)
+        return event
+
+    def _put_again(self, value: RemoteValue) -> bool:
+        """Put the run's input into the object store once more, if that is what `value` is."""
+        if value is not self._input:
+            return False
+        value.rebind(_ray.put(portable(self._run.input)))
+        return True
 
     def _submit(self, command: StartStage, options: Mapping[str, Any]) -> None:
         shape = self._admission.placement.shape(options)
@@ -248,6 +267,7 @@ class RayTasksExecutor:
                 self._input = value
             else:
                 self._input = RemoteValue(reference=_ray.put(portable(value)), packed=None, size_bytes=size)
+                self._recovery.register(self._input, None)
         return self._input
 
     def _stage_data(self, stage: PlanStage) -> tuple[str, bytes]:
@@ -311,6 +331,8 @@ class RayTasksExecutor:
             event = StageStopped(at=time(), path=command.path, attempt=command.attempt)
             self._loop.call_soon(self._deliver, event)
             return
+        if self._recovery.cancel(command.path, command.attempt):
+            return
         call = self._calls.get(command.path)
         if call is None:
             self._local.cancel(command)
@@ -350,17 +372,27 @@ class RayTasksExecutor:
 
     def gather(self, command: GatherResults) -> Event | None:
         """Put a construct's value together: here when all is here, else on a worker."""
+        if not any(isinstance(handle, RemoteValue) for handle in _handles(command)):
+            return self._local.gather(command)
+        return self._again(command)
+
+    def _send_gathering(self, command: GatherResults) -> None:
         arguments = Arguments()
         parts = {name: resolve_part(part, lambda h: binding(h, arguments)) for name, part in command.parts.items()}
         base = binding(command.base, arguments)
-        if not arguments.given:
-            return self._local.gather(command)
         options = {"num_returns": 2, "num_cpus": 0, "name": command.path, "max_retries": PURE_RETRIES}
         report, value = _remote_gather.options(**options).remote(
             command.head, parts, base, self._packed_run, *arguments.given
         )
         self._watch(Call([Member(command.path, command.attempt)], report, [value]))
-        return None
+
+
+def _handles(command: GatherResults) -> list[Any]:
+    """Return the handles that a gathering puts together."""
+    found: list[Any] = [command.base]
+    for part in command.parts.values():
+        resolve_part(part, found.append)
+    return found
 
 
 def _still_waits(member: Member) -> bool:

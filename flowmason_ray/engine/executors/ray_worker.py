@@ -22,6 +22,7 @@ from flowmason_ray.engine.digests import contents_of
 from flowmason_ray.engine.events import Event
 from flowmason_ray.engine.executor import RunInfo
 from flowmason_ray.engine.executors.ray_frames import portable, restore
+from flowmason_ray.engine.executors.ray_losses import lost_failure, lost_object
 from flowmason_ray.engine.executors.ray_messages import AttemptData, Binding, CallData, CallReport, Report
 from flowmason_ray.engine.executors.ray_stages import Work, WorkerScope, run_of, work_of
 from flowmason_ray.engine.values import INLINE_LIMIT_BYTES
@@ -82,6 +83,7 @@ def run_attempt(
     """
     started = perf_counter()
     told: list[Event] = []
+    begun = False
     try:
         run = run_of(packed_run)
         work = work_of(data, classes)
@@ -89,7 +91,7 @@ def run_attempt(
         given = prepare(work, scope)
         if given is DECLINED:
             return Report(status="declined", drew_time=scope.drew_time), None, None
-        drew_time = scope.drew_time
+        drew_time, begun = scope.drew_time, True
         if work.component is None:
             value: Value = given
         else:
@@ -107,7 +109,8 @@ def run_attempt(
         report, large = _report(value, run, perf_counter() - started)
         return report._replace(told=tuple(told), drew_time=drew_time), value.value, large
     except Exception as exc:  # foreign code runs here: any exception is a failed attempt
-        failure = fail(exc, data.path, data.attempt)
+        lost = None if begun else lost_object(exc)
+        failure = lost_failure(lost, data.path, data.attempt) if lost else fail(exc, data.path, data.attempt)
         duration_s, final = perf_counter() - started, isinstance(exc, PermanentError)
         report = Report(status="failed", failure=failure, final=final, duration_s=duration_s, told=tuple(told))
         return report, None, None
