@@ -21,7 +21,7 @@ from flowmason_ray.engine.component import ComponentSpec, Kind
 from flowmason_ray.engine.kept import plain
 from flowmason_ray.engine.output_dump import dump_output
 from flowmason_ray.engine.values import Decision, is_frame, printable, recorded_size
-from flowmason_ray.errors import Failure, FlowMasonError, StageError, TemporaryError
+from flowmason_ray.errors import Failure, FlowMasonError, PermanentError, StageError, TemporaryError
 
 if TYPE_CHECKING:
     from flowmason_ray.spec.expressions import Expression, Scope
@@ -68,6 +68,25 @@ class Value(NamedTuple):
     decision: Mapping[str, Any] | None = None
     size_bytes: int = 0
     """About how much there is to record; 0: little, or not known."""
+
+
+class SetupFailed(StageError):
+    """A component's `setup` raised; its cause is what."""
+
+    code = "component_setup_failed"
+
+
+def setup_failed(component: ComponentSpec, exc: BaseException) -> SetupFailed:
+    """Return the error for a `setup` that raised `exc`."""
+    words = f"{type(exc).__name__}: {_words_of(exc)}".removesuffix(": ")
+    error = SetupFailed(f"setup() of component {component.name!r} failed. {words}")
+    error.__cause__ = exc
+    return error
+
+
+def is_final(exc: BaseException) -> bool:
+    """Tell whether an error says that repeating cannot help."""
+    return isinstance(exc.__cause__ if isinstance(exc, SetupFailed) else exc, PermanentError)
 
 
 DECLINED = object()
@@ -201,6 +220,7 @@ def fail(exc: BaseException, path: str, attempt: int) -> Failure:
             error_type=type(exc).__name__,
             retry_after_s=delay,
             details=_plain(getattr(exc, "details", None)),
+            traceback=_frames_of_component(exc.__cause__) if isinstance(exc, SetupFailed) and exc.__cause__ else None,
         )
     name = type(exc).__name__
     text = _words_of(exc)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage
 from flowmason_ray.engine.events import Event
+from flowmason_ray.engine.pacing import Pacing
 from flowmason_ray.engine.secrecy import Secret
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ class RunInfo:
     region: str | None = None
     fingerprints: bool = False
     """Whether attempts get fingerprints, so that workers report the contents of the values that stay with them."""
+    pacing: Pacing | None = None
+    """What is known about how long attempts take, and learns more; None: only what is declared."""
     blobs: Any = None
     """Where workers put values that the log refers to (`stores.blobs.BlobStore`); None when nothing is kept."""
 

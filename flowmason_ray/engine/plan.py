@@ -83,9 +83,6 @@ class PlanStage:
     """Whether its instances sit close together or apart; of a gang, those of its bodies."""
     gang: bool = False
     """Whether room for all that runs of its bodies at a time is reserved before any of it begins."""
-    riders: tuple[int, ...] = ()
-    """Stages of the same scope, in order, that may be attempted in the same call to a worker, right behind this one: pure ones
-    that read it, or one another. What an executor makes of that changes no result."""
     cache: CachePolicy | None = None
     construct: Construct | None = None
     bodies: Mapping[str, int] = field(default_factory=dict[str, int])

@@ -24,6 +24,7 @@ from flowmason_ray.engine.component import Catalogue, Cost, Effect
 from flowmason_ray.engine.composing import draft_compositions, mapping_scope, written_pointer
 from flowmason_ray.engine.drafts import Draft, Report, draft_stages, parse_at, problem_sink
 from flowmason_ray.engine.edges import EdgeFinder, Edges, Names, find_cycle
+from flowmason_ray.engine.fusion import check_fusion
 from flowmason_ray.engine.placing import Placing, check_labels
 from flowmason_ray.engine.plan import Plan, PlanStage, Region, ScopePlan, Target
 from flowmason_ray.engine.reachability import LOOP_EXITS, check_reachability
@@ -226,6 +227,7 @@ class _Planner:
         self._place_callees()
         self._placing = Placing(self._drafts, self._bodies, self._edges, self.datasets, self._report)
         scopes = [self._scope_plan(scope) for scope in self._scopes]
+        check_fusion((stage for scope in scopes for stage in scope.stages), self._report)
         for name, offset in self._callee_scope.items():
             draft = self._drafts[name]
             assert draft.callee is not None

@@ -51,6 +51,7 @@ from flowmason_ray.engine.reuse import Reusing
 from flowmason_ray.engine.run_log import RunLog
 from flowmason_ray.engine.run_state import RunState
 from flowmason_ray.engine.secrecy import Masking
+from flowmason_ray.engine.timings import Timings
 from flowmason_ray.errors import Failure, FlowMasonError, StoreError
 
 Observer = Callable[[Event], None]
@@ -89,6 +90,7 @@ class Runner:
         durability: Durability = "run",
         resumed: Replayed | None = None,
         reusing: Reusing | None = None,
+        timings: Timings | None = None,
     ) -> None:
         """
         Args:
@@ -100,6 +102,7 @@ class Runner:
             durability: What is durable when.
             resumed: The state of a run that was interrupted; None: a new run.
             reusing: What knows results of earlier runs; None: everything is executed.
+            timings: Where the durations of this run are left for later ones (`RunInfo.pacing`); None: nowhere.
         """
         self._plan = plan
         self._executor = executor
@@ -109,6 +112,7 @@ class Runner:
         self._durability = durability if log.durable else "none"
         self._resumed = resumed
         self._reusing = reusing
+        self._timings = timings
         self._state = RunState(plan) if resumed is None else resumed.state
         self._masking = Masking(run.secrets.values())
         self._inbox: deque[Event] = deque()
@@ -237,6 +241,9 @@ class Runner:
 
     def _created(self) -> RunCreated:
         run = self._run
+        facts: dict[str, Any] = {} if self._reusing is None else self._reusing.created()
+        if run.pacing is not None and run.pacing.moved:
+            facts["options"] = {**facts.get("options", {}), "measured": run.pacing.moved}
         return RunCreated(
             at=time(),  # now, not when the run was prepared: starting an executor may have taken a while
             run_id=run.run_id,
@@ -245,7 +252,7 @@ class Runner:
             plan_digest=self._plan.digest,
             input=run.input,
             seed=run.seed,
-            **({} if self._reusing is None else self._reusing.created()),
+            **facts,
         )
 
     def _go_on(self, resumed: Replayed) -> None:
@@ -470,6 +477,8 @@ class Runner:
             except FlowMasonError as exc:
                 failure = Failure(code=exc.code, message=f"The result cannot be fetched: {exc.message}")
                 event = RunFailed(at=time(), failure=failure)
+        if self._timings is not None and self._run.pacing is not None:
+            self._timings.keep(self._log, self._run.pacing)
         self._log.append(event)
         await self._log.flush()
         return Ended(event=event, value=value)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from flowmason_ray.engine.fusion import runs_in_place
+from flowmason_ray.engine.pace import declared_pace
 from flowmason_ray.engine.plan import PlanStage
 
 
@@ -21,27 +23,44 @@ class Grouping(Protocol):
         """
         ...
 
+    def in_coordinator(self, stage: PlanStage) -> bool:
+        """Tell whether attempts of a stage may run in the coordinator, given that all they read is there."""
+        ...
+
+    def riders(self, stage: PlanStage) -> tuple[int, ...]:
+        """Return the positions, in the same scope, of the stages that ride along with one, in the order in which they run."""
+        ...
+
     def measured(self, stage: PlanStage, duration_s: float) -> None:
         """Take note of how long an attempt took on its worker."""
         ...
 
 
 class Alone:
-    """The policy under which every attempt goes alone."""
+    """The policy under which every attempt goes alone, but for those that need no worker."""
 
     def limit(self, stage: PlanStage) -> int:
         """Return 1."""
         return 1
 
+    def in_coordinator(self, stage: PlanStage) -> bool:
+        """Go by what is declared."""
+        return runs_in_place(stage, declared_pace)
+
+    def riders(self, stage: PlanStage) -> tuple[int, ...]:
+        """Return none."""
+        return ()
+
     def measured(self, stage: PlanStage, duration_s: float) -> None:
         """Do nothing."""
 
 
-def shares(count: int, limit: int, workers: int) -> list[int]:
+def shares(count: int, limit: int, idle: int) -> list[int]:
     """Divide `count` attempts among calls of at most `limit`, as evenly as possible.
 
-    There are at least as many calls as `workers` could do at once, so that grouping never costs parallelism.
+    There are at least as many calls as there are `idle` workers, so that grouping never costs parallelism; not more, so that
+    the calls of a loop's window do not get ever smaller.
     """
-    calls = max(-(-count // limit), min(count, workers))
+    calls = max(-(-count // limit), min(count, max(idle, 1)))
     least, more = divmod(count, calls) if calls else (0, 0)
     return [least + 1] * more + [least] * (calls - more)

@@ -1,6 +1,6 @@
 """Riders: attempts that share a call with one that they read, before the state machine has asked for them.
 
-The plan says which stages may ride (`PlanStage.riders`). Their results are kept here until the state machine starts them,
+`engine.fusion` says which stages may ride. Their results are kept here until the state machine starts them,
 and that is when they are reported; so it stays the only one that decides. Only pure stages ride, and what is never asked
 for is forgotten.
 """
@@ -8,6 +8,7 @@ for is forgotten.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 from flowmason_ray.engine.commands import StartStage
 from flowmason_ray.engine.component import Effect
@@ -20,11 +21,11 @@ KEPT_RIDES = 10_000
 computed when they are asked for."""
 
 
-def passengers(command: StartStage) -> list[PlanStage]:
-    """Return the stages of which an attempt can ride along with `command` as things stand, in order."""
+def passengers(command: StartStage, riders: Sequence[int]) -> list[PlanStage]:
+    """Return those of `riders` of which an attempt can ride along with `command` as things stand, in order."""
     scope, found = command.scope, list[PlanStage]()
     aboard = {command.stage.index}
-    for index in command.stage.riders:
+    for index in riders:
         stage = scope.plan.stages[index]
         if may_ride(stage) and scope.status[index] == Status.WAITING and _at_hand(scope, stage, aboard):
             found.append(stage)
@@ -39,8 +40,6 @@ def may_ride(stage: PlanStage) -> bool:
 
 def _at_hand(scope: Scope, stage: PlanStage, aboard: set[int]) -> bool:
     """Tell whether everything that `stage` waits for or reads has ended, or is aboard."""
-    if stage.construct is not None:
-        return False  # opens bodies, which is the state machine's affair
     if not all(other in aboard or scope.status[other] >= Status.SUCCEEDED for other in stage.waits_for):
         return False
     for target in stage.targets.values():

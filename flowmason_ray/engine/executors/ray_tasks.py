@@ -31,7 +31,7 @@ from flowmason_ray.engine.executor import STOP_GRACE_S, Deliver, RunInfo
 from flowmason_ray.engine.executors.admission import Admission
 from flowmason_ray.engine.executors.grouping import Alone, Grouping, shares
 from flowmason_ray.engine.executors.in_process import InProcessExecutor
-from flowmason_ray.engine.executors.placement import PURE_RETRIES, runs_in_coordinator
+from flowmason_ray.engine.executors.placement import PURE_RETRIES
 from flowmason_ray.engine.executors.ray_bindings import Arguments, RemoteValue, bind, binding, reads_remote, stage_data
 from flowmason_ray.engine.executors.ray_calls import Arrivals, Call, Member, end_of, lost, reports_of, stopped, words_of
 from flowmason_ray.engine.executors.ray_cluster import connect
@@ -74,15 +74,17 @@ class RayTasksExecutor:
         """
         Args:
             address: The cluster's; None: the one that `ray_cluster.connect` finds or starts.
-            grouping: Decides which attempts share a call; None: every attempt goes alone.
+            grouping: Decides which attempts share a call; None: what is known of their durations (`RunInfo.pacing`).
         """
         self._address = address
-        self._grouping: Grouping = grouping or Alone()
+        self._grouping = grouping
         self._local = InProcessExecutor()
         self._calls: dict[str, Call] = {}
         """By the paths of their members that are waited for."""
         self._held: dict[str, list[StartStage]] = {}
         """Attempts that wait for the end of the runner's turn, to share a call with others of the same shape."""
+        self._under_way = 0
+        """Calls that Ray has not ended yet."""
         self._rides = Rides()
         self._stages: dict[int, tuple[str, bytes]] = {}
         self._admission = Admission()
@@ -109,6 +111,7 @@ class RayTasksExecutor:
         """Begin to serve a run."""
         self._run = run
         self._deliver = self._recovery.open(run, deliver)
+        self._group: Grouping = self._grouping or run.pacing or Alone()
         self._local.open(run, deliver)
         self._packed_run = pack_run(run)
         self._input: Any = None
@@ -164,7 +167,7 @@ class RayTasksExecutor:
             self._recovery.answered(command, known[-1])
             return known[-1]
         stage = command.stage
-        if runs_in_coordinator(stage) and not reads_remote(command.scope, stage):
+        if self._group.in_coordinator(stage) and not reads_remote(command.scope, stage):
             return self._local.start(command)
         return self._again(command)
 
@@ -188,7 +191,7 @@ class RayTasksExecutor:
 
     def _submit(self, command: StartStage, options: Mapping[str, Any]) -> None:
         shape = self._admission.placement.shape(options)
-        if shape is not None and may_ride(command.stage) and self._grouping.limit(command.stage) > 1:
+        if shape is not None and may_ride(command.stage) and self._group.limit(command.stage) > 1:
             self._hold(command, shape)
         else:
             self._send([command], options)
@@ -202,9 +205,9 @@ class RayTasksExecutor:
     def _send_held(self) -> None:
         groups, self._held = list(self._held.values()), {}
         for group in groups:
-            limit = min(self._grouping.limit(command.stage) for command in group)
+            limit = min(self._group.limit(command.stage) for command in group)
             start = 0
-            for share in shares(len(group), max(limit, 1), self._admission.cores()):
+            for share in shares(len(group), max(limit, 1), self._admission.cores() - self._under_way):
                 shared = group[start : start + share]
                 self._send(shared, self._admission.placement.options(shared[0]))
                 start += share
@@ -218,7 +221,8 @@ class RayTasksExecutor:
             scope, before = command.scope, {command.stage.index: len(attempts)}
             members.append(Member(command.path, command.attempt, scope, command.stage))
             attempts.append(self._attempt(command, arguments))
-            for stage in passengers(command) if command.stage.riders else ():
+            riders = self._group.riders(command.stage)
+            for stage in passengers(command, riders) if riders else ():
                 if not self._admission.placement.carries(command.stage, stage):
                     break
                 path = scope.path(stage.index)
@@ -285,12 +289,14 @@ class RayTasksExecutor:
     # -- what comes back ----------------------------------------------------------------------------------------------
 
     def _watch(self, call: Call) -> None:
+        self._under_way += 1
         for member in call.members:
             if member.wanted:
                 self._calls[member.path] = call
         self._arrivals.watch(call)
 
     def _ended(self, call: Call, future: Any) -> None:
+        self._under_way -= 1
         if call.kill is not None:
             call.kill.cancel()
         missing = [member for member in call.waited_for() if self._calls.get(member.path) is call]
@@ -308,8 +314,8 @@ class RayTasksExecutor:
             event = end_of(member, report, value, node) if report.status != "not_run" else None
             if member.scope is not None and member.stage is not None:
                 self._admission.placement.ended(member.path, member.stage, node)
-            if event is not None and member.stage is not None:
-                self._grouping.measured(member.stage, report.duration_s)
+            if report.status == "succeeded" and member.stage is not None:
+                self._group.measured(member.stage, report.duration_s)
             if member.wanted:
                 for told in report.told:
                     self._deliver(told)
