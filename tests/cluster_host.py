@@ -13,12 +13,12 @@ from typing import Any
 
 import ray
 import ray._private.utils as ray_utils
-from ray._raylet import GcsClient
+import ray._raylet as raylet
 from ray.cluster_utils import Cluster
 
 STORE_BYTES = 120 * 2**20
 _ray_utils: Any = ray_utils  # its types are partly unknown
-_gcs_client: Any = GcsClient
+_raylet: Any = raylet
 
 
 class Host:
@@ -54,7 +54,7 @@ class Host:
 
     def drain(self, node: str, seconds: int) -> bool:
         """Ask a node to go within some seconds; return whether the cluster takes it off."""
-        client = _gcs_client(address=self._cluster.address)
+        client = _raylet.GcsClient(address=self._cluster.address)
         accepted, _ = client.drain_node(node, 2, "the test says so", int((time() + seconds) * 1000))
         return bool(accepted)
 

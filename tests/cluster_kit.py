@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic, sleep
@@ -68,13 +68,11 @@ class Nodes:
 
     def close(self) -> None:
         """End the cluster."""
-        assert self._process.stdin is not None
-        with suppress(OSError):
-            self._process.stdin.close()
         try:
-            self._process.wait(PATIENCE_S)
+            self._process.communicate(timeout=PATIENCE_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
+            self._process.communicate()
 
 
 class Runs:
@@ -163,7 +161,7 @@ def alive(pid: int) -> bool:
 
 
 @contextmanager
-def runs_on(nodes: Nodes, root: Path, components: str) -> Iterator[Runs]:
+def runs_on(nodes: Nodes, root: Path, components: str) -> Generator[Runs]:
     """Make a project; leave neither a process nor a node of the test behind."""
     runs = Runs(root, components, nodes.address)
     try:

@@ -13,7 +13,7 @@ executor and the runner: `deliver` is what the executor reports to.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from time import time
 from typing import Any
@@ -90,6 +90,10 @@ class Recovery:
         self._run = run
         self._forward = deliver
         return self.deliver
+
+    def under_way(self) -> Collection[Command]:
+        """Return what was begun and has not ended."""
+        return self._under_way.values()
 
     def began(self, command: Command) -> None:
         """Take note of what is begun."""

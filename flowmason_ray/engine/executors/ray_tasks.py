@@ -26,7 +26,7 @@ from ray.exceptions import RayError
 from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage, resolve_part
 from flowmason_ray.engine.component import ComponentSpec
 from flowmason_ray.engine.digests import item_in, part_in
-from flowmason_ray.engine.events import Event, StageStopped
+from flowmason_ray.engine.events import Event, StageFailed, StageStopped
 from flowmason_ray.engine.executor import STOP_GRACE_S, Deliver, RunInfo
 from flowmason_ray.engine.executors.admission import Admission
 from flowmason_ray.engine.executors.grouping import Alone, Grouping, shares
@@ -117,7 +117,7 @@ class RayTasksExecutor:
         self._input: Any = None
         self._classes: dict[str, Any] = {}
         self._remote_call = _plain_call
-        self._admission.open(run, self._submit, self._deliver)
+        self._admission.open(run, self._submit, self._deliver, self._recovery.under_way, self._abandon)
 
     def prepare(self, plan: Plan, *, check: bool) -> None:
         """Take note of the plan, and refuse what the cluster can never run.
@@ -353,6 +353,16 @@ class RayTasksExecutor:
             member.over = True
             del self._calls[command.path]
             self._loop.call_soon(self._deliver, stopped(member))
+
+    def _abandon(self, event: StageFailed) -> None:
+        """Let go of an attempt that can never run, and report that."""
+        call = self._calls.pop(event.path, None)
+        if call is not None:
+            for member in call.members:
+                member.over = member.over or member.path == event.path
+            if not call.waited_for():
+                call.cancel(force=True)
+        self._deliver(event)
 
     def _forget_held(self, command: CancelStage) -> bool:
         for group in self._held.values():
