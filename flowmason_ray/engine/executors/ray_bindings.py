@@ -6,7 +6,7 @@ scheduled near its data.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -81,20 +81,24 @@ class Arguments:
 
 def reads_remote(scope: Scope, stage: PlanStage) -> bool:
     """Tell whether an attempt reads anything that is not in this process."""
+    return next(remote_values(scope, stage), None) is not None
+
+
+def remote_values(scope: Scope, stage: PlanStage) -> Iterator[RemoteValue]:
+    """Yield the values that an attempt reads and that are not in this process."""
     for target in stage.targets.values():
         at, index = scope.at(target) if target.levels else (scope, target.index)
         if isinstance(at.values[index], RemoteValue):
-            return True
+            yield at.values[index]
     if "input" in stage.roots and isinstance(scope.input, RemoteValue):
-        return True
-    if "vars" in stage.roots and any(isinstance(v, RemoteValue) for v in visible_variables(scope).values()):
-        return True
+        yield scope.input
+    if "vars" in stage.roots:
+        yield from (v for v in visible_variables(scope).values() if isinstance(v, RemoteValue))
     around: Scope | None = scope
     while around is not None:
         if isinstance(around.items, RemoteValue) and not stage.roots.isdisjoint(around.plan.variables):
-            return True
+            yield around.items
         around = None if around.plan.isolated else around.parent
-    return False
 
 
 def binding(handle: Any, arguments: Arguments) -> Binding:

@@ -13,7 +13,7 @@ executor and the runner: `deliver` is what the executor reports to.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from time import time
 from typing import Any
@@ -25,6 +25,7 @@ from flowmason_ray.engine.commands import GatherResults, StartStage
 from flowmason_ray.engine.component import Effect
 from flowmason_ray.engine.events import Event, StageFailed, StageLogged, StageStopped, StageSucceeded
 from flowmason_ray.engine.executor import Deliver, RunInfo
+from flowmason_ray.engine.executors.holdings import Holdings
 from flowmason_ray.engine.executors.placement import PURE_RETRIES
 from flowmason_ray.engine.executors.ray_bindings import RemoteValue
 from flowmason_ray.engine.executors.ray_frames import portable
@@ -66,14 +67,22 @@ class _Return:
 class Recovery:
     """Brings back the lost values of one run."""
 
-    def __init__(self, again: Callable[[Command], Event | None], put_again: Callable[[RemoteValue], bool]) -> None:
+    def __init__(
+        self,
+        again: Callable[[Command], Event | None],
+        put_again: Callable[[RemoteValue], bool],
+        reads: Callable[[Command], Iterable[RemoteValue]],
+    ) -> None:
         """
         Args:
             again: Begins an attempt, or a gathering, once more; returns its report if it is over already.
             put_again: Puts a value into the object store that came from this process; returns whether it did.
+            reads: Returns the values in the object store that an attempt, or a gathering, reads.
         """
         self._again = again
         self._put_again = put_again
+        self._reads = reads
+        self.holdings = Holdings()
         self._under_way: dict[str, Command] = {}
         self._values: WeakValueDictionary[str, RemoteValue] = WeakValueDictionary()
         """By all references that they have had."""
@@ -110,6 +119,8 @@ class Recovery:
         self._values[value.reference.hex()] = value
         if maker is not None:
             value.note_maker(maker)
+            if isinstance(maker, StartStage):
+                self.holdings.note(maker, value)
 
     def deliver(self, event: Event) -> None:
         """Take what the executor reports; pass on what is not our affair."""
@@ -248,6 +259,10 @@ class Recovery:
 
     def _begin_again(self, command: Command) -> None:
         self._under_way[command.path] = command
+        absent = next((value for value in self._reads(command) if value.reference is None), None)
+        if absent is not None:  # it was let go of: nobody was to ask for it any more
+            self._entry(absent).commands[command.path] = command
+            return
         event = self._again(command)
         if event is not None:
             self.deliver(event)
@@ -274,7 +289,7 @@ class Recovery:
     def _restored(self, entry: _Return, reference: Any) -> None:
         del self._returns[id(entry.value)]
         entry.value.rebind(reference)
-        self._values[reference.hex()] = entry.value
+        self.register(entry.value, entry.maker)
         for future in entry.futures:
             if not future.done():
                 future.set_result(None)

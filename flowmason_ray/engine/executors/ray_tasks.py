@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from time import time
 from typing import Any, Self
 
@@ -32,7 +32,15 @@ from flowmason_ray.engine.executors.admission import Admission
 from flowmason_ray.engine.executors.grouping import Alone, Grouping, shares
 from flowmason_ray.engine.executors.in_process import InProcessExecutor
 from flowmason_ray.engine.executors.placement import PURE_RETRIES
-from flowmason_ray.engine.executors.ray_bindings import Arguments, RemoteValue, bind, binding, reads_remote, stage_data
+from flowmason_ray.engine.executors.ray_bindings import (
+    Arguments,
+    RemoteValue,
+    bind,
+    binding,
+    reads_remote,
+    remote_values,
+    stage_data,
+)
 from flowmason_ray.engine.executors.ray_calls import Arrivals, Call, Member, end_of, lost, reports_of, stopped, words_of
 from flowmason_ray.engine.executors.ray_cluster import connect
 from flowmason_ray.engine.executors.ray_frames import portable, restore
@@ -88,7 +96,7 @@ class RayTasksExecutor:
         self._rides = Rides()
         self._stages: dict[int, tuple[str, bytes]] = {}
         self._admission = Admission()
-        self._recovery = Recovery(self._again, self._put_again)
+        self._recovery = Recovery(self._again, self._put_again, _values_read)
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -125,6 +133,7 @@ class RayTasksExecutor:
         Raises:
             InfeasibleRun: a stage asks for what no node has.
         """
+        self._recovery.holdings.prepare(plan)
         self._admission.prepare(plan, check=check)
 
     async def fetch(self, handle: Any) -> Any:
@@ -137,7 +146,8 @@ class RayTasksExecutor:
             return await self._local.fetch(handle)
         while True:
             try:
-                return restore(await handle.reference)
+                if handle.reference is not None:
+                    return restore(await handle.reference)
             except RayError as exc:
                 if lost_object(exc) is None:
                     message = f"A value of {handle.size_bytes} bytes cannot be brought here: {words_of(exc)}"
@@ -388,7 +398,7 @@ class RayTasksExecutor:
 
     def gather(self, command: GatherResults) -> Event | None:
         """Put a construct's value together: here when all is here, else on a worker."""
-        if not any(isinstance(handle, RemoteValue) for handle in _handles(command)):
+        if not _values_read(command):
             return self._local.gather(command)
         return self._again(command)
 
@@ -401,6 +411,13 @@ class RayTasksExecutor:
             command.head, parts, base, self._packed_run, *arguments.given
         )
         self._watch(Call([Member(command.path, command.attempt)], report, [value]))
+
+
+def _values_read(command: StartStage | GatherResults) -> Iterable[RemoteValue]:
+    """Return the values in the object store that an attempt, or a gathering, reads."""
+    if isinstance(command, StartStage):
+        return remote_values(command.scope, command.stage)
+    return [handle for handle in _handles(command) if isinstance(handle, RemoteValue)]
 
 
 def _handles(command: GatherResults) -> list[Any]:
