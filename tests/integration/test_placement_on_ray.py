@@ -123,7 +123,7 @@ def test_labels_regions_near_and_spread(nodes: Nodes, runs: Runs) -> None:
             "apart": "{{ stages.each.results | map(attribute='node') }}",
         },
     )
-    assert done["status"] == "succeeded", done
+    assert done["status"] == "succeeded", done.get("error")
     assert done["output"]["single"] == {
         "in": us,
         "not_in": asia,

@@ -83,6 +83,8 @@ class Recovery:
         self._put_again = put_again
         self._reads = reads
         self.holdings = Holdings()
+        self._any_absent = False
+        """Whether something may be asked for that is not there: only after a first loss."""
         self._under_way: dict[str, Command] = {}
         self._values: WeakValueDictionary[str, RemoteValue] = WeakValueDictionary()
         """By all references that they have had."""
@@ -104,9 +106,15 @@ class Recovery:
         """Return what was begun and has not ended."""
         return self._under_way.values()
 
-    def began(self, command: Command) -> None:
-        """Take note of what is begun."""
+    def may_begin(self, command: Command) -> bool:
+        """Take note of what is to be begun; returns whether all that it reads is there. Otherwise it is begun when it is."""
         self._under_way[command.path] = command
+        if self._any_absent:
+            absent = next((value for value in self._reads(command) if value.reference is None), None)
+            if absent is not None:
+                self._entry(absent).commands[command.path] = command
+                return False
+        return True
 
     def answered(self, command: Command, event: Event) -> None:
         """Take note of a report that went to the runner directly."""
@@ -133,7 +141,7 @@ class Recovery:
         if isinstance(event, StageFailed) and event.failure.code == "value_lost" and command is not None:
             value = self._values.get(str((event.failure.details or {}).get(LOST)))
             if value is not None and command.attempt == event.attempt:
-                self._bring_back(value, command, str((event.failure.details or {})[LOST]))
+                self._lost(value, command, str((event.failure.details or {})[LOST]))
                 return
         if command is not None and self._outlives(command, event):
             self._begin_again(command)
@@ -188,17 +196,19 @@ class Recovery:
         Raises:
             ValueLost: it cannot be brought back.
         """
+        self._any_absent = True
         future: asyncio.Future[None] = self._loop.create_future()
         self._entry(value).futures.append(future)
         await future
 
     # -- bringing back ------------------------------------------------------------------------------------------------
 
-    def _bring_back(self, value: RemoteValue, command: Command, lost: str) -> None:
-        if value.reference is not None and value.reference.hex() != lost and id(value) not in self._returns:
-            self._begin_again(command)  # somebody else has noticed before
-        else:
-            self._entry(value).commands[command.path] = command
+    def _lost(self, value: RemoteValue, command: Command, reference: str) -> None:
+        """An attempt was not begun because a value is gone: of those it reads, or of those that what shared its call reads."""
+        self._any_absent = True
+        if value.reference is not None and value.reference.hex() == reference:
+            value.let_go()
+        self._begin_again(command)
 
     def _entry(self, value: RemoteValue) -> _Return:
         entry = self._returns.get(id(value))
@@ -258,11 +268,6 @@ class Recovery:
         self._begin_again(maker)
 
     def _begin_again(self, command: Command) -> None:
-        self._under_way[command.path] = command
-        absent = next((value for value in self._reads(command) if value.reference is None), None)
-        if absent is not None:  # it was let go of: nobody was to ask for it any more
-            self._entry(absent).commands[command.path] = command
-            return
         event = self._again(command)
         if event is not None:
             self.deliver(event)

@@ -51,7 +51,7 @@ from flowmason_ray.engine.executors.ray_riding import Rides, may_ride, passenger
 from flowmason_ray.engine.executors.ray_stages import pack_run
 from flowmason_ray.engine.executors.ray_worker import gather_results, run_call
 from flowmason_ray.engine.plan import Plan, PlanStage
-from flowmason_ray.engine.scope import Status
+from flowmason_ray.engine.scope import Scope, Status
 from flowmason_ray.engine.values import INLINE_LIMIT_BYTES
 
 
@@ -183,7 +183,8 @@ class RayTasksExecutor:
 
     def _again(self, command: StartStage | GatherResults) -> Event | None:
         """Begin an attempt or a gathering on a worker, for the first time or because it lacked a value."""
-        self._recovery.began(command)
+        if not self._recovery.may_begin(command):
+            return None
         if isinstance(command, GatherResults):
             self._send_gathering(command)
             return None
@@ -233,7 +234,7 @@ class RayTasksExecutor:
             attempts.append(self._attempt(command, arguments))
             riders = self._group.riders(command.stage)
             for stage in passengers(command, riders) if riders else ():
-                if not self._admission.placement.carries(command.stage, stage):
+                if not self._admission.placement.carries(command.stage, stage) or _lacks_value(scope, stage):
                     break
                 path = scope.path(stage.index)
                 ride = StartStage(
@@ -411,6 +412,10 @@ class RayTasksExecutor:
             command.head, parts, base, self._packed_run, *arguments.given
         )
         self._watch(Call([Member(command.path, command.attempt)], report, [value]))
+
+
+def _lacks_value(scope: Scope, stage: PlanStage) -> bool:
+    return any(value.reference is None for value in remote_values(scope, stage))
 
 
 def _values_read(command: StartStage | GatherResults) -> Iterable[RemoteValue]:

@@ -46,7 +46,11 @@ def test_who_reads_a_value() -> None:
 def test_a_construct_reads_what_its_bodies_come_to() -> None:
     config = {"branches": [["x", "y"], ["z"]]}
     plan = plan_of(
-        stage("both", "parallel", config=config), stage("x"), stage("y", **reads("x")), stage("z"), stage("end"),
+        stage("both", "parallel", config=config),
+        stage("x"),
+        stage("y", **reads("x")),
+        stage("z"),
+        stage("end"),
         output_stage_id="end",
     )
     assert readers(plan, "x") == ["y"]

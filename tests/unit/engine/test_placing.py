@@ -25,7 +25,9 @@ def test_conditions_that_can_be_read(condition: str) -> None:
     assert problems_of(stage("a", resources={"labels": {"ray.io/region": condition}})) == []
 
 
-@pytest.mark.parametrize("condition", ["", "!", "in()", "in(x", "x y", "!!x", "in(x;y)", "-x", "x" * 64, "{{ input.x }}"])
+@pytest.mark.parametrize(
+    "condition", ["", "!", "in()", "in(x", "x y", "!!x", "in(x;y)", "-x", "x" * 64, "{{ input.x }}"]
+)
 def test_conditions_that_cannot(condition: str) -> None:
     [problem] = problems_of(stage("a", resources={"labels": {"ray.io/region": condition}}))
     assert problem.code == "invalid_label"
