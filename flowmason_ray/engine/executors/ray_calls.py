@@ -94,6 +94,10 @@ class Call:
         """Return the members whose reports are still missing."""
         return [member for member in self.members if member.wanted and not member.over]
 
+    def waits_for(self, path: str, attempt: int) -> bool:
+        """Tell whether the report of that attempt is still missing."""
+        return any(m.path == path and m.attempt == attempt and m.wanted and not m.over for m in self.members)
+
     def cancel(self, *, force: bool) -> None:
         """Have Ray stop it: interrupted, or with `force` killed with its worker."""
         self.cancelled = True

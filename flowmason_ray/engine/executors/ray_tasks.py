@@ -46,10 +46,12 @@ from flowmason_ray.engine.executors.ray_calls import Arrivals, Call, Member, end
 from flowmason_ray.engine.executors.ray_cluster import connect
 from flowmason_ray.engine.executors.ray_frames import portable, restore
 from flowmason_ray.engine.executors.ray_losses import ValueLost, lost_object
+from flowmason_ray.engine.executors.ray_mailbox import Mailbox
 from flowmason_ray.engine.executors.ray_messages import AttemptData, CallData, CallReport
 from flowmason_ray.engine.executors.ray_recovery import Recovery
 from flowmason_ray.engine.executors.ray_riding import Rides, may_ride, passengers
 from flowmason_ray.engine.executors.ray_stages import pack_run
+from flowmason_ray.engine.executors.ray_telling import Letter
 from flowmason_ray.engine.executors.ray_worker import gather_results, run_call
 from flowmason_ray.engine.plan import Plan, PlanStage
 from flowmason_ray.engine.scope import Scope, Status
@@ -95,6 +97,8 @@ class RayTasksExecutor:
         self._under_way = 0
         """Calls that Ray has not ended yet."""
         self._rides = Rides()
+        self._heard: dict[tuple[str, int], int] = {}
+        """How many messages of an attempt have been passed on."""
         self._stages: dict[int, tuple[str, bytes]] = {}
         self._admission = Admission()
         self._recovery = Recovery(self._again, self._put_again, _values_read)
@@ -117,6 +121,7 @@ class RayTasksExecutor:
         self._admission.close()
         if self._pools is not None:
             await self._pools.close()
+            await self._mailbox.close()
         await self._local.__aexit__(*exc)
 
     def open(self, run: RunInfo, deliver: Deliver) -> None:
@@ -130,7 +135,10 @@ class RayTasksExecutor:
         self._classes: dict[str, Any] = {}
         self._remote_call = _plain_call
         self._admission.open(run, self._submit, self._deliver, self._recovery.under_way, self._abandon)
+        self._mailbox = Mailbox(run.run_id, self._letters, self._hear_no_more)
         self._pools = Pools(
+            mailbox=self._mailbox.name,
+            told=self._told,
             run_id=run.run_id,
             packed_run=self._packed_run,
             watch=self._arrivals.watch,
@@ -262,7 +270,8 @@ class RayTasksExecutor:
                 attempts.append(attempt)
         first = commands[0]
         name = first.path if len(commands) == 1 else f"{first.path} +{len(commands) - 1}"
-        call = CallData(self._packed_run, tuple(attempts))
+        self._mailbox.open()
+        call = CallData(self._packed_run, tuple(attempts), self._mailbox.name if self._mailbox.works else None)
         cores = float(options.get("num_cpus") or 0.0)
         component = first.stage.component
         if component is not None and self._pools is not None and wants_actors(first.stage):
@@ -272,9 +281,8 @@ class RayTasksExecutor:
             reference = stage_data(first.stage).component
             self._pools.pool(component, options, reference).submit(waiting, call, arguments.given)
             return
-        for member in members:
-            if member.stage is not None and member.stage.timeout_s is not None:
-                self._deliver(StageBegan(path=member.path, attempt=member.attempt))
+        if not self._mailbox.works and first.stage.timeout_s is not None:
+            self._deliver(StageBegan(path=first.path, attempt=first.attempt))
         report, *values = self._remote_call.options(num_returns=1 + len(attempts), name=name, **options).remote(
             call, *arguments.given
         )
@@ -297,6 +305,8 @@ class RayTasksExecutor:
             command.attempt,
             command.first_started_at,
             command.idempotency_key,
+            before is None,
+            stage.timeout_s is not None and not wants_actors(stage),
             reads,
         )
 
@@ -365,12 +375,42 @@ class RayTasksExecutor:
             if report.status == "succeeded" and member.stage is not None:
                 self._group.measured(member.stage, report.duration_s)
             if member.wanted:
-                for told in report.told:
-                    self._deliver(told)
+                self._told(member.path, member.attempt, report.told)
                 self._deliver(event or stopped(member))
             elif event is not None and not report.drew_time and _still_waits(member):
                 assert member.scope is not None
-                self._rides.keep(member.path, member.scope, (*report.told, event))
+                self._rides.keep(member.path, member.scope, (*(said for _, said in report.told), event))
+
+    # -- what attempts say while they run -----------------------------------------------------------------------------
+
+    def _letters(self, letters: list[Letter]) -> None:
+        """Take what came through the mailbox."""
+        for path, attempt, number, event in letters:
+            call = self._calls.get(path)
+            if attempt > 0 and (call is None or not call.waits_for(path, attempt)):
+                continue  # its report is here, and has brought all of that
+            if isinstance(event, StageBegan):
+                self._deliver(event)
+            else:
+                self._hear(path, attempt, number, event)
+
+    def _hear(self, path: str, attempt: int, number: int, event: Event) -> None:
+        if number >= self._heard.get((path, attempt), 0):
+            self._heard[path, attempt] = number + 1
+            self._deliver(event)
+
+    def _told(self, path: str, attempt: int, told: Sequence[tuple[int, Event]]) -> None:
+        """Take what came with the report: what has not come before."""
+        for number, event in told:
+            self._hear(path, attempt, number, event)
+        if attempt > 0:  # a setup's letters may still come
+            self._heard.pop((path, attempt), None)
+
+    def _hear_no_more(self) -> None:
+        """The mailbox is gone: nobody will tell when attempts begin, so they are taken to have begun."""
+        for call in set(self._calls.values()):
+            for member in call.waited_for() if call.pool is None else ():
+                self._deliver(StageBegan(path=member.path, attempt=member.attempt))
 
     # -- stopping -----------------------------------------------------------------------------------------------------
 
