@@ -67,6 +67,8 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "project-testing": lambda: field_table(settings.TestingSettings),
     "project-stores": lambda: field_table(settings.StoreSettings),
     "project-retrieval": lambda: field_table(settings.RetrievalSettings),
+    "project-ray": lambda: field_table(settings.RaySettings),
+    "project-datasets": lambda: field_table(settings.DatasetSettings),
     "project-http": lambda: field_table(settings.HttpSettings),
     "project-providers": lambda: field_table(settings.ProviderSettings),
     "project-keys": lambda: field_table(settings.KeySource),
