@@ -65,6 +65,8 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "project": lambda: field_table(settings.ProjectSettings),
     "project-testing": lambda: field_table(settings.TestingSettings),
     "project-stores": lambda: field_table(settings.StoreSettings),
+    "project-ray": lambda: field_table(settings.RaySettings),
+    "project-datasets": lambda: field_table(settings.DatasetSettings),
     "project-http": lambda: field_table(settings.HttpSettings),
 }
 """Every part that documents may ask for, by the name in the marker."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from time import time
 from typing import Any, Self
 
@@ -26,27 +26,36 @@ from ray.exceptions import RayError
 from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage, resolve_part
 from flowmason_ray.engine.component import ComponentSpec
 from flowmason_ray.engine.digests import item_in, part_in
-from flowmason_ray.engine.events import Event, StageBegan, StageStopped
+from flowmason_ray.engine.events import Event, StageBegan, StageFailed, StageStopped
 from flowmason_ray.engine.executor import STOP_GRACE_S, Deliver, RunInfo
 from flowmason_ray.engine.executors.admission import Admission
 from flowmason_ray.engine.executors.grouping import Alone, Grouping, shares
 from flowmason_ray.engine.executors.in_process import InProcessExecutor
 from flowmason_ray.engine.executors.placement import PURE_RETRIES
 from flowmason_ray.engine.executors.ray_actors import Pools, preferred_node, wants_actors
-from flowmason_ray.engine.executors.ray_bindings import Arguments, RemoteValue, bind, binding, reads_remote, stage_data
+from flowmason_ray.engine.executors.ray_bindings import (
+    Arguments,
+    RemoteValue,
+    bind,
+    binding,
+    reads_remote,
+    remote_values,
+    stage_data,
+)
 from flowmason_ray.engine.executors.ray_calls import Arrivals, Call, Member, end_of, lost, outcome_of, stopped, words_of
 from flowmason_ray.engine.executors.ray_cluster import connect
 from flowmason_ray.engine.executors.ray_frames import portable, restore
+from flowmason_ray.engine.executors.ray_losses import ValueLost, lost_object
 from flowmason_ray.engine.executors.ray_mailbox import Mailbox
 from flowmason_ray.engine.executors.ray_messages import AttemptData, CallData, CallReport
+from flowmason_ray.engine.executors.ray_recovery import Recovery
 from flowmason_ray.engine.executors.ray_riding import Rides, may_ride, passengers
 from flowmason_ray.engine.executors.ray_stages import pack_run
 from flowmason_ray.engine.executors.ray_telling import Letter
 from flowmason_ray.engine.executors.ray_worker import gather_results, run_call
 from flowmason_ray.engine.plan import Plan, PlanStage
-from flowmason_ray.engine.scope import Status
+from flowmason_ray.engine.scope import Scope, Status
 from flowmason_ray.engine.values import INLINE_LIMIT_BYTES
-from flowmason_ray.errors import FlowMasonError
 
 
 def _call_with(classes: Mapping[str, Any]) -> Any:
@@ -65,12 +74,6 @@ _cloudpickle: Any = cloudpickle
 # Made once: Ray exports a remote function to the cluster again for every object that `ray.remote` returns.
 _plain_call: Any = _call_with({})
 _remote_gather: Any = ray.remote(gather_results)
-
-
-class ValueLost(FlowMasonError):
-    """A value in the object store is gone, and Ray could not make it again."""
-
-    code = "value_lost"
 
 
 class RayTasksExecutor:
@@ -98,6 +101,7 @@ class RayTasksExecutor:
         """How many messages of an attempt have been passed on."""
         self._stages: dict[int, tuple[str, bytes]] = {}
         self._admission = Admission()
+        self._recovery = Recovery(self._again, self._put_again, _values_read)
         self._pools: Pools | None = None
 
     async def __aenter__(self) -> Self:
@@ -123,14 +127,14 @@ class RayTasksExecutor:
     def open(self, run: RunInfo, deliver: Deliver) -> None:
         """Begin to serve a run."""
         self._run = run
-        self._deliver = deliver
+        self._deliver = self._recovery.open(run, deliver)
         self._group: Grouping = self._grouping or run.pacing or Alone()
         self._local.open(run, deliver)
         self._packed_run = pack_run(run)
         self._input: Any = None
         self._classes: dict[str, Any] = {}
         self._remote_call = _plain_call
-        self._admission.open(run, self._submit, deliver)
+        self._admission.open(run, self._submit, self._deliver, self._recovery.under_way, self._abandon)
         self._mailbox = Mailbox(run.run_id, self._letters, self._hear_no_more)
         self._pools = Pools(
             mailbox=self._mailbox.name,
@@ -139,7 +143,7 @@ class RayTasksExecutor:
             packed_run=self._packed_run,
             watch=self._arrivals.watch,
             ended=self._ended,
-            deliver=deliver,
+            deliver=self._deliver,
             nodes=self._admission.nodes,
             wanted_cores=lambda: max((call.cores for call in self._calls.values() if call.actor is None), default=0.0),
         )
@@ -150,6 +154,7 @@ class RayTasksExecutor:
         Raises:
             InfeasibleRun: a stage asks for what no node has.
         """
+        self._recovery.holdings.prepare(plan)
         self._admission.prepare(plan, check=check)
 
     async def fetch(self, handle: Any) -> Any:
@@ -160,10 +165,15 @@ class RayTasksExecutor:
         """
         if not isinstance(handle, RemoteValue):
             return await self._local.fetch(handle)
-        try:
-            return restore(await handle.reference)
-        except RayError as exc:
-            raise ValueLost(f"A value of {handle.size_bytes} bytes is gone from the cluster: {words_of(exc)}") from exc
+        while True:
+            try:
+                if handle.reference is not None:
+                    return restore(await handle.reference)
+            except RayError as exc:
+                if lost_object(exc) is None:
+                    message = f"A value of {handle.size_bytes} bytes cannot be brought here: {words_of(exc)}"
+                    raise ValueLost(message) from exc
+            await self._recovery.restored(handle)
 
     def part_content(self, handle: Any, key: str | None) -> bytes | None:
         """Return what stands for a value in fingerprints."""
@@ -185,11 +195,31 @@ class RayTasksExecutor:
         if known is not None:
             for event in known[:-1]:
                 self._deliver(event)
+            self._recovery.answered(command, known[-1])
             return known[-1]
         stage = command.stage
         if self._group.in_coordinator(stage) and not reads_remote(command.scope, stage):
             return self._local.start(command)
-        return self._admission.request(command)
+        return self._again(command)
+
+    def _again(self, command: StartStage | GatherResults) -> Event | None:
+        """Begin an attempt or a gathering on a worker, for the first time or because it lacked a value."""
+        if not self._recovery.may_begin(command):
+            return None
+        if isinstance(command, GatherResults):
+            self._send_gathering(command)
+            return None
+        event = self._admission.request(command)
+        if event is not None:
+            self._recovery.answered(command, event)
+        return event
+
+    def _put_again(self, value: RemoteValue) -> bool:
+        """Put the run's input into the object store once more, if that is what `value` is."""
+        if value is not self._input:
+            return False
+        value.rebind(_ray.put(portable(self._run.input)))
+        return True
 
     def _submit(self, command: StartStage, options: Mapping[str, Any]) -> None:
         shape = self._admission.placement.shape(options)
@@ -227,7 +257,8 @@ class RayTasksExecutor:
             attempts.append(self._attempt(command, arguments))
             riders = self._group.riders(command.stage)
             for stage in passengers(command, riders) if riders else ():
-                if wants_actors(stage) or not self._admission.placement.carries(command.stage, stage):
+                placed = self._admission.placement.carries(command.stage, stage)
+                if wants_actors(stage) or not placed or _lacks_value(scope, stage):
                     break
                 path = scope.path(stage.index)
                 ride = StartStage(
@@ -289,6 +320,7 @@ class RayTasksExecutor:
                 self._input = value
             else:
                 self._input = RemoteValue(reference=_ray.put(portable(value)), packed=None, size_bytes=size)
+                self._recovery.register(self._input, None)
         return self._input
 
     def _stage_data(self, stage: PlanStage) -> tuple[str, bytes]:
@@ -393,6 +425,8 @@ class RayTasksExecutor:
             event = StageStopped(at=time(), path=command.path, attempt=command.attempt)
             self._loop.call_soon(self._deliver, event)
             return
+        if self._recovery.cancel(command.path, command.attempt):
+            return
         call = self._calls.get(command.path)
         if call is None:
             self._local.cancel(command)
@@ -407,6 +441,16 @@ class RayTasksExecutor:
             member.over = True
             del self._calls[command.path]
             self._loop.call_soon(self._deliver, stopped(member))
+
+    def _abandon(self, event: StageFailed) -> None:
+        """Let go of an attempt that can never run, and report that."""
+        call = self._calls.pop(event.path, None)
+        if call is not None:
+            for member in call.members:
+                member.over = member.over or member.path == event.path
+            if not call.waited_for():
+                call.cancel(force=True)
+        self._deliver(event)
 
     def _forget_held(self, command: CancelStage) -> bool:
         for group in self._held.values():
@@ -432,17 +476,38 @@ class RayTasksExecutor:
 
     def gather(self, command: GatherResults) -> Event | None:
         """Put a construct's value together: here when all is here, else on a worker."""
+        if not _values_read(command):
+            return self._local.gather(command)
+        return self._again(command)
+
+    def _send_gathering(self, command: GatherResults) -> None:
         arguments = Arguments()
         parts = {name: resolve_part(part, lambda h: binding(h, arguments)) for name, part in command.parts.items()}
         base = binding(command.base, arguments)
-        if not arguments.given:
-            return self._local.gather(command)
         options = {"num_returns": 2, "num_cpus": 0, "name": command.path, "max_retries": PURE_RETRIES}
         report, value = _remote_gather.options(**options).remote(
             command.head, parts, base, self._packed_run, *arguments.given
         )
         self._watch(Call([Member(command.path, command.attempt)], report, [value]))
-        return None
+
+
+def _lacks_value(scope: Scope, stage: PlanStage) -> bool:
+    return any(value.reference is None for value in remote_values(scope, stage))
+
+
+def _values_read(command: StartStage | GatherResults) -> Iterable[RemoteValue]:
+    """Return the values in the object store that an attempt, or a gathering, reads."""
+    if isinstance(command, StartStage):
+        return remote_values(command.scope, command.stage)
+    return [handle for handle in _handles(command) if isinstance(handle, RemoteValue)]
+
+
+def _handles(command: GatherResults) -> list[Any]:
+    """Return the handles that a gathering puts together."""
+    found: list[Any] = [command.base]
+    for part in command.parts.values():
+        resolve_part(part, found.append)
+    return found
 
 
 def _still_waits(member: Member) -> bool:

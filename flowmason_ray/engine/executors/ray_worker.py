@@ -21,6 +21,7 @@ from flowmason_ray.engine.context import AttemptContext
 from flowmason_ray.engine.digests import contents_of
 from flowmason_ray.engine.executor import RunInfo
 from flowmason_ray.engine.executors.ray_frames import portable, restore
+from flowmason_ray.engine.executors.ray_losses import lost_failure, lost_object
 from flowmason_ray.engine.executors.ray_messages import AttemptData, Binding, CallData, CallReport, Report
 from flowmason_ray.engine.executors.ray_stages import Work, WorkerScope, run_of, work_of
 from flowmason_ray.engine.executors.ray_telling import Teller, speaking
@@ -100,6 +101,7 @@ def run_attempt(
     """
     started = perf_counter()
     teller = Teller(data.path, data.attempt)
+    begun = False
     try:
         run = run_of(call.run)
         if data.live and call.mailbox is not None:
@@ -111,7 +113,7 @@ def run_attempt(
         given = prepare(work, scope)
         if given is DECLINED:
             return Report(status="declined", drew_time=scope.drew_time), None, None
-        drew_time = scope.drew_time
+        drew_time, begun = scope.drew_time, True
         if work.component is None:
             value: Value = given
         else:
@@ -133,7 +135,8 @@ def run_attempt(
     except AttemptStopped:
         return STOPPED._replace(told=teller.told()), None, None
     except Exception as exc:  # foreign code runs here: any exception is a failed attempt
-        failure = fail(exc, data.path, data.attempt)
+        lost = None if begun else lost_object(exc)
+        failure = lost_failure(lost, data.path, data.attempt) if lost else fail(exc, data.path, data.attempt)
         duration_s, final = perf_counter() - started, is_final(exc)
         report = Report(status="failed", failure=failure, final=final, duration_s=duration_s, told=teller.told())
         return report, None, None
