@@ -19,6 +19,8 @@ from flowmason_ray.errors import FlowMasonError
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from flowmason_ray.engine.models import Models
+
 
 class Kind(StrEnum):
     """What a component is for."""
@@ -253,4 +255,13 @@ class Context(Protocol):
 
     def progress(self, done: float, total: float | None = None) -> None:
         """Report how far this attempt is. Live only."""
+        ...
+
+    def stream(self, text: str) -> None:
+        """Show a result as it grows, to whoever asked to see that. Live only, bounded; from any thread."""
+        ...
+
+    @property
+    def models(self) -> Models:
+        """The models: ask one, count, make vectors. What is used is counted and recorded."""
         ...

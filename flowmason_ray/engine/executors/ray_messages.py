@@ -31,6 +31,8 @@ class StageData:
     fixed: Mapping[str, Any]
     when: str | None
     schema: Mapping[str, Any] | None
+    llm: Mapping[str, Any] | None = None
+    """The effective `llm_settings`."""
 
 
 class Binding(NamedTuple):
@@ -104,6 +106,8 @@ class Report(NamedTuple):
     failure: Failure | None = None
     final: bool = False
     """Whether the component has said that repeating cannot help."""
+    usage: Mapping[str, Any] | None = None
+    """What it took of models."""
     told: tuple[tuple[int, Event], ...] = ()
     """What the attempt said lately (`ray_telling`), each with its number: what has come through the mailbox is known by it."""
     drew_time: bool = False
