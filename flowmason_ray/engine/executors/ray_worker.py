@@ -137,8 +137,7 @@ def run_attempt(
         usage = _closed(context)
         return report._replace(usage=usage, told=teller.told(), drew_time=drew_time), value.value, large
     except AttemptStopped:
-        usage = _closed(context)
-        return STOPPED._replace(usage=usage, told=teller.told()), None, None
+        return STOPPED._replace(usage=_closed(context), told=teller.told()), None, None
     except Exception as exc:  # foreign code runs here: any exception is a failed attempt
         lost = None if begun else lost_object(exc)
         failure = lost_failure(lost, data.path, data.attempt) if lost else fail(exc, data.path, data.attempt)
