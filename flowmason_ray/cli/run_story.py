@@ -59,12 +59,12 @@ async def tell(store: RunStore, run: str, path: str | None, *, as_json: bool) ->
             write_text("\n".join(lines) + "\n")
             lines.clear()
     if not found:
-        raise InvalidCall(_unknown(path or "", others, record))
+        raise InvalidCall(unknown_path(path or "", others, record))
     if lines:
         write_text("\n".join(lines) + "\n")
 
 
-def _unknown(path: str, others: Mapping[str, None], record: RunRecord) -> str:
+def unknown_path(path: str, others: Mapping[str, None], record: RunRecord) -> str:
     """Say that nothing has this path, and what is near: an instance, or the same stage elsewhere."""
     same = next((other for other in others if re.sub(r"\[\d+\]", "", other) == re.sub(r"\[\d+\]", "", path)), None)
     close = same or nearest(path, others)

@@ -276,7 +276,7 @@ class Tally:
             row.progress = (event.done, event.total)
 
     def _logged(self, event: StageLogged) -> None:
-        if event.level != "debug":
+        if event.level != "debug" and not event.shown:
             self.messages_lost += len(self.messages) == self.messages.maxlen
             self.messages.append(event)
 

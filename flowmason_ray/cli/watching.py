@@ -23,7 +23,7 @@ from flowmason_ray.cli.words import counted, duration, signs
 if TYPE_CHECKING:
     from flowmason_ray.api import PreparedRun, RunResult
     from flowmason_ray.cli.tally import Tally
-    from flowmason_ray.engine.events import Event
+    from flowmason_ray.engine.events import Event, StageLogged
 
 MESSAGES_A_TICK = 20
 """Log messages shown at a time; a loop that logs for every item is told by numbers, not by a flood."""
@@ -103,7 +103,7 @@ class Watcher(ABC):
         lines = [self.sayings.popleft() for _ in range(len(self.sayings))]
         waiting = self.tally.messages
         shown = [waiting.popleft() for _ in range(min(len(waiting), MESSAGES_A_TICK))]
-        lines += [f"[{each.path}] {each.level}: {each.message}{_fields(each.fields)}" for each in shown]
+        lines += [_message(each) for each in shown]
         if len(waiting) > 10 * MESSAGES_A_TICK or self.tally.messages_lost:
             lost = len(waiting) + self.tally.messages_lost
             waiting.clear()
@@ -150,6 +150,12 @@ class Watcher(ABC):
     @abstractmethod
     def abandon(self) -> None:
         """Put the terminal right, because the process is about to leave at once."""
+
+
+def _message(said: StageLogged) -> str:
+    if "stream" in said.fields:  # a line that it printed
+        return f"[{said.path}] {said.message}"
+    return f"[{said.path}] {said.level}: {said.message}{_fields(said.fields)}"
 
 
 def _fields(fields: object) -> str:
