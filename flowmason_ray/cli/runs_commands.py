@@ -138,6 +138,22 @@ def logs(
     _wait(print_logs(store_of(project), run, path, level=level, follow=follow, as_json=as_json))
 
 
+@group.command("watch")
+@command
+def watch(
+    run: RunId,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document when the run has stopped, as 'fm run' does.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but the result and errors.")] = False,
+    project: Project = ".",
+) -> int:
+    """Watch a run from its log, whatever process drives it, and print its result. Ctrl-C leaves it alone."""
+    from flowmason_ray.cli.run_watching import watch
+
+    return watch(store_of(project), run, as_json=as_json, quiet=quiet)
+
+
 @group.command("answer")
 @command
 def answer(
