@@ -236,6 +236,26 @@ class PreparedRun:
             stages=self._summary.stages,
         )
 
+    async def accept(self) -> None:
+        """Record the run, and leave it to another process, which takes it up as one that was interrupted (`resuming`).
+
+        Raises:
+            StoreError: it cannot be recorded.
+            InvalidCall: nobody could take it up: it is not recorded, not from a file, or its input is not recorded as it is.
+        """
+        if self._store is None or self.plan.file is None:
+            raise InvalidCall(
+                "A run can only be left to another process when it is recorded and its pipeline is a file."
+            )
+        knowledge = await self._known()
+        log = self._log()
+        try:
+            runner = self._runner_of(make_executor("local"), log, knowledge)
+        except BaseException:
+            await log.close()
+            raise
+        await runner.accept()
+
     def _runner_of(self, executor: Executor, log: RunLog, knowledge: Knowledge) -> Runner:
         reusing = self._reusing(executor, log, knowledge)
         if reusing is not None:

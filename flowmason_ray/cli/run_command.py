@@ -44,6 +44,14 @@ def run(
             "--on", metavar="local|ray", help="Where to run. Default: ray when RAY_ADDRESS is set, else local."
         ),
     ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option("--address", metavar="ADDRESS", help="The Ray cluster to run on. Default: RAY_ADDRESS."),
+    ] = None,
+    detach: Annotated[
+        bool,
+        typer.Option("--detach", help="Hand the run to a coordinator in the Ray cluster, print its id and leave."),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document: how the run went, its output, its stages.")
     ] = False,
@@ -77,11 +85,16 @@ def run(
     """
     from flowmason_ray.errors import FlowMasonError
 
+    on = "ray" if on is None and (address or detach) else on
     try:
+        if detach:
+            from flowmason_ray.cli.detaching import check_detach
+
+            check_detach(on=on, address=address, store=store)
         from flowmason_ray.api import PreparedRun, Reuse
         from flowmason_ray.cli.pipeline_input import read_input
         from flowmason_ray.cli.watching import make_watcher
-        from flowmason_ray.wiring import load, open_workspace
+        from flowmason_ray.wiring import ExecutorOptions, load, open_workspace
 
         loaded = load(file)
         value = read_input(
@@ -102,7 +115,13 @@ def run(
                 reuse=Reuse(run=reuse, from_stage=from_stage, force=tuple(force or ()), cache=cache),
                 observers=[watcher] if watcher is not None else (),
                 workspace=workspace,
+                options=ExecutorOptions(ray_address=address),
             )
+        if detach:
+            from flowmason_ray.cli.detaching import hand_over
+
+            hand_over(prepared, workspace.project, address=address, as_json=as_json, quiet=quiet)
+            return 0
         if watcher is not None:
             if prepared.warnings:
                 from flowmason_ray.cli.problem_report import print_problems

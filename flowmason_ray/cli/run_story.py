@@ -134,6 +134,8 @@ class Narrator:
     def __init__(self) -> None:
         self._decided: set[str] = set()
         self._paused = False
+        self._untouched = False
+        """Whether the run was handed over and nobody has done anything for it yet."""
 
     def words(self, event: Mapping[str, Any]) -> str:
         """Return what one event says."""
@@ -146,6 +148,11 @@ class Narrator:
                 return "puts its results together"
         elif event["kind"] == "stage_ended":
             self._decided.discard(path)
+        elif event["kind"] == "run_created":
+            self._untouched = bool((event.get("options") or {}).get("handed_over"))
+        elif event["kind"] == "run_resumed" and self._untouched:
+            self._untouched = False
+            return "the run goes on in another process"
         elif event["kind"] == "run_paused":
             self._paused = True
         elif event["kind"] == "run_resumed" and self._paused:

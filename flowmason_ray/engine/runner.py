@@ -178,6 +178,16 @@ class Runner:
             raise interrupted
         return ended
 
+    async def accept(self) -> None:
+        """Record that the run was made, and nothing else: another process takes it up from its log.
+
+        Raises:
+            StoreError: the log cannot be written.
+        """
+        created = self._created()
+        self._log.append(replace(created, options={**created.options, "handed_over": True}))
+        await self._log.close()
+
     async def _drive(self) -> tuple[Ended, asyncio.CancelledError | None]:
         """Turn until the run has ended; return how, and the cancellation of our task if that is why."""
         assert self._loop is not None
@@ -225,6 +235,9 @@ class Runner:
 
     def _created(self) -> RunCreated:
         run = self._run
+        facts = {} if self._reusing is None else self._reusing.created()
+        if self._durability == "none" and self._log.durable:
+            facts["options"] = {**facts.get("options", {}), "durability": "none"}
         return RunCreated(
             at=time(),  # now, not when the run was prepared: starting an executor may have taken a while
             run_id=run.run_id,
@@ -233,7 +246,7 @@ class Runner:
             plan_digest=self._plan.digest,
             input=run.input,
             seed=run.seed,
-            **({} if self._reusing is None else self._reusing.created()),
+            **facts,
         )
 
     def _go_on(self, resumed: Replayed) -> None:
