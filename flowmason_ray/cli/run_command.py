@@ -98,7 +98,7 @@ def run(
 
         loaded = load(file)
         value = read_input(
-            text=input_text, file=input_file, sample=_sample(loaded, file) if sample else None, sets=sets or ()
+            text=input_text, file=input_file, sample=sample_of(loaded, file) if sample else None, sets=sets or ()
         )
         workspace = open_workspace(_path(file))
         watcher = make_watcher(quiet=quiet)
@@ -106,7 +106,7 @@ def run(
         runs = workspace.store() if store else None
         if reuse is not None and not given:
             value = _input_of(runs, reuse)
-        with _told_how_to_give_an_input(given=given):
+        with told_how_to_give_an_input(given=given):
             prepared = PreparedRun(
                 loaded,
                 value,
@@ -165,7 +165,7 @@ def _input_of(store: RunStore | None, run: str) -> Any:
 
 
 @contextmanager
-def _told_how_to_give_an_input(*, given: bool) -> Generator[None]:
+def told_how_to_give_an_input(*, given: bool) -> Generator[None]:
     """Let an input that misses its schema, because none was given, say how one is given."""
     from flowmason_ray.errors import InvalidInput
 
@@ -179,7 +179,12 @@ def _told_how_to_give_an_input(*, given: bool) -> Generator[None]:
         raise InvalidInput([*others, replace(last, hint=last.hint or hint)]) from None
 
 
-def _sample(loaded: LoadedPipeline, file: str) -> Any:
+def sample_of(loaded: LoadedPipeline, file: str) -> Any:
+    """Return a pipeline's `sample_input`.
+
+    Raises:
+        InvalidCall: it has none.
+    """
     from flowmason_ray.errors import InvalidCall
 
     if loaded.pipeline.sample_input is None:
