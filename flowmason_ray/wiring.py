@@ -80,7 +80,12 @@ class Workspace:
         settings = self.project.settings
         loaded = library.resolve(loaded)
         plan, problems = try_plan(
-            loaded, self.registry, env=settings.env_allow, secrets=settings.secrets, pipelines=library
+            loaded,
+            self.registry,
+            env=settings.env_allow,
+            secrets=settings.secrets,
+            pipelines=library,
+            datasets={name: dataset.path for name, dataset in settings.datasets.items()},
         )
         return loaded, plan, problems
 
@@ -106,6 +111,7 @@ class Workspace:
             settings=settings,
             env=read_environment(settings.env_allow),
             secrets={name: Secret(value) for name, value in read_environment(settings.secrets).items()},
+            region=os.environ.get("FLOWMASON_REGION") or settings.ray.region,
         )
 
     def store(self) -> RunStore:

@@ -149,7 +149,8 @@ class Narrator:
         elif event["kind"] == "stage_ended":
             self._decided.discard(path)
         elif event["kind"] == "run_created":
-            self._untouched = bool((event.get("options") or {}).get("handed_over"))
+            options: Mapping[str, Any] = event.get("options") or {}
+            self._untouched = bool(options.get("handed_over"))
         elif event["kind"] == "run_resumed" and self._untouched:
             self._untouched = False
             return "the run goes on in another process"

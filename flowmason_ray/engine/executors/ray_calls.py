@@ -1,0 +1,168 @@
+"""Calls to workers, seen from the coordinator: what is under way, what has come back, and how it ended.
+
+A call serves one or more attempts (`ray_messages`). Each of them is reported on its own; one that is cancelled while others
+go on is reported as stopped at once, and its result is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from time import time
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError, RayTaskError, TaskCancelledError, WorkerCrashedError
+
+from flowmason_ray.engine.events import Event, StageDeclined, StageFailed, StageStopped, StageSucceeded
+from flowmason_ray.engine.executors.ray_bindings import RemoteValue
+from flowmason_ray.engine.executors.ray_messages import CallReport, Report
+from flowmason_ray.engine.plan import PlanStage
+from flowmason_ray.engine.scope import Scope
+from flowmason_ray.errors import Failure
+
+_ray: Any = ray
+# Under this name without types: those of Ray are partly unknown.
+
+
+class Member:
+    """An attempt of a call, or a gathering."""
+
+    __slots__ = ("attempt", "over", "path", "scope", "stage", "wanted")
+
+    def __init__(
+        self, path: str, attempt: int, scope: Scope | None = None, stage: PlanStage | None = None, wanted: bool = True
+    ) -> None:
+        self.path = path
+        self.attempt = attempt
+        self.scope = scope
+        """The scope instance and the stage of an attempt; None for a gathering."""
+        self.stage = stage
+        self.wanted = wanted
+        """Whether the state machine has asked for it; else it rides along."""
+        self.over = False
+        """Whether it has been reported already."""
+
+
+class Call:
+    """A call that Ray is carrying out."""
+
+    __slots__ = ("cancelled", "kill", "members", "report", "values")
+
+    def __init__(self, members: list[Member], report: Any, values: list[Any]) -> None:
+        self.members = members
+        self.report = report
+        """Reference to the `CallReport`."""
+        self.values = values
+        """References to the members' values, those that are too large for the report."""
+        self.kill: asyncio.TimerHandle | None = None
+        self.cancelled = False
+
+    def waited_for(self) -> list[Member]:
+        """Return the members whose reports are still missing."""
+        return [member for member in self.members if member.wanted and not member.over]
+
+    def cancel(self, *, force: bool) -> None:
+        """Have Ray stop it: interrupted, or with `force` killed with its worker."""
+        self.cancelled = True
+        with suppress(RayError, ValueError, TypeError):  # it has ended meanwhile: its report is on the way
+            _ray.cancel(self.report, force=force)
+
+
+class Arrivals:
+    """Brings what Ray's threads hand over to the event loop: all of it that is there at once, in one go."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, take: Callable[[Call, Any], None]) -> None:
+        self._loop = loop
+        self._take = take
+        self._queue: deque[tuple[Call, Any]] = deque()
+        self._woken = False
+
+    def watch(self, call: Call) -> None:
+        """Have `take(call, future of its report)` called on the event loop when it has ended."""
+
+        def ended(future: Any) -> None:  # on one of Ray's threads
+            self._queue.append((call, future))
+            if not self._woken and not self._loop.is_closed():
+                self._woken = True
+                with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                    self._loop.call_soon_threadsafe(self._drain)
+
+        call.report.future().add_done_callback(ended)
+
+    def _drain(self) -> None:
+        self._woken = False  # before the queue is looked at: what comes from here on wakes the loop again
+        while self._queue:
+            self._take(*self._queue.popleft())
+
+
+def end_of(member: Member, report: Report, value: Any, node: str) -> Event:
+    """Return the event that reports how an attempt ended.
+
+    Args:
+        member: The attempt.
+        report: What its worker says.
+        value: The reference to its value, if that is not in the report.
+        node: The id of the node on which it ran.
+    """
+    now, path, attempt = time(), member.path, member.attempt
+    if report.status == "declined":
+        return StageDeclined(at=now, path=path, attempt=attempt)
+    if report.status == "failed":
+        assert report.failure is not None
+        return StageFailed(
+            at=now,
+            path=path,
+            attempt=attempt,
+            failure=report.failure,
+            duration_s=report.duration_s,
+            final=report.final,
+        )
+    made = report.value
+    if not report.inline:
+        made = RemoteValue(
+            reference=value, packed=report.packed, size_bytes=report.size_bytes, contents=report.contents, node=node
+        )
+    return StageSucceeded(
+        at=now, path=path, attempt=attempt, value=made, decision=report.decision, duration_s=report.duration_s
+    )
+
+
+def lost(call: Call, member: Member, error: BaseException) -> Event:
+    """Say how an attempt ended of whose call no report came back."""
+    if isinstance(error, TaskCancelledError) or (call.cancelled and isinstance(error, RayError)):
+        return stopped(member)
+    died = isinstance(error, (WorkerCrashedError, RayActorError))
+    code = "worker_died" if died else "value_lost" if "Lost" in type(error).__name__ else "executor_error"
+    message = (
+        "The worker process that ran the attempt died (killed, out of memory, or crashed)." if died else words_of(error)
+    )
+    failure = Failure(
+        code=code, message=message, stage=member.path, attempts=member.attempt, error_type=type(error).__name__
+    )
+    return StageFailed(at=time(), path=member.path, attempt=member.attempt, failure=failure)
+
+
+def stopped(member: Member) -> StageStopped:
+    """Say that an attempt was stopped."""
+    return StageStopped(at=time(), path=member.path, attempt=member.attempt)
+
+
+def words_of(error: BaseException) -> str:
+    """Return what an error of Ray's says: of one that wraps another, the other; its last line, where its point is."""
+    cause = getattr(error, "cause", None)
+    if isinstance(error, RayTaskError) and isinstance(cause, BaseException):
+        return f"{type(cause).__name__}: {cause}"
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
+
+
+def reports_of(future: Any) -> CallReport:
+    """Return what came back.
+
+    Raises:
+        RayError: nothing did.
+    """
+    return future.result()
