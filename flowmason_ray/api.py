@@ -13,6 +13,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
+from flowmason_ray import telemetry
 from flowmason_ray.components.base import InvalidComponent
 from flowmason_ray.engine.events import Event, RunCancelled, RunPaused, RunSucceeded
 from flowmason_ray.engine.executor import Digesting, Executor
@@ -32,7 +33,15 @@ from flowmason_ray.reusing.asking import Reuse, rules_for
 from flowmason_ray.reusing.loading import items_reader, load_past, value_reader
 from flowmason_ray.spec.loader import LoadedPipeline
 from flowmason_ray.spec.plain_data import plain_object
-from flowmason_ray.wiring import ExecutorOptions, Workspace, choose_executor, load, make_executor, open_workspace
+from flowmason_ray.wiring import (
+    ExecutorOptions,
+    Workspace,
+    choose_executor,
+    load,
+    make_executor,
+    make_observers,
+    open_workspace,
+)
 
 if TYPE_CHECKING:
     from flowmason_ray.engine.plan import Plan
@@ -157,6 +166,9 @@ class PreparedRun:
         self.info = replace(
             self.workspace.run_info(self.plan, value, seed=seed), blobs=getattr(self._store, "blobs", None)
         )
+        self.info = replace(self.info, listens=self._store is not None)
+        self._trace_parent: str | None = None
+        self._trace_in(telemetry.new_trace(self.run_id))
         self._summary = Summary()
         self._observers = (self._summary, *asked.get("observers", ()))
         self._durability: Durability = asked.get("durability", "run")
@@ -202,6 +214,12 @@ class PreparedRun:
         """Answer what the stage at `path` asks (`wait_for_approval`), from any thread."""
         if self._runner is not None:
             self._runner.answer(path, data, by)
+
+    def _trace_in(self, trace: tuple[str, str | None] | None) -> None:
+        """Take over where the run is traced: its span, and the one around that."""
+        if trace is not None:
+            self.info = replace(self.info, trace=trace[0])
+            self._trace_parent = trace[1]
 
     async def run(self) -> RunResult:
         """Run it.
@@ -282,7 +300,7 @@ class PreparedRun:
             executor,
             log,
             self.info,
-            observers=self._observers,
+            observers=(*self._observers, *make_observers(self.plan, self.info, parent=self._trace_parent)),
             durability=self._durability,
             resumed=self._resumed(),
             reusing=reusing,

@@ -19,6 +19,7 @@ from pathlib import Path
 from time import time
 from typing import Any, Unpack
 
+from flowmason_ray import telemetry
 from flowmason_ray.api import PreparedRun, RunOptions, RunResult
 from flowmason_ray.engine.commands import StartStage
 from flowmason_ray.engine.events import (
@@ -92,6 +93,7 @@ class ResumedRun(PreparedRun):
                 f"still right: fm resume {record.run_id} --pipeline {record.file}"
             )
         self.info = replace(self.info, run_id=record.run_id, started_at=created.at, input=created.input)
+        self._trace_in(telemetry.new_trace(record.run_id, earlier=created.options.get("trace")))
         self._record = record
         self._created = created
         self._keys = {e.path: e.idempotency_key for e in events if isinstance(e, StageStarted) and e.idempotency_key}

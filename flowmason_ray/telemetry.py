@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
@@ -75,7 +76,9 @@ class Tracing:
         self.provider = TracerProvider(resource=resource, id_generator=GivenIds())
         self.provider.add_span_processor(processor)
         self.tracer = self.provider.get_tracer(SCOPE)
-        self._own = TracerProvider(resource=resource)
+        self.lock = threading.Lock()
+        """Held while ids are given for a span: several runs may go on in this process."""
+        self._own = TracerProvider(resource=resource, shutdown_on_exit=False)
         """For what components trace: their spans get ids of their own, also on several threads at once."""
         self._own.add_span_processor(processor)
 
@@ -112,6 +115,12 @@ def configure(processor: Any) -> None:
     global _tracing, _looked
     _looked = processor is not None
     _tracing = None if processor is None else Tracing(processor)
+
+
+def flush() -> None:
+    """Send what has ended, before this process may be killed."""
+    if _tracing is not None:
+        _tracing.flush()
 
 
 def _asked_for() -> bool:

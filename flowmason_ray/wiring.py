@@ -13,6 +13,7 @@ from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any
 
+from flowmason_ray import telemetry
 from flowmason_ray.components.registry import Registry
 from flowmason_ray.engine.context import read_environment
 from flowmason_ray.engine.executor import Executor, RunInfo
@@ -27,6 +28,7 @@ from flowmason_ray.spec.loader import LoadedPipeline, load_pipeline_data, load_p
 
 if TYPE_CHECKING:
     from flowmason_ray.engine.run_log import RunStore
+    from flowmason_ray.engine.runner import Observer
 
 EXECUTORS = ("local", "ray")
 """What `on` may say."""
@@ -194,3 +196,20 @@ def make_executor(on: str, options: ExecutorOptions | None = None) -> Executor:
     from flowmason_ray.engine.executors.in_process import InProcessExecutor
 
     return InProcessExecutor()
+
+
+def make_observers(plan: Plan, run: RunInfo, *, parent: str | None) -> list[Observer]:
+    """Make what lets monitoring see a run: nothing, unless that was asked for.
+
+    Args:
+        plan: What is run.
+        run: The run.
+        parent: The traceparent of the span that it lies in, if there is one.
+    """
+    observers: list[Observer] = []
+    tracing = telemetry.tracing() if run.trace is not None else None
+    if tracing is not None:
+        from flowmason_ray.observing.spans import Spans
+
+        observers.append(Spans(tracing, plan, run, parent=parent))
+    return observers

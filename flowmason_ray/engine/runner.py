@@ -257,6 +257,8 @@ class Runner:
         facts: dict[str, Any] = {} if self._reusing is None else self._reusing.created()
         if run.pacing is not None and run.pacing.moved:
             facts["options"] = {**facts.get("options", {}), "measured": run.pacing.moved}
+        if run.trace is not None:
+            facts["options"] = {**facts.get("options", {}), "trace": run.trace}
         if self._durability == "none" and self._log.durable:
             facts["options"] = {**facts.get("options", {}), "durability": "none"}
         return RunCreated(

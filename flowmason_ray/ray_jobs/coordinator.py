@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import ray
 
+from flowmason_ray import telemetry
 from flowmason_ray.errors import FlowMasonError
 from flowmason_ray.ray_jobs.driving import Order, drive
 
@@ -54,6 +55,7 @@ class Coordinator:
         else:
             _logger.info("run %s has stopped: %s", order.run_id, status)
         finally:
+            telemetry.flush()
             self._answer.set()
             self._self.leave.remote()
 

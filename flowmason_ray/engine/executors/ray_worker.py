@@ -24,6 +24,7 @@ from flowmason_ray.engine.executor import RunInfo
 from flowmason_ray.engine.executors.ray_frames import portable, restore
 from flowmason_ray.engine.executors.ray_messages import AttemptData, Binding, CallData, CallReport, Report
 from flowmason_ray.engine.executors.ray_stages import Work, WorkerScope, run_of, work_of
+from flowmason_ray.engine.executors.surroundings import surroundings
 from flowmason_ray.engine.values import INLINE_LIMIT_BYTES
 from flowmason_ray.errors import PermanentError
 from flowmason_ray.stores.encoding import Encoder
@@ -102,7 +103,9 @@ def run_attempt(
                 tell=told.append,
                 key=data.idempotency_key,
             )
-            value = finish(work.component, _execute(work, given, context), work.schema)
+            with surroundings(run, told.append, data.path, data.attempt, away=True):
+                result = _execute(work, given, context)
+            value = finish(work.component, result, work.schema)
             drew_time = drew_time or context.drew_time
         report, large = _report(value, run, perf_counter() - started)
         return report._replace(told=tuple(told), drew_time=drew_time), value.value, large
