@@ -300,12 +300,15 @@ class PreparedRun:
             executor,
             log,
             self.info,
-            observers=(*self._observers, *make_observers(self.plan, self.info, parent=self._trace_parent)),
+            observers=(*self._observers, *self._monitors()),
             durability=self._durability,
             resumed=self._resumed(),
             reusing=reusing,
             timings=timings,
         )
+
+    def _monitors(self) -> list[Observer]:
+        return make_observers(self.plan, self.info, self.on, options=self._options, parent=self._trace_parent)
 
     def _rules_of(self, asked: Reuse) -> ReuseRules:
         if asked.run is not None and self._store is None:

@@ -198,12 +198,16 @@ def make_executor(on: str, options: ExecutorOptions | None = None) -> Executor:
     return InProcessExecutor()
 
 
-def make_observers(plan: Plan, run: RunInfo, *, parent: str | None) -> list[Observer]:
+def make_observers(
+    plan: Plan, run: RunInfo, on: str, *, options: ExecutorOptions | None, parent: str | None
+) -> list[Observer]:
     """Make what lets monitoring see a run: nothing, unless that was asked for.
 
     Args:
         plan: What is run.
         run: The run.
+        on: Where it runs (`choose_executor`).
+        options: More about the executor.
         parent: The traceparent of the span that it lies in, if there is one.
     """
     observers: list[Observer] = []
@@ -212,4 +216,9 @@ def make_observers(plan: Plan, run: RunInfo, *, parent: str | None) -> list[Obse
         from flowmason_ray.observing.spans import Spans
 
         observers.append(Spans(tracing, plan, run, parent=parent))
+    # Nobody scrapes a cluster that ends with this process.
+    if on == "ray" and (os.environ.get("RAY_ADDRESS") or (options is not None and options.ray_address)):
+        from flowmason_ray.observing.ray_metrics import RayMetrics
+
+        observers.append(RayMetrics(plan))
     return observers

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 from typing import Any, cast
 
@@ -36,6 +37,7 @@ class Coordinator:
 
     def __init__(self, order: Order) -> None:
         self._order = order
+        os.environ.setdefault("RAY_ADDRESS", _ray.get_runtime_context().gcs_address)  # as for any run on a cluster
         self._answer = threading.Event()
         self._problem: tuple[str, str] | None = None
         # What the thread calls when it is done; asked for here, because only an actor's own thread knows it.
@@ -50,7 +52,8 @@ class Coordinator:
             self._problem = (exc.code, exc.message)
             _logger.error("run %s is left: %s", order.run_id, exc.message)
         except BaseException as exc:
-            self._problem = ("internal_error", f"{type(exc).__name__}: {exc}")
+            code = "internal_error"
+            self._problem = (code, f"{type(exc).__name__}: {exc}")
             _logger.exception("run %s is left", order.run_id)
         else:
             _logger.info("run %s has stopped: %s", order.run_id, status)
