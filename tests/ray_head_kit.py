@@ -90,12 +90,16 @@ class Head:
             command, stdout=self._log, stderr=subprocess.STDOUT, env=env, cwd=self.folder, start_new_session=True
         )
         deadline = time.monotonic() + START_S
-        while not self._takes_jobs():
+        # The dashboard answers before the node is there, and the node may give up starting after that.
+        while not (self._says("Ray runtime started") and self._takes_jobs()):
             gone = self._process.poll() is not None
             if gone or time.monotonic() > deadline:
                 said = (self.folder / "start.log").read_text(errors="replace")
                 raise AssertionError(f"the head {'ended' if gone else 'is not there'}:\n{said[-3000:]}")
             time.sleep(0.3)
+
+    def _says(self, words: str) -> bool:
+        return words in (self.folder / "start.log").read_text(errors="replace")
 
     def _takes_jobs(self) -> bool:
         request = urllib.request.Request(

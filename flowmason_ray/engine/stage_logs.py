@@ -69,6 +69,9 @@ class StageLogs:
             if budget is not None and budget.dropped:
                 yield self._about_dropped(said.path, said.at, budget)
             budget = self._budgets[said.path] = _Budget(attempt=attempt, filled_at=said.at)
+        if said.fields.keys() == {"stream", "dropped"}:  # lines that were not even told (`executors.prints`)
+            budget.dropped += int(said.fields["dropped"])
+            return
         message = _shortened(said.message)
         size = len(message) + sum(len(name) + len(str(value)) for name, value in said.fields.items())
         if not self._takes(budget, said.at, size):

@@ -19,6 +19,8 @@ from flowmason_ray.engine.events import Event, StageLogged
 
 LONGEST_LINE = 8 * 1024
 """Characters after which a line is told although it has not ended."""
+MOST_LINES = 20_000
+"""Lines of one attempt that are told; the others are counted. Much more than is kept: this bounds what is under way."""
 
 
 class Listener:
@@ -38,6 +40,8 @@ class Listener:
         self._shown = shown
         self._begun: dict[str, str] = {}
         """Lines that have not ended, by stream."""
+        self._left = MOST_LINES
+        self._dropped: dict[str, int] = {}
 
     def hear(self, stream: str, text: str) -> None:
         """Take what was written to a stream."""
@@ -55,20 +59,30 @@ class Listener:
             if rest:
                 self._say(stream, rest)
         self._begun.clear()
+        for stream, count in self._dropped.items():
+            self._pass_on(f"{count:,} more lines were printed", {"stream": stream, "dropped": count})
 
     def _say(self, stream: str, line: str) -> None:
-        if line := line.rstrip("\r"):
-            self._tell(
-                StageLogged(
-                    at=time(),
-                    path=self._path,
-                    attempt=self._attempt,
-                    level="info",
-                    message=line,
-                    fields={"stream": stream},
-                    shown=self._shown,
-                )
+        if not (line := line.rstrip("\r")):
+            return
+        if self._left:
+            self._left -= 1
+            self._pass_on(line, {"stream": stream})
+        else:
+            self._dropped[stream] = self._dropped.get(stream, 0) + 1
+
+    def _pass_on(self, message: str, fields: dict[str, Any]) -> None:
+        self._tell(
+            StageLogged(
+                at=time(),
+                path=self._path,
+                attempt=self._attempt,
+                level="info",
+                message=message,
+                fields=fields,
+                shown=self._shown,
             )
+        )
 
 
 _listener: ContextVar[Listener | None] = ContextVar("flowmason_listener", default=None)
