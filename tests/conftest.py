@@ -1,7 +1,7 @@
 """Fixtures of the whole suite: one Ray for all tests that need it, a project directory, and libraries that are not there.
 
-Unit tests (`tests/unit`) never touch Ray. Tests marked `ray` share one embedded cluster; with xdist they all run in one
-process, beside the others.
+Unit tests (`tests/unit`) never touch Ray. Tests marked `ray` share one embedded cluster. `scripts/test`
+runs them in a process of their own, after the others.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "ray_cluster" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.ray)
         if item.get_closest_marker("ray") is not None:
-            item.add_marker(pytest.mark.xdist_group("ray"))
+            item.add_marker(pytest.mark.xdist_group("ray"))  # one process, also under plain `pytest -n`
             if item.get_closest_marker("timeout") is None:
                 item.add_marker(pytest.mark.timeout(RAY_TEST_TIMEOUT_S))
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)

@@ -27,6 +27,9 @@ ENOUGH = 3
 compile the stage."""
 REMEMBERED = 64
 """How many attempts at most an average goes back: a stage that has become slower is noticed."""
+CALL_S = 0.005
+"""How long a call with several quick attempts is to last: long beside what the call itself costs, short beside what anybody
+notices."""
 TRIVIAL_S = 0.000_05
 """What an attempt of a trivial stage is taken to last when nothing is measured."""
 

@@ -13,11 +13,9 @@ from typing import Any
 from flowmason_ray.engine.component import Cost
 from flowmason_ray.engine.definitions import Definitions, scope_prefixes
 from flowmason_ray.engine.fusion import can_carry, keeps_apart, riders_of, runs_in_place
-from flowmason_ray.engine.pace import ENOUGH, TRIVIAL_S, Pace, Timing, declared_pace, measured_pace
+from flowmason_ray.engine.pace import CALL_S, ENOUGH, TRIVIAL_S, Pace, Timing, declared_pace, measured_pace
 from flowmason_ray.engine.plan import Plan, PlanStage, ScopePlan
 
-CALL_S = 0.005
-"""How long a call with several attempts is to last: long beside what the call itself costs, short beside what anybody notices."""
 MAX_TOGETHER = 128
 """Attempts in one call at most, however quick they are: their bindings are built, and their reports read, in one go."""
 NOTEWORTHY = 0.25

@@ -69,7 +69,7 @@ class StageLogs:
             if budget is not None and budget.dropped:
                 yield self._about_dropped(said.path, said.at, budget)
             budget = self._budgets[said.path] = _Budget(attempt=attempt, filled_at=said.at)
-        if said.fields.keys() == {"stream", "dropped"}:  # lines that were not even told (`executors.prints`)
+        if set(said.fields) == {"stream", "dropped"}:  # lines that were not even told (`executors.prints`)
             budget.dropped += int(said.fields["dropped"])
             return
         message = _shortened(said.message)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from time import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError, TaskCancelledError, WorkerCrashedError
@@ -22,6 +22,9 @@ from flowmason_ray.engine.executors.ray_messages import CallReport, Report
 from flowmason_ray.engine.plan import PlanStage
 from flowmason_ray.engine.scope import Scope
 from flowmason_ray.errors import Failure
+
+if TYPE_CHECKING:
+    from flowmason_ray.engine.executors.ray_actors import Actor, Pool
 
 _ray: Any = ray
 # Under this name without types: those of Ray are partly unknown.
@@ -47,16 +50,34 @@ class Member:
 
 
 class Call:
-    """A call that Ray is carrying out."""
+    """A call that Ray is carrying out, or that waits for an actor."""
 
-    __slots__ = ("cancelled", "kill", "members", "report", "values")
+    __slots__ = ("actor", "cancelled", "cores", "kill", "members", "name", "near", "pool", "report", "values")
 
-    def __init__(self, members: list[Member], report: Any, values: list[Any]) -> None:
+    def __init__(
+        self,
+        members: list[Member],
+        report: Any = None,
+        values: Sequence[Any] = (),
+        *,
+        name: str = "",
+        near: str | None = None,
+        cores: float = 0.0,
+    ) -> None:
         self.members = members
         self.report = report
-        """Reference to the `CallReport`."""
-        self.values = values
+        """Reference to the `CallReport`; None: it waits for an actor."""
+        self.values: list[Any] = list(values)
         """References to the members' values, those that are too large for the report."""
+        self.name = name
+        self.near = near
+        """The id of the node on which it had better run."""
+        self.cores = cores
+        """How many cores it asks for."""
+        self.pool: Pool | None = None
+        """The actors that carry it out; None: it is a task."""
+        self.actor: Actor | None = None
+        """The one of them that it was sent to."""
         self.kill: asyncio.TimerHandle | None = None
         self.cancelled = False
 
@@ -67,6 +88,9 @@ class Call:
     def cancel(self, *, force: bool) -> None:
         """Have Ray stop it: interrupted, or with `force` killed with its worker."""
         self.cancelled = True
+        if self.pool is not None:
+            self.pool.cancel(self, force=force)
+            return
         with suppress(RayError, ValueError, TypeError):  # it has ended meanwhile: its report is on the way
             _ray.cancel(self.report, force=force)
 
@@ -120,6 +144,8 @@ def end_of(member: Member, report: Report, value: Any, node: str) -> Event:
             duration_s=report.duration_s,
             final=report.final,
         )
+    if report.status == "stopped":
+        return stopped(member)
     made = report.value
     if not report.inline:
         made = RemoteValue(
@@ -159,10 +185,7 @@ def words_of(error: BaseException) -> str:
     return lines[-1] if lines else type(error).__name__
 
 
-def reports_of(future: Any) -> CallReport:
-    """Return what came back.
-
-    Raises:
-        RayError: nothing did.
-    """
-    return future.result()
+def outcome_of(future: Any) -> CallReport | BaseException:
+    """Return what came back of a call, or why nothing did."""
+    error = future.exception()
+    return future.result() if error is None else error

@@ -83,7 +83,7 @@ class CallData(NamedTuple):
 class Report(NamedTuple):
     """How an attempt ended, for the coordinator. Small whatever the value."""
 
-    status: Literal["succeeded", "failed", "declined", "not_run"]
+    status: Literal["succeeded", "failed", "declined", "stopped", "not_run"]
     """`not_run`: an attempt of the same call that it reads has not succeeded."""
     duration_s: float = 0.0
     decision: Mapping[str, Any] | None = None
@@ -110,3 +110,5 @@ class CallReport(NamedTuple):
     reports: tuple[Report, ...]
     node: str
     """The id of the node on which it ran."""
+    rss_mib: float = 0.0
+    """How much memory the worker occupies; of actors only."""

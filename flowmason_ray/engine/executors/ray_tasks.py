@@ -26,17 +26,18 @@ from ray.exceptions import RayError
 from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage, resolve_part
 from flowmason_ray.engine.component import ComponentSpec
 from flowmason_ray.engine.digests import item_in, part_in
-from flowmason_ray.engine.events import Event, StageStopped
+from flowmason_ray.engine.events import Event, StageBegan, StageStopped
 from flowmason_ray.engine.executor import STOP_GRACE_S, Deliver, RunInfo
 from flowmason_ray.engine.executors.admission import Admission
 from flowmason_ray.engine.executors.grouping import Alone, Grouping, shares
 from flowmason_ray.engine.executors.in_process import InProcessExecutor
 from flowmason_ray.engine.executors.placement import PURE_RETRIES
+from flowmason_ray.engine.executors.ray_actors import Pools, preferred_node, wants_actors
 from flowmason_ray.engine.executors.ray_bindings import Arguments, RemoteValue, bind, binding, reads_remote, stage_data
-from flowmason_ray.engine.executors.ray_calls import Arrivals, Call, Member, end_of, lost, reports_of, stopped, words_of
+from flowmason_ray.engine.executors.ray_calls import Arrivals, Call, Member, end_of, lost, outcome_of, stopped, words_of
 from flowmason_ray.engine.executors.ray_cluster import connect
 from flowmason_ray.engine.executors.ray_frames import portable, restore
-from flowmason_ray.engine.executors.ray_messages import AttemptData, CallData
+from flowmason_ray.engine.executors.ray_messages import AttemptData, CallData, CallReport
 from flowmason_ray.engine.executors.ray_riding import Rides, may_ride, passengers
 from flowmason_ray.engine.executors.ray_stages import pack_run
 from flowmason_ray.engine.executors.ray_worker import gather_results, run_call
@@ -73,7 +74,7 @@ class ValueLost(FlowMasonError):
 class RayTasksExecutor:
     """Runs the stages of one run on Ray."""
 
-    tells_beginning = False  # Ray does not say when a queued task gets its place
+    tells_beginning = True
 
     def __init__(self, *, address: str | None = None, grouping: Grouping | None = None) -> None:
         """
@@ -93,10 +94,11 @@ class RayTasksExecutor:
         self._rides = Rides()
         self._stages: dict[int, tuple[str, bytes]] = {}
         self._admission = Admission()
+        self._pools: Pools | None = None
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        self._arrivals = Arrivals(self._loop, self._ended)
+        self._arrivals = Arrivals(self._loop, self._arrived)
         await connect(self._address)
         await self._local.__aenter__()
         return self
@@ -109,6 +111,8 @@ class RayTasksExecutor:
             call.cancel(force=True)
         self._calls.clear()
         self._admission.close()
+        if self._pools is not None:
+            await self._pools.close()
         await self._local.__aexit__(*exc)
 
     def open(self, run: RunInfo, deliver: Deliver) -> None:
@@ -122,6 +126,15 @@ class RayTasksExecutor:
         self._classes: dict[str, Any] = {}
         self._remote_call = _plain_call
         self._admission.open(run, self._submit, deliver)
+        self._pools = Pools(
+            run_id=run.run_id,
+            packed_run=self._packed_run,
+            watch=self._arrivals.watch,
+            ended=self._ended,
+            deliver=deliver,
+            nodes=self._admission.nodes,
+            wanted_cores=lambda: max((call.cores for call in self._calls.values() if call.actor is None), default=0.0),
+        )
 
     def prepare(self, plan: Plan, *, check: bool) -> None:
         """Take note of the plan, and refuse what the cluster can never run.
@@ -172,6 +185,8 @@ class RayTasksExecutor:
 
     def _submit(self, command: StartStage, options: Mapping[str, Any]) -> None:
         shape = self._admission.placement.shape(options)
+        if wants_actors(command.stage):
+            shape = None  # its calls wait for an actor anyway
         if shape is not None and may_ride(command.stage) and self._group.limit(command.stage) > 1:
             self._hold(command, shape)
         else:
@@ -186,7 +201,8 @@ class RayTasksExecutor:
     def _send_held(self) -> None:
         groups, self._held = list(self._held.values()), {}
         for group in groups:
-            limit = min(self._group.limit(command.stage) for command in group)
+            # An attempt of which few may share a call fills much of one: on average so many fit into one.
+            limit = int(len(group) / sum(1 / self._group.limit(command.stage) for command in group))
             start = 0
             for share in shares(len(group), max(limit, 1), self._admission.cores() - self._under_way):
                 shared = group[start : start + share]
@@ -204,7 +220,7 @@ class RayTasksExecutor:
             attempts.append(self._attempt(command, arguments))
             riders = self._group.riders(command.stage)
             for stage in passengers(command, riders) if riders else ():
-                if not self._admission.placement.carries(command.stage, stage):
+                if wants_actors(stage) or not self._admission.placement.carries(command.stage, stage):
                     break
                 path = scope.path(stage.index)
                 ride = StartStage(
@@ -217,10 +233,22 @@ class RayTasksExecutor:
         first = commands[0]
         name = first.path if len(commands) == 1 else f"{first.path} +{len(commands) - 1}"
         call = CallData(self._packed_run, tuple(attempts))
+        cores = float(options.get("num_cpus") or 0.0)
+        component = first.stage.component
+        if component is not None and self._pools is not None and wants_actors(first.stage):
+            waiting = Call(members, name=name, near=preferred_node(options), cores=cores)
+            self._note(waiting)
+            self._pools.classes = self._classes
+            reference = stage_data(first.stage).component
+            self._pools.pool(component, options, reference).submit(waiting, call, arguments.given)
+            return
+        for member in members:
+            if member.stage is not None and member.stage.timeout_s is not None:
+                self._deliver(StageBegan(path=member.path, attempt=member.attempt))
         report, *values = self._remote_call.options(num_returns=1 + len(attempts), name=name, **options).remote(
             call, *arguments.given
         )
-        self._watch(Call(members, report, values))
+        self._watch(Call(members, report, values, name=name, cores=cores))
 
     def _attempt(
         self, command: StartStage, arguments: Arguments, before: Mapping[int, int] | None = None
@@ -269,26 +297,35 @@ class RayTasksExecutor:
     # -- what comes back ----------------------------------------------------------------------------------------------
 
     def _watch(self, call: Call) -> None:
+        self._note(call)
         self._under_way += 1
+        self._arrivals.watch(call)
+
+    def _note(self, call: Call) -> None:
         for member in call.members:
             if member.wanted:
                 self._calls[member.path] = call
-        self._arrivals.watch(call)
 
-    def _ended(self, call: Call, future: Any) -> None:
-        self._under_way -= 1
+    def _arrived(self, call: Call, future: Any) -> None:
+        if call.pool is not None:
+            call.pool.arrived(call, outcome_of(future))
+        else:
+            self._under_way -= 1
+            self._ended(call, outcome_of(future))
+
+    def _ended(self, call: Call, outcome: CallReport | BaseException) -> None:
         if call.kill is not None:
             call.kill.cancel()
         missing = [member for member in call.waited_for() if self._calls.get(member.path) is call]
         for member in missing:
             del self._calls[member.path]
-        try:
-            reports, node = reports_of(future)
-        except BaseException as exc:  # Ray's errors, and those that it makes of others'
+        if isinstance(outcome, BaseException):  # Ray's errors, and those that it makes of others'
             for member in missing:
-                self._deliver(lost(call, member, exc))
+                self._deliver(lost(call, member, outcome))
             return
-        for member, report, value in zip(call.members, reports, call.values, strict=True):
+        node = outcome.node
+        values = call.values or [None] * len(call.members)
+        for member, report, value in zip(call.members, outcome.reports, values, strict=True):
             if member.over or (member.wanted and member not in missing):
                 continue
             event = end_of(member, report, value, node) if report.status != "not_run" else None

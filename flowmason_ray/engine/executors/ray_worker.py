@@ -8,14 +8,14 @@ a report per attempt, always small, and per attempt the value if it is large, wh
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from time import perf_counter
 from typing import Any, cast
 
 import orjson
 import ray
 
-from flowmason_ray.engine.attempt import DECLINED, Value, at_once, fail, finish, prepare
+from flowmason_ray.engine.attempt import DECLINED, Value, at_once, fail, finish, is_final, prepare
 from flowmason_ray.engine.component import Cost
 from flowmason_ray.engine.context import AttemptContext
 from flowmason_ray.engine.digests import contents_of
@@ -25,14 +25,15 @@ from flowmason_ray.engine.executors.ray_frames import portable, restore
 from flowmason_ray.engine.executors.ray_messages import AttemptData, Binding, CallData, CallReport, Report
 from flowmason_ray.engine.executors.ray_stages import Work, WorkerScope, run_of, work_of
 from flowmason_ray.engine.executors.surroundings import surroundings
+from flowmason_ray.engine.executors.threads import AttemptStopped
 from flowmason_ray.engine.values import INLINE_LIMIT_BYTES
-from flowmason_ray.errors import PermanentError
 from flowmason_ray.stores.encoding import Encoder
 
 INTERRUPT_S = 0.1
 """How often an asynchronous component's loop wakes up to be interrupted: well within `STOP_GRACE_S`."""
 
 NOT_RUN = Report(status="not_run")
+STOPPED = Report(status="stopped")
 
 _ray: Any = ray  # under this name without types: those of Ray are partly unknown
 
@@ -48,6 +49,18 @@ def run_call(classes: Mapping[str, Any], call: CallData, *arguments: Any) -> tup
     Returns:
         The `CallReport`; then per attempt its value if it is too large for a report, else None.
     """
+    reports, kept = run_attempts(classes, call, arguments, execute)
+    return (CallReport(reports, node_id()), *kept)
+
+
+Execute = Callable[[Work, Any, AttemptContext], Any]
+"""Calls a component, and waits for it."""
+
+
+def run_attempts(
+    classes: Mapping[str, Any], call: CallData, arguments: Sequence[Any], execute: Execute
+) -> tuple[tuple[Report, ...], list[Any]]:
+    """Run the attempts of a call in order; return their reports, and per attempt its value if it is too large for that."""
     reports: list[Report] = []
     made: list[Any] = []
     kept: list[Any] = []
@@ -55,11 +68,11 @@ def run_call(classes: Mapping[str, Any], call: CallData, *arguments: Any) -> tup
         if any(reports[earlier].status != "succeeded" for earlier in data.reads):
             report, value, large = NOT_RUN, None, None
         else:
-            report, value, large = run_attempt(classes, call.run, data, arguments, made)
+            report, value, large = run_attempt(classes, call.run, data, arguments, made, execute)
         reports.append(report)
         made.append(value)
         kept.append(large)
-    return (CallReport(tuple(reports), node_id()), *kept)
+    return tuple(reports), kept
 
 
 _node: list[str] = []
@@ -73,7 +86,12 @@ def node_id() -> str:
 
 
 def run_attempt(
-    classes: Mapping[str, Any], packed_run: bytes, data: AttemptData, arguments: Sequence[Any], made: Sequence[Any]
+    classes: Mapping[str, Any],
+    packed_run: bytes,
+    data: AttemptData,
+    arguments: Sequence[Any],
+    made: Sequence[Any],
+    execute: Execute,
 ) -> tuple[Report, Any, Any]:
     """Run one attempt.
 
@@ -86,6 +104,7 @@ def run_attempt(
     try:
         run = run_of(packed_run)
         work = work_of(data, classes)
+        started = perf_counter()  # importing and compiling a stage is no part of it: this worker does that once
         scope = WorkerScope(data, work.id, run, arguments, made, _ray.get)
         given = prepare(work, scope)
         if given is DECLINED:
@@ -104,19 +123,22 @@ def run_attempt(
                 key=data.idempotency_key,
             )
             with surroundings(run, told.append, data.path, data.attempt, away=True):
-                result = _execute(work, given, context)
+                result = execute(work, given, context)
             value = finish(work.component, result, work.schema)
             drew_time = drew_time or context.drew_time
         report, large = _report(value, run, perf_counter() - started)
         return report._replace(told=tuple(told), drew_time=drew_time), value.value, large
+    except AttemptStopped:
+        return STOPPED, None, None
     except Exception as exc:  # foreign code runs here: any exception is a failed attempt
         failure = fail(exc, data.path, data.attempt)
-        duration_s, final = perf_counter() - started, isinstance(exc, PermanentError)
+        duration_s, final = perf_counter() - started, is_final(exc)
         report = Report(status="failed", failure=failure, final=final, duration_s=duration_s, told=tuple(told))
         return report, None, None
 
 
-def _execute(work: Work, given: Any, context: AttemptContext) -> Any:
+def execute(work: Work, given: Any, context: AttemptContext) -> Any:
+    """Call a component in this thread, which Ray interrupts when the call is cancelled."""
     assert work.component is not None
     result = work.instance.execute(given, context)
     if not work.component.is_async:

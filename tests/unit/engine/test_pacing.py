@@ -13,8 +13,8 @@ from flowmason_ray.components.base import operator
 from flowmason_ray.engine.component import Context
 from flowmason_ray.engine.definitions import Definitions
 from flowmason_ray.engine.events import RunCreated
-from flowmason_ray.engine.pace import BLOCKING_S, ENOUGH, Pace, Timing
-from flowmason_ray.engine.pacing import CALL_S, MAX_TOGETHER, Pacing
+from flowmason_ray.engine.pace import BLOCKING_S, CALL_S, ENOUGH, Pace, Timing
+from flowmason_ray.engine.pacing import MAX_TOGETHER, Pacing
 from flowmason_ray.engine.plan import Plan, PlanStage
 from flowmason_ray.engine.timings import Timings
 from flowmason_ray.stores.memory import MemoryRunStore
