@@ -27,6 +27,7 @@ from flowmason_ray.cli import (
     resume_command,
     run_command,
     runs_commands,
+    submit_command,
     test_command,
     validate_command,
 )
@@ -60,6 +61,7 @@ def make_app() -> typer.Typer:
         """FlowMason: pipelines as plain JSON files that run in-process and on Ray."""
 
     app.command("run")(run_command.run)
+    app.command("submit")(submit_command.submit)
     app.command("resume")(resume_command.resume)
     app.command("pause")(control_commands.pause)
     app.command("cancel")(control_commands.cancel)

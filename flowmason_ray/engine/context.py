@@ -133,7 +133,9 @@ class AttemptContext:
 
     def log(self, level: Literal["debug", "info", "warning", "error"], message: str, **fields: Any) -> None:
         """Say something to whoever follows the run."""
-        self._tell(StageLogged(at=time(), path=self.path, level=level, message=message, fields=fields))
+        self._tell(
+            StageLogged(at=time(), path=self.path, attempt=self.attempt, level=level, message=message, fields=fields)
+        )
 
     def progress(self, done: float, total: float | None = None) -> None:
         """Report how far this attempt is."""

@@ -43,6 +43,7 @@ PAGES = [
             "models",
             "data",
             "delivery",
+            "observability",
         )
     ),
 ]
