@@ -62,7 +62,7 @@ class ComponentActor:
         self._kept: dict[tuple[str, int], Any] = {}
         self._never = threading.Event()
 
-    def set_up(self, path: str, number: int, mailbox: str | None) -> Ready:
+    def set_up(self, path: str, number: int, mailbox: tuple[str, str] | None) -> Ready:
         """Make the instance ready. What it says counts to `path`, that of the attempt which it is needed for first.
 
         `number` tells setups apart, in the place of an attempt's number: it is negative.
@@ -73,7 +73,7 @@ class ComponentActor:
         try:
             run = run_of(self._packed_run)
             if mailbox is not None:
-                teller.post_to(mailbox, run.run_id)
+                teller.post_to(mailbox)
             component = component_of(self._reference, self._classes)
             keep_ears_open()
             try:

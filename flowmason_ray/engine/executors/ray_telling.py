@@ -48,8 +48,7 @@ class Teller:
 
     def __init__(self, path: str, attempt: int) -> None:
         """Everything goes with the report alone, until `post_to` names a mailbox."""
-        self._run_id = ""
-        self._mailbox: str | None = None
+        self._mailbox: tuple[str, str] | None = None
         self._path = path
         self._attempt = attempt
         self._lock = threading.Lock()
@@ -58,15 +57,15 @@ class Teller:
         self._dropped = 0
         self._recent: deque[tuple[float, int, Event]] = deque()
 
-    def post_to(self, mailbox: str, run_id: str) -> None:
-        """Have what is said posted to the mailbox of that name too."""
-        self._mailbox, self._run_id = mailbox, run_id
+    def post_to(self, mailbox: tuple[str, str]) -> None:
+        """Have what is said posted too: to the mailbox of that name, and there in that box."""
+        self._mailbox = mailbox
 
     def began(self) -> None:
         """Say at once that the attempt runs."""
         if self._mailbox is not None:
             letter = (self._path, self._attempt, -1, StageBegan(path=self._path, attempt=self._attempt))
-            _post.send(self._mailbox, self._run_id, letter, urgent=True)
+            _post.send(self._mailbox, letter, urgent=True)
 
     def tell(self, event: Event) -> None:
         """Say something."""
@@ -81,7 +80,7 @@ class Teller:
             number, self._count = self._count, self._count + 1
             self._keep(number, event)
         if self._mailbox is not None:
-            _post.send(self._mailbox, self._run_id, (self._path, self._attempt, number, event))
+            _post.send(self._mailbox, (self._path, self._attempt, number, event))
 
     def _keep(self, number: int, event: Event) -> None:
         now = monotonic()
@@ -110,15 +109,15 @@ class _Post:
     """The thread that posts letters; started by the first one."""
 
     def __init__(self) -> None:
-        self._queue: deque[tuple[str, str, Letter]] = deque()
+        self._queue: deque[tuple[tuple[str, str], Letter]] = deque()
         self._filled = threading.Event()
         self._urgent = False
         self._thread: threading.Thread | None = None
-        self._boxes: dict[str, Any] = {}
+        self._actors: dict[str, Any] = {}
 
-    def send(self, mailbox: str, run_id: str, letter: Letter, *, urgent: bool = False) -> None:
+    def send(self, mailbox: tuple[str, str], letter: Letter, *, urgent: bool = False) -> None:
         self._urgent = self._urgent or urgent
-        self._queue.append((mailbox, run_id, letter))
+        self._queue.append((mailbox, letter))
         self._filled.set()
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="flowmason-telling", daemon=True)
@@ -133,26 +132,27 @@ class _Post:
             self._urgent = False
             letters: dict[tuple[str, str], list[Letter]] = {}
             while self._queue:
-                mailbox, run_id, letter = self._queue.popleft()
-                letters.setdefault((mailbox, run_id), []).append(letter)
-            for (mailbox, run_id), several in letters.items():
+                mailbox, letter = self._queue.popleft()
+                letters.setdefault(mailbox, []).append(letter)
+            for mailbox, several in letters.items():
                 with suppress(RayError, RuntimeError):  # the coordinator has gone, and the mailbox with it
-                    self._deliver(mailbox, run_id, several)
+                    self._deliver(mailbox, several)
 
-    def _deliver(self, mailbox: str, run_id: str, letters: list[Letter]) -> None:
-        box = self._boxes.get(mailbox)
-        if box is None:
+    def _deliver(self, mailbox: tuple[str, str], letters: list[Letter]) -> None:
+        name, box = mailbox
+        actor = self._actors.get(name)
+        if actor is None:
             try:
-                box = self._boxes[mailbox] = _ray.get_actor(mailbox)
+                actor = self._actors[name] = _ray.get_actor(name)
             except ValueError:  # it is not there yet, or not any more
                 now = time()
                 for letter in letters:
                     if now - letter[3].at < RECENT_S:
-                        self._queue.append((mailbox, run_id, letter))
+                        self._queue.append((mailbox, letter))
                 sleep(RETRY_S)
                 self._filled.set()
                 return
-        box.post.remote(run_id, _cloudpickle.dumps(letters))
+        actor.post.remote(box, _cloudpickle.dumps(letters))
 
 
 _post = _Post()

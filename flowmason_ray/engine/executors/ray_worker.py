@@ -107,7 +107,7 @@ def run_attempt(
     try:
         run = run_of(call.run)
         if data.live and call.mailbox is not None:
-            teller.post_to(call.mailbox, run.run_id)
+            teller.post_to(call.mailbox)
             if data.timed:
                 teller.began()
         work = work_of(data, classes)
