@@ -18,7 +18,6 @@ from collections.abc import Mapping, Sequence
 from time import time
 from typing import Any, Self
 
-import orjson
 import ray
 from ray import cloudpickle
 from ray.exceptions import RayError
@@ -36,14 +35,14 @@ from flowmason_ray.engine.executors.ray_actors import Pools, preferred_node, wan
 from flowmason_ray.engine.executors.ray_bindings import Arguments, RemoteValue, bind, binding, reads_remote, stage_data
 from flowmason_ray.engine.executors.ray_calls import Arrivals, Call, Member, end_of, lost, outcome_of, stopped, words_of
 from flowmason_ray.engine.executors.ray_cluster import connect
-from flowmason_ray.engine.executors.ray_frames import portable, restore
+from flowmason_ray.engine.executors.ray_frames import restore
+from flowmason_ray.engine.executors.ray_inputs import Inputs
 from flowmason_ray.engine.executors.ray_messages import AttemptData, CallData, CallReport
 from flowmason_ray.engine.executors.ray_riding import Rides, may_ride, passengers
 from flowmason_ray.engine.executors.ray_stages import pack_run
 from flowmason_ray.engine.executors.ray_worker import gather_results, run_call
 from flowmason_ray.engine.plan import Plan, PlanStage
 from flowmason_ray.engine.scope import Status
-from flowmason_ray.engine.values import INLINE_LIMIT_BYTES
 from flowmason_ray.errors import FlowMasonError
 
 
@@ -122,7 +121,7 @@ class RayTasksExecutor:
         self._group: Grouping = self._grouping or run.pacing or Alone()
         self._local.open(run, deliver)
         self._packed_run = pack_run(run)
-        self._input: Any = None
+        self._inputs = Inputs(run.input)
         self._classes: dict[str, Any] = {}
         self._remote_call = _plain_call
         self._admission.open(run, self._submit, deliver)
@@ -262,25 +261,13 @@ class RayTasksExecutor:
         return AttemptData(
             digest,
             packed,
-            bind(command.scope, stage, arguments, self._input_handle, before),
+            bind(command.scope, stage, arguments, self._inputs.handle, before),
             command.path,
             command.attempt,
             command.first_started_at,
             command.idempotency_key,
             reads,
         )
-
-    def _input_handle(self, value: Any) -> Any:
-        """Return the handle of an input: a large one is put into the object store once."""
-        if value is not self._run.input:
-            return value
-        if self._input is None:
-            size = len(orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS))
-            if size <= INLINE_LIMIT_BYTES:
-                self._input = value
-            else:
-                self._input = RemoteValue(reference=_ray.put(portable(value)), packed=None, size_bytes=size)
-        return self._input
 
     def _stage_data(self, stage: PlanStage) -> tuple[str, bytes]:
         key = id(stage)
