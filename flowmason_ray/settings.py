@@ -5,11 +5,13 @@ A directory without `flowmason.json` is a project too, with every default: the p
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from flowmason_ray.connections import CONNECTION_TYPES, AnyConnection
 from flowmason_ray.errors import InvalidPipeline, Problem, nearest
 
 PROJECT_FILE = "flowmason.json"
@@ -47,6 +49,20 @@ class StoreSettings(BaseModel):
         le=3600,
         description="How long a run belongs to a process that is not heard of, in seconds: after that it counts as interrupted, "
         "and another may take it up. On one machine a process that has gone is noticed at once.",
+    )
+
+
+class RetrievalSettings(BaseModel):
+    """Where `index_documents` and `retriever` keep their vectors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: str = Field(
+        default=".flowmason/vectors.db", description="The embedded vector store: a file, relative to the project."
+    )
+    connection: str | None = Field(
+        default=None,
+        description="One of the project's `connections` of type `postgres`, to use pgvector there instead of the file.",
     )
 
 
@@ -232,6 +248,13 @@ class ProjectSettings(BaseModel):
     llm_settings: ModelDefaults = Field(
         default=ModelDefaults(), description="Which model is asked, and how, where neither stage nor pipeline says so."
     )
+    connections: dict[str, AnyConnection] = Field(
+        default={},
+        description="The servers that stages use, by the name that they say: databases, Redis, S3, mail, webhooks.",
+    )
+    retrieval: RetrievalSettings = Field(
+        default=RetrievalSettings(), description="Where vectors of documents are kept."
+    )
     testing: TestingSettings = Field(default=TestingSettings(), description="Settings of `fm test`.")
     stores: StoreSettings = Field(default=StoreSettings(), description="Where runs are recorded.")
     ray: RaySettings = Field(default=RaySettings(), description="How runs use a Ray cluster.")
@@ -293,14 +316,25 @@ def _read(file: Path) -> ProjectSettings:
 
 
 def _problem(file: Path, error: Any) -> Problem:
-    path = "".join(f"/{part}" for part in error["loc"])
-    key = str(error["loc"][-1]) if error["loc"] else ""
+    place, known = _place(error["loc"])
+    path = "".join(f"/{part}" for part in place)
+    key = str(place[-1]) if place else ""
     if error["type"] == "extra_forbidden":
         return Problem(
             code="unknown_key",
             message=f"Unknown key {key!r}.",
             path=path,
             file=str(file),
-            nearest=nearest(key, ProjectSettings.model_fields),
+            nearest=nearest(key, known),
         )
-    return Problem(code="invalid_value", message=f"{path or 'The file'}: {error['msg']}.", path=path, file=str(file))
+    said = str(error["msg"]).removeprefix("Value error, ")  # pydantic's words before ours
+    return Problem(code="invalid_value", message=f"{path or 'The file'}: {said}.", path=path, file=str(file))
+
+
+def _place(location: tuple[Any, ...]) -> tuple[tuple[Any, ...], Iterable[str]]:
+    """Return where in the file an error is, and the keys that are known there."""
+    if len(location) > 2 and location[0] == "connections" and location[2] in CONNECTION_TYPES:
+        # pydantic also says which of several models it tried, and which of several types of a value.
+        name, kind, *inner = location[1:]
+        return ("connections", name, *inner[:1]), CONNECTION_TYPES[kind].model_fields
+    return location, ProjectSettings.model_fields

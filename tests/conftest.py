@@ -18,11 +18,17 @@ from typing import Any
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_AUTH_MODE"] = "disabled"  # else a token that lies in the home directory decides
 os.environ.pop("RAY_ADDRESS", None)  # the tests' Ray is always their own
+for _name in ("ANTHROPIC", "OPENAI", "FLOWMASON"):  # no test asks a model that costs money, or depends on who runs it
+    for _variable in [
+        each for each in os.environ if each.startswith(f"{_name}_") and not each.startswith("FLOWMASON_TEST")
+    ]:
+        os.environ.pop(_variable)
 
 import pytest
 from hypothesis import settings
 
 from tests.postgres_kit import MIGRATED, Server, prepare_template, serving
+from tests.servers_kit import Receiver, http_receiver, redis_server, s3_server
 
 settings.register_profile("default", deadline=None)  # a loaded machine is no failure
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)  # the same examples on every run
@@ -78,6 +84,24 @@ def postgres() -> Iterator[Server]:
 def postgres_url(postgres: Server) -> str:
     """The address of a fresh database with our tables."""
     return postgres.url(postgres.new_database(MIGRATED))
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """A Redis server for the session; its password is `servers_kit.PASSWORD`."""
+    yield from redis_server()
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """The address of an S3 server for the session."""
+    yield from s3_server()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """An HTTP server that keeps what it is sent."""
+    yield from http_receiver()
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from flowmason_ray.errors import FlowMasonError
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from flowmason_ray.connections import C
     from flowmason_ray.engine.models import Models
 
 
@@ -235,6 +236,14 @@ class Context(Protocol):
     @property
     def settings(self) -> Any:
         """The project's settings (`flowmason_ray.settings.ProjectSettings`)."""
+        ...
+
+    def connection(self, name: str, wanted: type[C] | tuple[type[C], ...]) -> C:
+        """A connection of the project (`flowmason_ray.connections`), of the kind that is wanted, with its secrets filled in.
+
+        Raises:
+            PermanentError: `unknown_connection`, `connection_type`, `missing_secret`.
+        """
         ...
 
     def now(self) -> datetime:

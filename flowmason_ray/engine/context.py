@@ -15,6 +15,7 @@ from time import time
 from typing import Any, Literal
 from uuid import UUID
 
+from flowmason_ray.connections import C, resolved
 from flowmason_ray.engine.events import Event, StageLogged, StageProgressed, StageStreamed
 from flowmason_ray.engine.executor import RunInfo
 from flowmason_ray.engine.kept import member_of, read_value
@@ -99,6 +100,12 @@ class AttemptContext:
     def settings(self) -> Any:
         """The project's settings."""
         return self._run.settings
+
+    def connection(self, name: str, wanted: type[C] | tuple[type[C], ...]) -> C:
+        """A connection of the project, with its secrets."""
+        secrets = {key: secret.reveal() for key, secret in self._run.secrets.items()}
+        settings = self._run.settings
+        return resolved({} if settings is None else settings.connections, name, secrets, wanted=wanted)
 
     @property
     def idempotency_key(self) -> str:

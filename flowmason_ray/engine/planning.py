@@ -500,7 +500,7 @@ class _Planner:
         if said is None:
             return {}
         near = None if said.near is None else self._placing.near(draft, said.near)
-        self._placing.check_gang(draft, said)
+        self._placing.check(draft, said)
         return {
             "near": self._target(near.stage, scope) if near and near.stage else near.dataset if near else None,
             "strategy": said.strategy,

@@ -6,7 +6,7 @@ scheduled near its data.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -23,15 +23,36 @@ from flowmason_ray.engine.scope import WORDS, Scope, Status
 from flowmason_ray.engine.values import ItemSource, Packed
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
 class RemoteValue(Packed):
-    """A value in Ray's object store. `packed` is how the log records it."""
+    """A value in Ray's object store. `packed` is how the log records it.
+
+    What it is does not change; where it is may: it can be lost and brought back, and let go of when nobody reads it any more.
+    """
 
     reference: Any
+    """To the value; None when it was let go of."""
     contents: Contents | None = None
     """What stands for it in fingerprints, as the worker has computed it; None: nobody asked."""
     node: str | None = None
     """The id of the node on which it was made."""
+    maker: Any = None
+    """The command (`engine.commands`) that it is the answer to; None: it came from the coordinator."""
+    losses: int = 0
+    """How often it was lost and brought back."""
+
+    def note_maker(self, maker: Any) -> None:
+        """Take note of the command that it is the answer to."""
+        object.__setattr__(self, "maker", maker)
+
+    def rebind(self, reference: Any) -> None:
+        """Take note of where it is after it was lost."""
+        object.__setattr__(self, "reference", reference)
+        object.__setattr__(self, "losses", self.losses + 1)
+
+    def let_go(self) -> None:
+        """Give the value back to Ray: nobody reads it any more."""
+        object.__setattr__(self, "reference", None)
 
 
 class Arguments:
@@ -60,20 +81,24 @@ class Arguments:
 
 def reads_remote(scope: Scope, stage: PlanStage) -> bool:
     """Tell whether an attempt reads anything that is not in this process."""
+    return next(remote_values(scope, stage), None) is not None
+
+
+def remote_values(scope: Scope, stage: PlanStage) -> Iterator[RemoteValue]:
+    """Yield the values that an attempt reads and that are not in this process."""
     for target in stage.targets.values():
         at, index = scope.at(target) if target.levels else (scope, target.index)
         if isinstance(at.values[index], RemoteValue):
-            return True
+            yield at.values[index]
     if "input" in stage.roots and isinstance(scope.input, RemoteValue):
-        return True
-    if "vars" in stage.roots and any(isinstance(v, RemoteValue) for v in visible_variables(scope).values()):
-        return True
+        yield scope.input
+    if "vars" in stage.roots:
+        yield from (v for v in visible_variables(scope).values() if isinstance(v, RemoteValue))
     around: Scope | None = scope
     while around is not None:
         if isinstance(around.items, RemoteValue) and not stage.roots.isdisjoint(around.plan.variables):
-            return True
+            yield around.items
         around = None if around.plan.isolated else around.parent
-    return False
 
 
 def binding(handle: Any, arguments: Arguments) -> Binding:

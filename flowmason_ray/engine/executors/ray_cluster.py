@@ -78,7 +78,8 @@ def _connect(address: str | None) -> None:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if address is None:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-            options.update(include_dashboard=False)
+            # "local": else Ray joins a cluster that happens to run on this machine.
+            options.update(address="local", include_dashboard=False)
         else:
             options.update(address=address)
         try:

@@ -5,7 +5,7 @@ A loop over a list of the run's input would else bring the whole list to every i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
@@ -23,10 +23,18 @@ _ray: Any = ray  # under this name without types: those of Ray are partly unknow
 class Inputs:
     """The input of a run, and of the pipelines that it calls, as attempts get them."""
 
-    def __init__(self, run_input: Any) -> None:
+    def __init__(self, run_input: Any, stored: Callable[[RemoteValue, None], None]) -> None:
+        """
+        Args:
+            run_input: The run's input.
+            stored: Is told of what was put into the object store.
+        """
         self._run_input = run_input
+        self._stored = stored
         self._whole: Any = None
         self._parts: dict[tuple[str, ...], Any] = {}
+        self._put: list[tuple[RemoteValue, Any]] = []
+        """What is in the object store, each with its value, which lives as long as the run anyway."""
         self._fields: dict[int, tuple[str, ...] | None] = {}
 
     def handle(self, value: Any, stage: PlanStage) -> Any:
@@ -35,15 +43,23 @@ class Inputs:
             fields = self._read_by(stage, value)
             return value if fields is None else {name: value[name] for name in fields}
         if self._whole is None:
-            self._whole = _stored(value)
+            self._whole = self._handle(value)
         if not isinstance(self._whole, RemoteValue):
             return self._whole
         fields = self._read_by(stage, value)
         if fields is None:
             return self._whole
         if fields not in self._parts:
-            self._parts[fields] = _stored({name: value[name] for name in fields})
+            self._parts[fields] = self._handle({name: value[name] for name in fields})
         return self._parts[fields]
+
+    def put_again(self, lost: RemoteValue) -> bool:
+        """Put an input, or fields of it, into the object store again; return whether that is what was lost."""
+        for stored, value in self._put:
+            if stored is lost:
+                stored.rebind(_ray.put(portable(value)))
+                return True
+        return False
 
     def _read_by(self, stage: PlanStage, value: Any) -> tuple[str, ...] | None:
         """Return the fields of an input that a stage reads; None: all of it, or one that is not there, which is an error."""
@@ -52,6 +68,16 @@ class Inputs:
         fields = self._fields[id(stage)]
         known = isinstance(value, Mapping) and fields is not None and all(name in value for name in fields)
         return fields if known else None
+
+    def _handle(self, value: Any) -> Any:
+        """Return a value itself, or a reference to it in the object store if it is large."""
+        size_bytes = len(orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS))
+        if size_bytes <= INLINE_LIMIT_BYTES:
+            return value
+        stored = RemoteValue(reference=_ray.put(portable(value)), packed=None, size_bytes=size_bytes)
+        self._put.append((stored, value))
+        self._stored(stored, None)
+        return stored
 
 
 def _fields(stage: PlanStage) -> tuple[str, ...] | None:
@@ -62,11 +88,3 @@ def _fields(stage: PlanStage) -> tuple[str, ...] | None:
                 return None
             found.add(reference.path[0])
     return tuple(sorted(found))
-
-
-def _stored(value: Any) -> Any:
-    """Return a value itself, or a reference to it in the object store if it is large."""
-    size_bytes = len(orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS))
-    if size_bytes <= INLINE_LIMIT_BYTES:
-        return value
-    return RemoteValue(reference=_ray.put(portable(value)), packed=None, size_bytes=size_bytes)

@@ -19,11 +19,12 @@ from flowmason_ray.engine.attempt import DECLINED, Value, at_once, fail, finish,
 from flowmason_ray.engine.component import Cost
 from flowmason_ray.engine.context import AttemptContext
 from flowmason_ray.engine.digests import contents_of
-from flowmason_ray.engine.events import Event
 from flowmason_ray.engine.executor import RunInfo
 from flowmason_ray.engine.executors.ray_frames import portable, restore
+from flowmason_ray.engine.executors.ray_losses import lost_failure, lost_object
 from flowmason_ray.engine.executors.ray_messages import AttemptData, Binding, CallData, CallReport, Report
 from flowmason_ray.engine.executors.ray_stages import Work, WorkerScope, run_of, work_of
+from flowmason_ray.engine.executors.ray_telling import Teller, speaking
 from flowmason_ray.engine.executors.threads import AttemptStopped
 from flowmason_ray.engine.values import INLINE_LIMIT_BYTES
 from flowmason_ray.stores.encoding import Encoder
@@ -67,7 +68,7 @@ def run_attempts(
         if any(reports[earlier].status != "succeeded" for earlier in data.reads):
             report, value, large = NOT_RUN, None, None
         else:
-            report, value, large = run_attempt(classes, call.run, data, arguments, made, execute)
+            report, value, large = run_attempt(classes, call, data, arguments, made, execute)
         reports.append(report)
         made.append(value)
         kept.append(large)
@@ -86,30 +87,35 @@ def node_id() -> str:
 
 def run_attempt(
     classes: Mapping[str, Any],
-    packed_run: bytes,
+    call: CallData,
     data: AttemptData,
     arguments: Sequence[Any],
     made: Sequence[Any],
     execute: Execute,
 ) -> tuple[Report, Any, Any]:
-    """Run one attempt.
+    """Run one attempt of a call.
 
     Returns:
         The report; the value, for later attempts of the same call; and the value again, fit to be sent, if it is too large
         for the report (else None).
     """
     started = perf_counter()
-    told: list[Event] = []
+    teller = Teller(data.path, data.attempt)
+    begun = False
     context: AttemptContext | None = None
     try:
-        run = run_of(packed_run)
+        run = run_of(call.run)
+        if data.live and call.mailbox is not None:
+            teller.post_to(call.mailbox, run.run_id)
+            if data.timed:
+                teller.began()
         work = work_of(data, classes)
         started = perf_counter()  # importing and compiling a stage is no part of it: this worker does that once
         scope = WorkerScope(data, work.id, run, arguments, made, _ray.get)
         given = prepare(work, scope)
         if given is DECLINED:
             return Report(status="declined", drew_time=scope.drew_time), None, None
-        drew_time = scope.drew_time
+        drew_time, begun = scope.drew_time, True
         if work.component is None:
             value: Value = given
         else:
@@ -119,23 +125,26 @@ def run_attempt(
                 path=data.path,
                 attempt=data.attempt,
                 first_started_at=data.first_started_at,
-                tell=told.append,
+                tell=teller.tell,
                 key=data.idempotency_key,
                 llm=work.llm,
             )
-            value = finish(work.component, execute(work, given, context), work.schema)
+            with speaking(teller):
+                result = execute(work, given, context)
+            value = finish(work.component, result, work.schema)
             drew_time = drew_time or context.drew_time
         report, large = _report(value, run, perf_counter() - started)
         usage = _closed(context)
-        return report._replace(usage=usage, told=tuple(told), drew_time=drew_time), value.value, large
+        return report._replace(usage=usage, told=teller.told(), drew_time=drew_time), value.value, large
     except AttemptStopped:
-        return STOPPED._replace(usage=_closed(context)), None, None
+        return STOPPED._replace(usage=_closed(context), told=teller.told()), None, None
     except Exception as exc:  # foreign code runs here: any exception is a failed attempt
-        failure = fail(exc, data.path, data.attempt)
+        lost = None if begun else lost_object(exc)
+        failure = lost_failure(lost, data.path, data.attempt) if lost else fail(exc, data.path, data.attempt)
         duration_s, final = perf_counter() - started, is_final(exc)
         usage = _closed(context)
         report = Report(
-            status="failed", failure=failure, final=final, duration_s=duration_s, usage=usage, told=tuple(told)
+            status="failed", failure=failure, final=final, duration_s=duration_s, usage=usage, told=teller.told()
         )
         return report, None, None
 

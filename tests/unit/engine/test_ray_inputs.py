@@ -27,6 +27,10 @@ class _Store:
         return len(self.put_values)
 
 
+def kept(value: RemoteValue, none: None) -> None:
+    """Take note of what is in the object store: nobody does here."""
+
+
 LARGE = list(range(100_000))
 ALIVE: list[PlanStage] = []
 """Stages live as long as their plan, and that as long as its run: who knows them by `id` relies on it."""
@@ -47,7 +51,7 @@ def reader(text: str) -> PlanStage:
 
 def test_only_the_fields_that_are_read_travel(store: _Store) -> None:
     given = {"items": LARGE, "n": 1, "m": 2}
-    inputs = Inputs(given)
+    inputs = Inputs(given, kept)
     assert inputs.handle(given, reader("input.n + input['m']")) == {"n": 1, "m": 2}
     large = inputs.handle(given, reader("input['items'] | length"))
     assert isinstance(large, RemoteValue)
@@ -57,7 +61,7 @@ def test_only_the_fields_that_are_read_travel(store: _Store) -> None:
 
 def test_who_reads_all_of_it_or_what_is_not_there_gets_all_of_it(store: _Store) -> None:
     given = {"items": LARGE, "n": 1}
-    inputs = Inputs(given)
+    inputs = Inputs(given, kept)
     whole = inputs.handle(given, reader("input"))
     assert isinstance(whole, RemoteValue)
     assert inputs.handle(given, reader("input['nowhere'] | default(1)")) is whole
@@ -66,7 +70,7 @@ def test_who_reads_all_of_it_or_what_is_not_there_gets_all_of_it(store: _Store) 
 
 def test_a_small_input_travels_as_it_is_and_that_of_a_called_pipeline_in_parts(store: _Store) -> None:
     given = {"n": 1, "m": 2}
-    assert Inputs(given).handle(given, reader("input.n")) is given
-    assert Inputs({}).handle(given, reader("input.n")) == {"n": 1}
-    assert Inputs({}).handle([1], reader("input")) == [1]
+    assert Inputs(given, kept).handle(given, reader("input.n")) is given
+    assert Inputs({}, kept).handle(given, reader("input.n")) == {"n": 1}
+    assert Inputs({}, kept).handle([1], reader("input")) == [1]
     assert store.put_values == []
