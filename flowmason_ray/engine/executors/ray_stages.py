@@ -62,6 +62,7 @@ class Work:
     fixed: Mapping[str, Any]
     when: Expression | None
     schema: InputSchema | None
+    memory_mib: float | None
     instance: Any
 
 
@@ -89,6 +90,7 @@ def _compile(stage: StageData, classes: Mapping[str, Any]) -> Work:
         fixed=stage.fixed,
         when=None if stage.when is None else parse_expression(stage.when),
         schema=None if stage.schema is None else InputSchema(stage.schema),
+        memory_mib=stage.memory_mib,
         instance=component.create() if component is not None else None,
     )
 
