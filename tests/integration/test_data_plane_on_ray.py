@@ -22,6 +22,7 @@ import sys
 from pathlib import Path
 
 import ray
+from ray._private.internal_api import memory_summary
 from pydantic import BaseModel
 from typing import Any
 
@@ -73,7 +74,7 @@ def main():
     result = flowmason_ray.run(
         {"name": "p", "stages": [*stages, last, one]}, on="ray", components=[FrameStep], observers=[look], store=None
     ).raise_for_status()
-    summary = ray._private.internal_api.memory_summary(stats_only=True)
+    summary = memory_summary(ray.get_runtime_context().gcs_address, stats_only=True)
     spilled = re.search(r"Spilled (\\d+) MiB", summary)
     print(json.dumps({
         "output": result.output,
