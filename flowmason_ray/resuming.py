@@ -92,6 +92,9 @@ class ResumedRun(PreparedRun):
                 f"still right: fm resume {record.run_id} --pipeline {record.file}"
             )
         self.info = replace(self.info, run_id=record.run_id, started_at=created.at, input=created.input)
+        budget: Mapping[str, Any] = created.options.get("budget") or {}
+        if "max_cost_usd" in budget:
+            self.info.models.priced_only = True  # its budget is the one that it was begun with
         self._record = record
         self._created = created
         self._keys = {e.path: e.idempotency_key for e in events if isinstance(e, StageStarted) and e.idempotency_key}
@@ -157,7 +160,7 @@ class ResumedRun(PreparedRun):
 
     def _log(self) -> RunLog:
         assert self._store is not None
-        return self._store.reopen(self._record, secrets=self.info.secrets.values())
+        return self._store.reopen(self._record, secrets=self.info.hidden)
 
 
 async def prepare_resume(

@@ -1,7 +1,7 @@
 """Fixtures of the whole suite: one Ray for all tests that need it, a project directory, and libraries that are not there.
 
-Unit tests (`tests/unit`) never touch Ray. Tests marked `ray` share one embedded cluster; with xdist they all run in one
-process, beside the others.
+Unit tests (`tests/unit`) never touch Ray. Tests marked `ray` share one embedded cluster. `scripts/test`
+runs them in a process of their own, after the others.
 """
 
 from __future__ import annotations
@@ -18,11 +18,17 @@ from typing import Any
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_AUTH_MODE"] = "disabled"  # else a token that lies in the home directory decides
 os.environ.pop("RAY_ADDRESS", None)  # the tests' Ray is always their own
+for _name in ("ANTHROPIC", "OPENAI", "FLOWMASON"):  # no test asks a model that costs money, or depends on who runs it
+    for _variable in [
+        each for each in os.environ if each.startswith(f"{_name}_") and not each.startswith("FLOWMASON_TEST")
+    ]:
+        os.environ.pop(_variable)
 
 import pytest
 from hypothesis import settings
 
 from tests.postgres_kit import MIGRATED, Server, prepare_template, serving
+from tests.servers_kit import Receiver, http_receiver, redis_server, s3_server
 
 settings.register_profile("default", deadline=None)  # a loaded machine is no failure
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)  # the same examples on every run
@@ -39,7 +45,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "ray_cluster" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.ray)
         if item.get_closest_marker("ray") is not None:
-            item.add_marker(pytest.mark.xdist_group("ray"))
+            item.add_marker(pytest.mark.xdist_group("ray"))  # one process, also under plain `pytest -n`
             if item.get_closest_marker("timeout") is None:
                 item.add_marker(pytest.mark.timeout(RAY_TEST_TIMEOUT_S))
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
@@ -52,14 +58,19 @@ def ray_cluster() -> Iterator[str]:
     Returns: its address, for processes that a test starts (`RAY_ADDRESS`).
     """
     ray: Any = importlib.import_module("ray")  # here, so that other tests never pay for the import
-    ray.init(
-        address="local",
-        num_cpus=4,  # logical: enough to see parallelism on a machine with two cores
-        object_store_memory=256 * 1024**2,
-        include_dashboard=False,
-        log_to_driver=False,
-        configure_logging=False,
-    )
+    options: dict[str, Any] = {
+        "address": "local",
+        "num_cpus": 4,  # logical: enough to see parallelism on a machine with two cores
+        "object_store_memory": 256 * 1024**2,
+        "include_dashboard": False,
+        "log_to_driver": False,
+        "configure_logging": False,
+    }
+    try:
+        ray.init(**options)
+    except Exception:  # its 30 s for a start were not enough, on a busy machine
+        ray.shutdown()
+        ray.init(**options)
     try:
         yield ray.get_runtime_context().gcs_address
     finally:
@@ -78,6 +89,24 @@ def postgres() -> Iterator[Server]:
 def postgres_url(postgres: Server) -> str:
     """The address of a fresh database with our tables."""
     return postgres.url(postgres.new_database(MIGRATED))
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """A Redis server for the session; its password is `servers_kit.PASSWORD`."""
+    yield from redis_server()
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """The address of an S3 server for the session."""
+    yield from s3_server()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """An HTTP server that keeps what it is sent."""
+    yield from http_receiver()
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from flowmason_ray.cli import (
     lock_command,
     merge_command,
     plan_command,
+    providers_commands,
     resolve_command,
     resume_command,
     run_command,
@@ -75,6 +76,7 @@ def make_app() -> typer.Typer:
     app.command("init")(init_command.init)
     app.add_typer(components_commands.group, name="components")
     app.add_typer(runs_commands.group, name="runs")
+    app.add_typer(providers_commands.group, name="providers")
     app.add_typer(db_commands.group, name="db")
     app.add_typer(git_command.group, name="git")
     return app

@@ -6,6 +6,7 @@ moment, or in a call of its own. Riding must be provably equal to running alone:
 
 - Whatever rides is pure, and so is its carrier: an attempt whose result nobody asks for has done nothing.
 - All that a rider waits for is in the call, or had ended before the call began; so the state machine would have started it.
+  Readers of a variable wait for whatever sets it, so they ride like others.
 - Rider and carrier ask for the same resources and placement, have no time limit, and draw no time: that of a rider's own start
   is not known while it rides. Their attempts are reported one by one, so each is retried by its own rules.
 - Both lie in one body. Control flow may ride, but nothing rides behind it: what it opens is decided by the state machine.
@@ -17,15 +18,15 @@ what is in the call, so that nobody waits for it who did not anyway.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
 from flowmason_ray.engine.component import Cost, Effect
 from flowmason_ray.engine.control_flow.approval import WaitForApproval
 from flowmason_ray.engine.drafts import Report
-from flowmason_ray.engine.pace import Pace
-from flowmason_ray.engine.plan import Plan, PlanStage, ScopePlan
+from flowmason_ray.engine.pace import CALL_S, TRIVIAL_S, Pace
+from flowmason_ray.engine.plan import Plan, PlanStage, ScopePlan, Target
 
 MAX_RIDERS = 64
 """Riders of one call at most: their reports come together, at its end."""
@@ -84,6 +85,8 @@ def keeps_apart(stage: PlanStage) -> str | None:
         return "it has a time limit"
     if isinstance(stage.construct, WaitForApproval):
         return "it waits for a person"
+    if stage.component.has_setup or stage.component.actors is not None:
+        return "it runs in actors, which have been set up for it"
     return None
 
 
@@ -96,17 +99,15 @@ def _cannot_ride(stage: PlanStage) -> str | None:
         return "its result may be in the cache"
     if stage.template.draws or (stage.when is not None and stage.when.draws):
         return "it draws a time or an identifier"
-    if "vars" in stage.roots:
-        return "it reads variables"
-    return None
+    return "it reserves room for its bodies" if stage.gang else None
 
 
 def _place(stage: PlanStage) -> Any:
-    """Return where a stage is to run; those that differ cannot share a call."""
+    """Return what a stage asks for; those that differ cannot share a call."""
     cores = stage.resources.get("num_cpus")
     asked = {name: amount for name, amount in stage.resources.items() if amount and name != "num_cpus"}
     default: Any = "io" if stage.cost is Cost.IO else 1.0
-    return (default if cores is None else float(cores), asked)
+    return (default if cores is None else float(cores), asked, stage.near, stage.strategy)
 
 
 def check_fusion(stages: Iterable[PlanStage], report: Report) -> None:
@@ -144,10 +145,10 @@ def riders_of(scope: ScopePlan, carrier: PlanStage, pace_of: PaceOf, lasts_of: L
         pace_of: The pace of a stage.
         lasts_of: How long a stage lasts, if that is known.
     """
-    return _Ride(scope, carrier, pace_of, lasts_of).riders() if can_carry(carrier) else ()
+    return Ride(scope, carrier, pace_of, lasts_of).riders() if can_carry(carrier) else ()
 
 
-class _Ride:
+class Ride:
     """Finds the riders of one call."""
 
     def __init__(self, scope: ScopePlan, carrier: PlanStage, pace_of: PaceOf, lasts_of: LastsOf) -> None:
@@ -160,9 +161,12 @@ class _Ride:
         self._ended = set(carrier.waits_for)
         """What has certainly ended when the call begins."""
         self._steady = 0
+        self._quick_s = 0.0
+        """What the quick riders take that could run side by side."""
         self._lasts_s = lasts_of(carrier) or 0.0
 
     def riders(self) -> tuple[int, ...]:
+        """Return their positions, in the order in which they run."""
         self._take_quick(0)
         while (found := self._next_steady()) is not None:
             self._steady += 1
@@ -183,9 +187,16 @@ class _Ride:
             for stage in self._readers(self._members[position]):
                 if len(self._members) > MAX_RIDERS:
                     return
-                if self._pace_of(stage) is Pace.QUICK and self._fits(stage):
+                if self._pace_of(stage) is Pace.QUICK and self._fits(stage) and self._affordable(stage, position):
                     self._take(stage)
             position += 1
+
+    def _affordable(self, stage: PlanStage, position: int) -> bool:
+        """Tell whether little is lost by not running a stage beside the other quick ones that read the same member."""
+        if len(self._scope.downstream[self._members[position]]) == 1:
+            return True
+        self._quick_s += self._lasts_of(stage) or TRIVIAL_S
+        return self._quick_s <= CALL_S
 
     def _readers(self, member: int) -> Iterator[PlanStage]:
         """Yield the stages that wait for a member and are not in the call."""
@@ -225,7 +236,11 @@ class _Ride:
 
     def _shares(self, stage: PlanStage) -> bool:
         """Tell whether a stage may run where the carrier does; a quick one that asks for nothing may run anywhere."""
-        return may_share(stage, self._carrier) or (self._pace_of(stage) is Pace.QUICK and not stage.resources)
+        quick = self._pace_of(stage) is Pace.QUICK
+        if isinstance(stage.near, Target) and not stage.near.levels and stage.near.index in self._inside:
+            stage = replace(stage, near=self._carrier.near)  # it will be as near as can be
+        modest = not stage.resources and stage.near is None and stage.strategy is None
+        return may_share(stage, self._carrier) or (modest and quick)
 
     def _known(self, awaited: Collection[int]) -> bool:
         """Tell whether all of these are in the call, and no control flow, or have ended before it begins."""
@@ -244,6 +259,8 @@ class _Ride:
         if not scope.result_hidden or scope.result is None or self._carrier.region:
             return
         hidden, members = scope.stages[scope.result], scope.regions[0].members
+        if len(self._inside) + len(self._ended) < len(members):
+            return
         whole = all(m in self._inside or m in self._ended for m in members)
         plain = all(scope.stages[m].construct is None and scope.stages[m].enabled for m in members)
         if whole and plain and _cannot_ride(hidden) is None:

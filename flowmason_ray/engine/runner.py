@@ -38,6 +38,7 @@ from flowmason_ray.engine.events import (
     StageLogged,
     StageStarted,
     StageStopped,
+    StageStreamed,
     StageSucceeded,
     TimerFired,
 )
@@ -114,7 +115,7 @@ class Runner:
         self._reusing = reusing
         self._timings = timings
         self._state = RunState(plan) if resumed is None else resumed.state
-        self._masking = Masking(run.secrets.values())
+        self._masking = Masking(run.hidden)
         self._inbox: deque[Event] = deque()
         self._arrived = asyncio.Event()
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -244,6 +245,8 @@ class Runner:
         facts: dict[str, Any] = {} if self._reusing is None else self._reusing.created()
         if run.pacing is not None and run.pacing.moved:
             facts["options"] = {**facts.get("options", {}), "measured": run.pacing.moved}
+        if run.budget:
+            facts["options"] = {**facts.get("options", {}), "budget": dict(run.budget)}
         return RunCreated(
             at=time(),  # now, not when the run was prepared: starting an executor may have taken a while
             run_id=run.run_id,
@@ -355,6 +358,8 @@ class Runner:
             return replace(event, message=masking.text(event.message), fields=masking.value(event.fields))
         if isinstance(event, ApprovalRequested):
             return replace(event, message=masking.text(event.message))
+        if isinstance(event, StageStreamed):
+            return replace(event, text=masking.text(event.text))
         return event
 
     def _record(self, event: Event) -> None:

@@ -194,6 +194,7 @@ def stage_data(stage: PlanStage) -> StageData:
         stage.when.source if stage.when else None,
         stage.schema.schema if stage.schema else None,
         stage.resources.get("memory_mib"),
+        stage.llm,
     )
     digest = sha256(orjson.dumps(source, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)).hexdigest()
     return StageData(
@@ -205,4 +206,5 @@ def stage_data(stage: PlanStage) -> StageData:
         when=stage.when.source if stage.when else None,
         schema=stage.schema.schema if stage.schema else None,
         memory_mib=stage.resources.get("memory_mib"),
+        llm=stage.llm,
     )

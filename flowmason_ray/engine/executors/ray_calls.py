@@ -156,16 +156,23 @@ def end_of(member: Member, report: Report, value: Any, node: str) -> Event:
             failure=report.failure,
             duration_s=report.duration_s,
             final=report.final,
+            usage=report.usage,
         )
     if report.status == "stopped":
-        return stopped(member)
+        return StageStopped(at=now, path=path, attempt=attempt, usage=report.usage)
     made = report.value
     if not report.inline:
         made = RemoteValue(
             reference=value, packed=report.packed, size_bytes=report.size_bytes, contents=report.contents, node=node
         )
     return StageSucceeded(
-        at=now, path=path, attempt=attempt, value=made, decision=report.decision, duration_s=report.duration_s
+        at=now,
+        path=path,
+        attempt=attempt,
+        value=made,
+        decision=report.decision,
+        duration_s=report.duration_s,
+        usage=report.usage,
     )
 
 

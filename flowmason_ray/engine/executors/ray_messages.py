@@ -33,6 +33,8 @@ class StageData:
     schema: Mapping[str, Any] | None
     memory_mib: float | None = None
     """By how much an attempt may grow its worker."""
+    llm: Mapping[str, Any] | None = None
+    """The effective `llm_settings`."""
 
 
 class Binding(NamedTuple):
@@ -106,6 +108,8 @@ class Report(NamedTuple):
     failure: Failure | None = None
     final: bool = False
     """Whether the component has said that repeating cannot help."""
+    usage: Mapping[str, Any] | None = None
+    """What it took of models."""
     told: tuple[tuple[int, Event], ...] = ()
     """What the attempt said lately (`ray_telling`), each with its number: what has come through the mailbox is known by it."""
     drew_time: bool = False

@@ -239,7 +239,8 @@ class RayTasksExecutor:
     def _send_held(self) -> None:
         groups, self._held = list(self._held.values()), {}
         for group in groups:
-            limit = min(self._group.limit(command.stage) for command in group)
+            # An attempt of which few may share a call fills much of one: on average so many fit into one.
+            limit = int(len(group) / sum(1 / self._group.limit(command.stage) for command in group))
             start = 0
             for share in shares(len(group), max(limit, 1), self._admission.cores() - self._under_way):
                 shared = group[start : start + share]

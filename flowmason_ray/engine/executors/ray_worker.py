@@ -103,6 +103,7 @@ def run_attempt(
     started = perf_counter()
     teller = Teller(data.path, data.attempt)
     begun = False
+    context: AttemptContext | None = None
     try:
         run = run_of(call.run)
         if data.live and call.mailbox is not None:
@@ -110,6 +111,7 @@ def run_attempt(
             if data.timed:
                 teller.began()
         work = work_of(data, classes)
+        started = perf_counter()  # importing and compiling a stage is no part of it: this worker does that once
         scope = WorkerScope(data, work.id, run, arguments, made, _ray.get)
         given = prepare(work, scope)
         if given is DECLINED:
@@ -126,21 +128,31 @@ def run_attempt(
                 first_started_at=data.first_started_at,
                 tell=teller.tell,
                 key=data.idempotency_key,
+                llm=work.llm,
             )
             with speaking(teller):
                 result = execute(work, given, context)
             value = finish(work.component, result, work.schema)
             drew_time = drew_time or context.drew_time
         report, large = _report(value, run, perf_counter() - started)
-        return report._replace(told=teller.told(), drew_time=drew_time), value.value, large
+        usage = _closed(context)
+        return report._replace(usage=usage, told=teller.told(), drew_time=drew_time), value.value, large
     except AttemptStopped:
-        return STOPPED._replace(told=teller.told()), None, None
+        return STOPPED._replace(usage=_closed(context), told=teller.told()), None, None
     except Exception as exc:  # foreign code runs here: any exception is a failed attempt
         lost = None if begun else lost_object(exc)
         failure = lost_failure(lost, data.path, data.attempt) if lost else fail(exc, data.path, data.attempt)
         duration_s, final = perf_counter() - started, is_final(exc)
-        report = Report(status="failed", failure=failure, final=final, duration_s=duration_s, told=teller.told())
+        usage = _closed(context)
+        report = Report(
+            status="failed", failure=failure, final=final, duration_s=duration_s, usage=usage, told=teller.told()
+        )
         return report, None, None
+
+
+def _closed(context: AttemptContext | None) -> Mapping[str, Any] | None:
+    """End what an attempt has shown so far; return what it has used of models."""
+    return None if context is None else context.close()
 
 
 def execute(work: Work, given: Any, context: AttemptContext) -> Any:
@@ -200,7 +212,7 @@ def gather_results(
 
 def _report(value: Value, run: RunInfo, duration_s: float) -> tuple[Report, Any]:
     """Return the report on a value, and the value fit to be sent if it does not go into the report."""
-    key, text = Encoder(run.blobs, secrets=run.secrets.values()).value(value.value)
+    key, text = Encoder(run.blobs, secrets=run.hidden).value(value.value)
     if key == "value" and len(text) <= INLINE_LIMIT_BYTES:
         return Report(status="succeeded", duration_s=duration_s, decision=value.decision, value=value.value), None
     report = Report(

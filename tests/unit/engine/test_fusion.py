@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from flowmason_ray.components.base import operator
 from flowmason_ray.components.registry import Registry
-from flowmason_ray.engine.component import Context
+from flowmason_ray.engine.component import Context, SetupContext
 from flowmason_ray.engine.fusion import Fused, Way, fusion_of
 from flowmason_ray.engine.pace import Timing
 from flowmason_ray.engine.pacing import Pacing
@@ -54,10 +54,23 @@ class Wait:
         return input
 
 
+@operator(name="load", effect="pure", cost="cpu")
+class Load:
+    """Gets ready once."""
+
+    Input = Output = _Input
+
+    def setup(self, context: SetupContext) -> None:
+        """Do nothing."""
+
+    def execute(self, input: _Input, context: Context) -> _Input:
+        return input
+
+
 @lru_cache(maxsize=1)
 def catalogue() -> Registry:
     registry = Registry(entry_points=False)
-    for component in (Echo, Crunch, Send, Wait):
+    for component in (Echo, Crunch, Send, Wait, Load):
         registry.add(component)
     return registry
 
@@ -78,7 +91,7 @@ def plan_of(*stages: dict[str, Any], **keys: Any) -> Plan:
 
 def fusion(plan: Plan, **measured_s: float) -> dict[str, Fused]:
     """Return how every stage runs, given durations of earlier runs by path (`__` for `/`)."""
-    measured = {path.replace("__", "/"): Timing(10, seconds * 10) for path, seconds in measured_s.items()}
+    measured = {path.replace("__", "/"): Timing(10, seconds) for path, seconds in measured_s.items()}
     pacing = Pacing(plan, measured)
     found = fusion_of(plan, pacing.pace, pacing.lasts_s)
     return {
@@ -90,7 +103,7 @@ def fusion(plan: Plan, **measured_s: float) -> dict[str, Fused]:
 
 def groups(plan: Plan, **measured_s: float) -> list[list[str]]:
     """Return the calls that carry more than one stage, by ids."""
-    pacing = Pacing(plan, {path.replace("__", "/"): Timing(10, s * 10) for path, s in measured_s.items()})
+    pacing = Pacing(plan, {path.replace("__", "/"): Timing(10, s) for path, s in measured_s.items()})
     found: list[list[str]] = []
     for scope, row in zip(plan.scopes, fusion_of(plan, pacing.pace, pacing.lasts_s), strict=True):
         ids = [each.id for each in scope.stages]
@@ -166,6 +179,8 @@ def test_control_flow_rides_but_nothing_behind_it() -> None:
         {"placement": {"fuse": "never"}},
         {"cache": {"ttl_s": 60}},
         {"when": "now() > ''"},
+        {"placement": {"strategy": "spread"}},
+        {"kind": "load"},
     ],
     ids=lambda keys: next(iter(keys)) + ":" + str(next(iter(keys.values()))),
 )
@@ -178,18 +193,28 @@ def test_what_cannot_carry_has_no_riders(keys: dict[str, Any]) -> None:
     assert groups(plan_of(crunch("a", **keys), crunch("b", "a"))) == []
 
 
+def test_what_wants_to_be_near_its_carrier_rides() -> None:
+    assert groups(plan_of(crunch("a"), crunch("b", "a", placement={"near": "a"}))) == [["a", "b"]]
+
+
 def test_riding_ends_at_the_borders_of_bodies() -> None:
     plan = plan_of(crunch("a"), conditional("c", "x y", after="a"), crunch("x", "a"), crunch("y", "x"))
     assert groups(plan) == [["a", "c"], ["x", "y"]]
 
 
-def test_a_reader_of_variables_does_not_ride() -> None:
+def test_a_reader_of_variables_rides_when_all_have_been_set_before() -> None:
     plan = plan_of(
         stage("set", "variable_set", config={"name": "v", "value": 1}),
         crunch("a", after="set"),
         stage("b", "crunch", config={"value": "{{ vars.v }}"}, after="a"),
     )
-    assert groups(plan) == []
+    assert groups(plan) == [["a", "b"]]
+    plan = plan_of(
+        crunch("a"),
+        stage("set", "variable_set", config={"name": "v", "value": "{{ stages.a.value }}"}),
+        stage("b", "crunch", config={"value": "{{ vars.v }}"}, after="a"),
+    )
+    assert groups(plan) == [["a", "set"]]
 
 
 def test_a_call_has_a_bounded_number_of_steady_stages() -> None:
@@ -237,6 +262,12 @@ def test_a_trivial_stage_that_is_slow_leaves_the_coordinator() -> None:
         Way.OWN,
         "own task: measured to take milliseconds, though declared trivial",
     )
+
+
+def test_quick_readers_that_could_run_side_by_side_ride_only_for_a_moment() -> None:
+    plan = plan_of(crunch("a"), *(crunch(f"q{i}", "a") for i in range(50)))
+    (group,) = groups(plan, **{f"q{i}": 0.0009 for i in range(50)})
+    assert len(group) == 1 + 5
 
 
 def test_what_waits_is_never_quick() -> None:
