@@ -64,6 +64,7 @@ class Work:
     fixed: Mapping[str, Any]
     when: Expression | None
     schema: InputSchema | None
+    memory_mib: float | None
     llm: Mapping[str, Any] | None
     instance: Any
 
@@ -92,6 +93,7 @@ def _compile(stage: StageData, classes: Mapping[str, Any]) -> Work:
         fixed=stage.fixed,
         when=None if stage.when is None else parse_expression(stage.when),
         schema=None if stage.schema is None else InputSchema(stage.schema),
+        memory_mib=stage.memory_mib,
         llm=stage.llm,
         instance=component.create() if component is not None else None,
     )
