@@ -271,11 +271,19 @@ class EditedRun(PreparedRun):
             Fenced: somebody else has taken up the old run meanwhile.
             StoreError: the run cannot be recorded.
         """
+        await self._succeed()
+        return await super().run()
+
+    async def accept(self) -> None:
+        """End the old run if it could still be taken up, then record this one and leave it to another process."""
+        await self._succeed()
+        await super().accept()
+
+    async def _succeed(self) -> None:
         self.check_doubt()
         assert self._store is not None
         if self._earlier.record.status in TAKEN_UP:
             await supersede(self._store, self._earlier.record, self.run_id)
-        return await super().run()
 
     async def _known(self) -> Knowledge:
         return self._knowledge(self._earlier.past)

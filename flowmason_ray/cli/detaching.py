@@ -10,6 +10,7 @@ from flowmason_ray.errors import InvalidCall, MissingExtra
 
 if TYPE_CHECKING:
     from flowmason_ray.api import PreparedRun
+    from flowmason_ray.engine.reuse import InDoubt
     from flowmason_ray.settings import Project
 
 
@@ -35,18 +36,37 @@ def check_detach(*, on: str | None, address: str | None, store: bool) -> None:
     check_address(address)
 
 
-def hand_over(prepared: PreparedRun, project: Project, *, address: str | None, as_json: bool, quiet: bool) -> None:
+def hand_over(
+    prepared: PreparedRun,
+    project: Project,
+    *,
+    address: str | None,
+    as_json: bool,
+    quiet: bool,
+    in_doubt: InDoubt | None = None,
+) -> None:
     """Hand a run to its cluster, and print its id.
+
+    Args:
+        prepared: The run.
+        project: Its project.
+        address: The cluster's.
+        as_json: Print a document.
+        quiet: Print only the id.
+        in_doubt: For a run that goes on where it was: what holds for attempts in doubt. None: it is a new run.
 
     Raises:
         FlowMasonError: it cannot be recorded or handed over.
     """
-    from flowmason_ray.ray_jobs.detaching import detach
+    from flowmason_ray.ray_jobs.detaching import detach, detach_again
 
     run_id = prepared.run_id
     if not quiet:
         note(f"{prepared.plan.name} {prepared.plan.version} is handed to the cluster as run {run_id}…")
-    node = asyncio.run(detach(prepared, project, address=address))
+    if in_doubt is None:
+        node = asyncio.run(detach(prepared, project, address=address))
+    else:
+        node = asyncio.run(detach_again(prepared, project, in_doubt=in_doubt, address=address))
     if as_json:
         write_json({"run_id": run_id, "status": "running"})
     else:

@@ -40,6 +40,7 @@ class Coordinator:
         os.environ.setdefault("RAY_ADDRESS", _ray.get_runtime_context().gcs_address)  # as for any run on a cluster
         self._answer = threading.Event()
         self._problem: tuple[str, str] | None = None
+        self._again: bool = _ray.get_runtime_context().was_current_actor_reconstructed
         # What the thread calls when it is done; asked for here, because only an actor's own thread knows it.
         self._self: Any = _ray.get_runtime_context().current_actor
         threading.Thread(target=self._drive, name="flowmason-coordinator", daemon=True).start()
@@ -47,7 +48,7 @@ class Coordinator:
     def _drive(self) -> None:
         order = self._order
         try:
-            status = asyncio.run(drive(order, self._answer.set))
+            status = asyncio.run(drive(order, self._answer.set, again=self._again))
         except FlowMasonError as exc:
             self._problem = (exc.code, exc.message)
             _logger.error("run %s is left: %s", order.run_id, exc.message)

@@ -15,8 +15,9 @@ from time import monotonic, time
 
 from flowmason_ray.api import PreparedRun
 from flowmason_ray.engine.events import StageLogged
+from flowmason_ray.engine.reuse import InDoubt
 from flowmason_ray.engine.run_log import RunRecord, RunStore
-from flowmason_ray.errors import Fenced, FlowMasonError, InvalidCall, StoreError, StoreUnavailable
+from flowmason_ray.errors import Fenced, FlowMasonError, StoreError, StoreUnavailable
 from flowmason_ray.resuming import TAKEN_UP, prepare_resume
 from flowmason_ray.stores.opening import open_store
 
@@ -37,19 +38,22 @@ class Order:
     runs: str
     blobs: str
     lease_s: float
+    in_doubt: InDoubt = "ask"
+    """What holds for effectful attempts whose outcome was unknown when the order was given."""
     environment: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     """Environment variables that the project may read, and those that lead to its store: taken along from whoever asked."""
 
 
-async def drive(order: Order, begun: Callable[[], None]) -> str:
+async def drive(order: Order, begun: Callable[[], None], *, again: bool = False) -> str:
     """Drive a run until it has stopped for good; return its status.
 
     Args:
         order: The run.
+        again: Whether an earlier process has carried out this order: what was said about attempts in doubt was about others.
         begun: Is called when the run was found and can be taken up.
 
     Raises:
-        InvalidCall: it cannot be taken up: its files are not here as they were, or effects are in doubt.
+        InvalidCall, InvalidPipeline: it cannot be taken up: its files are not here as they were, or effects are in doubt.
         Fenced: another process drives it.
         StoreError: the store stays away.
     """
@@ -63,7 +67,8 @@ async def drive(order: Order, begun: Callable[[], None]) -> str:
             if record.status not in TAKEN_UP:
                 begun()
                 return record.status
-            prepared = await _prepared(store, record)
+            prepared = await _prepared(store, record, "ask" if again else order.in_doubt)
+            again = True
             begun()
             lost_at = None
             return (await prepared.run()).status
@@ -91,12 +96,13 @@ async def _free(store: RunStore, order: Order) -> RunRecord:
         await asyncio.sleep(POLL_S)
 
 
-async def _prepared(store: RunStore, record: RunRecord) -> PreparedRun:
+async def _prepared(store: RunStore, record: RunRecord, in_doubt: InDoubt) -> PreparedRun:
     try:
-        return await prepare_resume(store, record.run_id, on="ray")
-    except (StoreError, InvalidCall) as exc:
-        if not isinstance(exc, StoreUnavailable):
-            await leave_word(store, record, exc)
+        return await prepare_resume(store, record.run_id, in_doubt=in_doubt, on="ray")
+    except (StoreUnavailable, Fenced):
+        raise
+    except FlowMasonError as exc:
+        await leave_word(store, record, exc)
         raise
 
 

@@ -160,8 +160,9 @@ def test_an_effect_in_doubt_is_left_to_a_person(ray_cluster: str, project: Proce
     until(lambda: f"coordinator {run}" not in coordinators())
     assert "sent" in until(lambda: project.fm("runs", "logs", run, "--level", "error").stdout)
     assert project.calls() == ["sent"], "it was not repeated"
-    resumed = project.fm("resume", run, "--in-doubt", "skip", "--on", "local", "-q")
-    assert resumed.returncode == 0, resumed.stderr
+    resumed = project.fm("resume", run, "--in-doubt", "skip", "--detach", "--address", ray_cluster, "-q")
+    assert (resumed.returncode, resumed.stdout) == (0, f"{run}\n"), resumed.stderr
+    assert project.fm("runs", "watch", run, "-q").returncode == 0
     assert project.calls() == ["sent"]
 
 
@@ -189,6 +190,21 @@ def test_who_watches_may_leave(ray_cluster: str, project: ProcessProject) -> Non
     assert row(project, run)[0] == "running"
     (project.root / "go").touch()
     assert project.fm("runs", "watch", run).returncode == 0
+
+
+def test_what_only_the_cluster_finds_wrong_is_said_and_ends_the_run(ray_cluster: str, project: ProcessProject) -> None:
+    broken = project.root / "components" / "picky.py"
+    broken.write_text("import ray\nif ray.is_initialized():\n    raise RuntimeError('not in a cluster')\n")
+    (project.root / "p.pipeline.json").write_text(
+        json.dumps({"name": "p", "stages": [stage("a", "look", config={"name": "a"})]})
+    )
+    done = project.fm("run", "p.pipeline.json", "--detach", "--address", ray_cluster)
+    assert done.returncode == 1
+    assert "error[handover_failed]" in done.stderr
+    assert "not in a cluster" in done.stderr
+    shown = json.loads(project.fm("runs", "show", "last", "--json").stdout)
+    assert (shown["status"], shown["error"]["code"]) == ("cancelled", "handover_failed")
+    until(lambda: f"coordinator {shown['run_id']}" not in coordinators())
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -121,6 +123,43 @@ def test_a_job_whose_store_is_a_database_is_watched_from_here(head: Head, projec
     assert watched.code == 0, watched.err
     check_files(watched.json["found"]["files"])
     assert "looking around" in run(command("runs", "logs", "last", "look"), project, **here).out
+
+
+def metrics_of(head: Head) -> dict[str, float]:
+    """Return our metrics on the head's metrics port: their names with our labels, and the values."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{head.ports['metrics-export-port']}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    found: dict[str, float] = {}
+    for name, labels, value in re.findall(r"^ray_(flowmason_\w+)\{(.*)\} (\S+)$", "\n".join(lines), re.MULTILINE):
+        told = dict(re.findall(r'(\w+)="([^"]*)"', labels))
+        key = " ".join([name, *(told[label] for label in ("pipeline", "component", "status", "le") if label in told)])
+        found[key] = found.get(key, 0.0) + float(value)
+    return found
+
+
+def test_runs_and_attempts_are_counted_on_the_metrics_port(head: Head, project: Path) -> None:
+    text = (project / "p.pipeline.json").read_text().replace('"P"', '"Counted"')
+    (project / "counted.pipeline.json").write_text(text)
+    words = ("counted.pipeline.json", "-q", "--address", head.address)
+    done = run(command("run", *words), project, **head.environment())
+    assert done.code == 0, done.err
+    failed = run(command("run", *words, "-i", '{"fail": true}'), project, **head.environment())
+    assert failed.code == 1, failed.err
+    deadline = time.monotonic() + 90
+    wanted = {
+        "flowmason_runs_ended_total Counted succeeded": 1,
+        "flowmason_runs_ended_total Counted failed": 1,
+        "flowmason_attempts_started_total Counted look_around": 2,
+        "flowmason_attempts_ended_total Counted look_around succeeded": 1,
+        "flowmason_attempts_ended_total Counted look_around failed": 1,
+        "flowmason_attempts_in_flight Counted look_around": 0,
+        "flowmason_attempt_seconds_count Counted look_around": 2,
+        "flowmason_queue_seconds_count Counted look_around": 2,
+    }
+    while not wanted.items() <= (found := metrics_of(head)).items():
+        assert time.monotonic() < deadline, found
+        time.sleep(0.5)
+    assert not [key for key in found if "r_0" in key], "no label grows with the number of runs"
 
 
 def test_who_has_not_the_token_is_refused(head: Head, project: Path) -> None:

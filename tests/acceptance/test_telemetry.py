@@ -109,6 +109,9 @@ def test_a_run_is_traced_and_heard(project: Path, collector: Collector) -> None:
     assert done.code == 0, done.err
     check_spans(collector, done.json["run_id"])
     check_logs(project)
+    assert (
+        fm(project, "runs", "show", "last", "--json").json["trace_id"] == collector.by_name("flowmason.run P").trace_id
+    )
     created = json.loads(fm(project, "runs", "events", "last").out.splitlines()[0])
     assert created["options"]["trace"].split("-")[1] == collector.by_name("flowmason.run P").trace_id
 
