@@ -24,8 +24,10 @@ from hypothesis import settings
 
 from tests.postgres_kit import MIGRATED, Server, prepare_template, serving
 
-for _variable in [name for name in os.environ if name.startswith(("ANTHROPIC_", "OPENAI_", "FLOWMASON_"))]:
-    del os.environ[_variable]  # no test asks a model that costs money, or depends on who runs it
+for _name in [name for name in os.environ if name.startswith(("ANTHROPIC_", "OPENAI_"))]:
+    del os.environ[_name]  # no test asks a model that costs money, or depends on who runs it
+for _name in ("FLOWMASON_PROVIDER", "FLOWMASON_MODEL"):
+    os.environ.pop(_name, None)
 
 settings.register_profile("default", deadline=None)  # a loaded machine is no failure
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)  # the same examples on every run
