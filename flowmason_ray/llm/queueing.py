@@ -66,7 +66,7 @@ class PrefixQueue:
         """Take the next one out of the queue; there is one for every call."""
         with self._lock:
             overdue = next((each for each in self._waiting if each.passed_over >= MOST_PASSED_OVER), None)
-            chosen = overdue or max(self._waiting, key=lambda each: len(commonprefix([self._last, each.text])))
+            chosen = overdue or max(self._waiting, key=lambda each: _shared(self._last, each.text))
             position = self._waiting.index(chosen)
             for each in self._waiting[:position]:
                 each.passed_over += 1
@@ -85,3 +85,8 @@ class PrefixQueue:
         """Do a last thing, and end the thread."""
         await asyncio.get_running_loop().run_in_executor(self._thread, last)
         self._thread.shutdown(wait=False)
+
+
+def _shared(a: str, b: str) -> int:
+    """Return how many characters two texts share from their beginning."""
+    return len(commonprefix([a, b]))  # noqa: RUF071  # they are texts, not paths
