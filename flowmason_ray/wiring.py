@@ -14,6 +14,7 @@ from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any
 
+from flowmason_ray.components.prompting import PromptLibrary
 from flowmason_ray.components.registry import Registry
 from flowmason_ray.engine.context import read_environment
 from flowmason_ray.engine.executor import Executor, RunInfo
@@ -89,6 +90,7 @@ class Workspace:
             secrets=settings.secrets,
             pipelines=library,
             models=self.choices.settle,
+            prompts=PromptLibrary(self.project.root).choose,
         )
         return loaded, plan, problems
 

@@ -63,6 +63,7 @@ def _declare(
     resources: Mapping[str, Any] | None,
     expressions: Iterable[str],
     raw: Iterable[str],
+    prompts: Iterable[str],
 ) -> None:
     where = f"{cls.__module__}.{cls.__qualname__}"
     models = {part: getattr(cls, part, None) for part in ("Input", "Output")}
@@ -115,6 +116,7 @@ def _declare(
         file=_project_file(cls),
         expression_fields=frozenset(expressions),
         raw_fields=frozenset(raw),
+        prompts=tuple(prompts),
         resources=dict(resources or {}),
         tags=tuple(tags),
     )
@@ -156,6 +158,7 @@ def _decorator(kind: Kind, default_effect: Effect) -> Any:
         resources: Mapping[str, Any] | None = None,
         expressions: Iterable[str] = (),
         raw: Iterable[str] = (),
+        prompts: Iterable[str] = (),
     ) -> Any:
         def apply(target: type) -> type:
             _declare(
@@ -171,6 +174,7 @@ def _decorator(kind: Kind, default_effect: Effect) -> Any:
                 resources=resources,
                 expressions=tuple(expressions),
                 raw=tuple(raw),
+                prompts=prompts,
             )
             return target
 
@@ -203,6 +207,7 @@ class _Declare:
         resources: Mapping[str, Any] | None = None,
         expressions: Iterable[str] = (),
         raw: Iterable[str] = (),
+        prompts: Iterable[str] = (),
     ) -> Callable[[C], C]: ...
     def __call__(self, *args: Any, **options: Any) -> Any:
         return self._decorate(*args, **options)
@@ -234,6 +239,8 @@ operator = _Declare(
         resources: Default resources of a stage, as in the format (`num_cpus`, `memory_mib`, …).
         expressions: Input fields that hold an expression over the component's own variables; not rendered.
         raw: Input fields that are passed on as written: neither rendered nor searched for references.
+        prompts: The prompts that it asks models with (`components.prompting`), by name. Their content becomes part of what
+            identifies a result; a field `prompt_version`, which must be among `raw`, says which version is meant.
     """,
 )
 
