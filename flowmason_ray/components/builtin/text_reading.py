@@ -181,4 +181,5 @@ def _schema(input: Extractor.Input) -> Schema:
         return input.schema_
     given = input.fields_ or {}
     meanings = given if isinstance(given, dict) else dict.fromkeys(given, "")
-    return closed({name: {"type": ["string", "null"], "description": about} for name, about in meanings.items()})
+    stated = [{"type": "string"}, {"type": "null"}]
+    return closed({name: {"anyOf": stated, "description": about} for name, about in meanings.items()})
