@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
@@ -122,7 +123,7 @@ def parse_prompt(text: str, *, name: str, version: str, origin: Origin, file: st
 
     marks = list(_SECTION.finditer(body))
     sections: dict[str, tuple[Template, ...]] = {}
-    for mark, following in zip(marks, [*marks[1:], None], strict=True):
+    for mark, following in zip_longest(marks, marks[1:]):
         content = body[mark.end() : following.start() if following else len(body)]
         line = offset + body.count("\n", 0, mark.end()) + 1
         if mark[1] in sections:
