@@ -45,6 +45,7 @@ MODELS: Mapping[str, type[pipeline.Model]] = {
     "placement": pipeline.Placement,
     "federation": pipeline.Federation,
     "defaults": pipeline.Defaults,
+    "budget": pipeline.Budget,
     "composition": pipeline.Composition,
     "triggers": pipeline.Triggers,
     "test-file": cases.CaseFile,
@@ -66,6 +67,11 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "project-testing": lambda: field_table(settings.TestingSettings),
     "project-stores": lambda: field_table(settings.StoreSettings),
     "project-http": lambda: field_table(settings.HttpSettings),
+    "project-providers": lambda: field_table(settings.ProviderSettings),
+    "project-keys": lambda: field_table(settings.KeySource),
+    "project-limits": lambda: field_table(settings.ProviderLimits),
+    "project-prices": lambda: field_table(settings.ModelPrices),
+    "project-llm": lambda: field_table(settings.ModelDefaults),
 }
 """Every part that documents may ask for, by the name in the marker."""
 

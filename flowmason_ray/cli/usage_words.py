@@ -23,7 +23,8 @@ def usage_words(usage: Mapping[str, Any]) -> str:
     if failed := usage.get("failed_calls"):
         text += f" ({failed:,} failed)"
     cost, unpriced = usage.get("cost_usd"), usage.get("unpriced_calls", 0)
-    text += f", {money(cost)}"
+    if cost is not None or unpriced:  # else every call was refused, and nothing was spent
+        text += f", {money(cost)}"
     if cost is not None and unpriced:
         text += f" and {unpriced:,} of unknown price"
     return text

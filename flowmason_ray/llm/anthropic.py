@@ -134,6 +134,8 @@ class AnthropicProvider(Unable):
                 raise _Refused(str(exc.message), error) from exc
             raise error from exc
         except sdk.APIConnectionError as exc:
+            if progress.first_token_s is not None:
+                raise errors.interrupted(name, "the connection broke") from exc
             raise errors.not_reached(name, exc) from exc
         except (httpx2.HTTPError, httpx2.StreamError) as exc:
             raise errors.interrupted(name, str(exc) or type(exc).__name__) from exc

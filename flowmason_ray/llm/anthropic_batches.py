@@ -33,8 +33,6 @@ class Batches:
         self._collecting: dict[str, tuple[dict[str, Any], asyncio.Future[dict[str, Any]]]] = {}
         self._sending: asyncio.Task[None] | None = None
         self._running: set[asyncio.Task[None]] = set()
-        self.collect_s = COLLECT_S
-        self.poll_s = POLL_S
 
     async def ask(self, body: dict[str, Any], key: str) -> dict[str, Any]:
         """Return the answer to one request, as the API's message.
@@ -59,7 +57,7 @@ class Batches:
         return f"{name}-{count}" if count else name
 
     async def _collect(self) -> None:
-        await asyncio.sleep(self.collect_s)
+        await asyncio.sleep(COLLECT_S)
         self._send()
 
     def _send(self) -> None:
@@ -77,7 +75,7 @@ class Batches:
         requests: Any = [{"custom_id": key, "params": body} for key, (body, _) in wanted.items()]
         try:
             batch = await self._client.messages.batches.create(requests=requests)
-            delay = self.poll_s
+            delay = POLL_S
             while batch.processing_status != "ended":
                 await asyncio.sleep(delay)
                 delay = min(LONGEST_POLL_S, delay * 1.5)

@@ -62,6 +62,8 @@ class Progress:
         """From the beginning to the first token; None: it was not seen (no stream)."""
         self.usage = Usage()
         """What the provider has told so far."""
+        self.exact = False
+        """Whether `usage` is right at any moment; else it is guessed when an answer breaks off."""
         self.seen_chars = 0
         """How much of the answer has come."""
         self.forwarded = False

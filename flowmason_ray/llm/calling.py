@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any, Generic, TypeVar
@@ -133,7 +134,8 @@ async def _once(
     batch: bool,
 ) -> tuple[T, float | None]:
     """Make one request and account for it, however it ends."""
-    async with line.gate.ticket(estimate) as ticket:
+    # Part of a batch is no request of its own: it takes no place and no rate.
+    async with nullcontext(Ticket(0)) if batch else line.gate.ticket(estimate) as ticket:
         progress.started = perf_counter()
         failure: BaseException | None = None
         with telemetry.span(operation, line.name, line.settings, model) as span:
@@ -148,7 +150,7 @@ async def _once(
                 failure = exc
                 raise
             finally:
-                if failure is not None and progress.seen_chars:
+                if failure is not None and progress.seen_chars and not progress.exact:
                     progress.usage = _guessed(progress, estimate)
                 price = _account(line, model, progress, ticket, failure, batch)
                 telemetry.finish(span, progress, price, failure)

@@ -56,10 +56,7 @@ class Capabilities:
 
     def lacking(self, model: str) -> set[Feature]:
         """Return what is known to be lacking."""
-        found = set(self._lacking.get(model, self._start))
-        if "stream_options" in found:
-            found.add("stream")  # without the counts a stream is not worth having
-        return found
+        return set(self._lacking.get(model, self._start))
 
     def learn(self, model: str, features: Collection[Feature]) -> list[Feature]:
         """Remember what was left out of a request that was answered; return what people should be told."""

@@ -74,7 +74,7 @@ class OpenAIProvider(Unable):
         tried: set[Feature] = set()
         while True:
             body = _body(request, lacking | tried, self._opening.options)
-            stream = "stream" not in lacking | tried
+            stream = not {"stream", "stream_options"} & (lacking | tried)  # without counts it is not worth having
             try:
                 reply = await (self._stream if stream else self._whole)(request, body, progress)
             except _Refused as exc:
@@ -150,7 +150,8 @@ class OpenAIProvider(Unable):
             )
             return _Refused(exc.message, error) if exc.status_code in (400, 404, 415, 422, 501) else error
         if isinstance(exc, sdk.APIConnectionError):
-            return errors.not_reached(name, exc)
+            broke = progress.first_token_s is not None
+            return errors.interrupted(name, "the connection broke") if broke else errors.not_reached(name, exc)
         if isinstance(exc, sdk.APIError):  # an error inside of the stream
             kind = str(exc.code or exc.type or "")
             status = 429 if "rate_limit" in kind else 529 if "overloaded" in kind else 400 if "invalid" in kind else 500

@@ -88,7 +88,9 @@ def repair(request: Request, reply: Reply, problem: str) -> Request:
 def unusable(provider: str, model: str, reply: Reply, problem: str) -> Exception:
     """Return the error for an answer that is not right after its repair either."""
     why = "it was cut off at 'max_tokens'" if reply.finish_reason == "length" else problem
-    return bad_response(f"The answer of model {model!r} ({provider!r}) does not fit the schema: {why}.", reply.text)
+    return bad_response(
+        f"The answer of model {model!r} ({provider!r}) does not fit the schema: {why.rstrip('.')}.", reply.text
+    )
 
 
 def instruction(schema: Mapping[str, Any]) -> str:

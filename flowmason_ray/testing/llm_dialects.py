@@ -101,6 +101,7 @@ def _generate(server: LlmServer, asked: Asked, out: Handler, anthropic: bool) ->
         return
     turn = server.take(asked)
     pause(turn.wait_s)
+    server.answering(asked)
     if turn.status != 200:
         _fail(out, anthropic, turn)
         return

@@ -126,8 +126,9 @@ class LlmServer:
         """Sent with every answer, such as what is left of a rate limit."""
         self.token_s = 0.0
         self.wait_s = 0.0
-        self.busy = self.most_busy = 0
-        """Requests being answered: now, and at most."""
+        self.busy: set[int] = set()
+        self.most_busy = 0
+        """Requests whose answer has not begun: now, and at most."""
         self.batches: dict[str, dict[str, Any]] = {}
         self.batch_polls = 1
         """How often a batch is said to be in progress before it has ended."""
@@ -224,13 +225,13 @@ class LlmServer:
         """Note a request."""
         with self._lock:
             self.requests.append(asked)
-            self.busy += 1
-            self.most_busy = max(self.most_busy, self.busy)
+            self.busy.add(id(asked))
+            self.most_busy = max(self.most_busy, len(self.busy))
 
-    def left(self) -> None:
-        """Note that a request has been answered."""
+    def answering(self, asked: Asked) -> None:
+        """Note that the answer to a request begins."""
         with self._lock:
-            self.busy -= 1
+            self.busy.discard(id(asked))
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -266,7 +267,7 @@ class _Handler(BaseHTTPRequestHandler):
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True  # the client has gone, as one does that is cancelled
         finally:
-            server.left()
+            server.answering(asked)
 
     # -- what dialects use --------------------------------------------------------------------------------------------
 

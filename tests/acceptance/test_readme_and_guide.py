@@ -38,6 +38,7 @@ PAGES = [
             "caching-and-reuse",
             "project",
             "diff-and-merge",
+            "models",
         )
     ),
 ]
