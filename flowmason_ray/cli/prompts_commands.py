@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from flowmason_ray.components.prompting import Prompt, PromptLibrary
 
 group = typer.Typer(
-    help="Show the prompts that model nodes ask with, and copy them into the project to edit them.", no_args_is_help=True
+    help="Show the prompts that model nodes ask with, and copy them into the project to edit them.",
+    no_args_is_help=True,
 )
 
 Project = Annotated[

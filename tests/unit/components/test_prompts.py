@@ -93,7 +93,9 @@ def test_what_is_wrong_with_a_prompt_is_told(tmp_path: Path):
 def test_an_empty_paragraph_is_left_out():
     text = '# system\n{{ tone }}\n\n# user\nA\n\n{{ "B: " ~ b if b else "" }}\n\nC\n'
     prompt = parse_prompt(text, name="n", version="v1", origin="project")
-    assert prompt.render({"tone": "", "b": ""}) == type(prompt.render({"tone": "", "b": ""}))(system=None, user="A\n\nC")
+    assert prompt.render({"tone": "", "b": ""}) == type(prompt.render({"tone": "", "b": ""}))(
+        system=None, user="A\n\nC"
+    )
     assert prompt.render({"tone": "t", "b": "1"}).user == "A\n\nB: 1\n\nC"
     with pytest.raises(ExpressionError):
         prompt.render({})

@@ -167,7 +167,9 @@ def test_a_node_asks_with_its_prompt_and_returns_what_it_promises(
     assert output["finish_reason"] == "stop"
 
 
-@pytest.mark.parametrize(("name", "config", "answer"), [case[:3] for case in CASES], ids=lambda c: c if isinstance(c, str) else "")
+@pytest.mark.parametrize(
+    ("name", "config", "answer"), [case[:3] for case in CASES], ids=lambda c: c if isinstance(c, str) else ""
+)
 def test_what_does_not_fit_is_repaired_once_and_else_an_error(
     server: LlmServer, context: RecordingContext, name: str, config: dict[str, Any], answer: dict[str, Any]
 ):
@@ -219,7 +221,12 @@ def test_the_generator_passes_on_what_it_is_told(server: LlmServer, context: Rec
 
 
 def test_the_generator_returns_data_that_fits_a_schema(server: LlmServer, context: RecordingContext):
-    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
+    schema = {
+        "type": "object",
+        "properties": {"n": {"type": "integer"}},
+        "required": ["n"],
+        "additionalProperties": False,
+    }
     server.says_json({"n": 3})
     assert run(context, "generator", prompt="Count.", schema=schema).data == {"n": 3}
 
