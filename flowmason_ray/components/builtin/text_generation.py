@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -114,10 +114,12 @@ def _object_in(text: str) -> tuple[Any, str]:
     if bare.startswith("```"):
         bare = bare.partition("\n")[2].rpartition("```")[0]
     try:
-        data = json.loads(bare)
+        data: Any = json.loads(bare)
     except (ValueError, RecursionError) as exc:
         return None, f"That is not JSON ({exc})."
-    return (data, "") if isinstance(data, dict) else (None, f"That is JSON, but no object: {type(data).__name__}.")
+    if not isinstance(data, dict):
+        return None, f"That is JSON, but no object: {type(data).__name__}."
+    return cast("dict[str, Any]", data), ""
 
 
 class Turn(BaseModel):

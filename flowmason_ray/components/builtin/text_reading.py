@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import Field
 
@@ -170,7 +170,8 @@ class Extractor:
             context, input, "extractor", {"text": input.text, "instructions": input.instructions or ""}, schema
         )
         data: Any = answer.data
-        missing = [name for name, value in data.items() if value in (None, "", [])] if isinstance(data, dict) else []
+        found = cast("dict[str, Any]", data if isinstance(data, dict) else {})
+        missing = [name for name, value in found.items() if value in (None, "", [])]
         return self.Output(data=data, missing=missing, **facts_of(answer))
 
 

@@ -283,3 +283,22 @@ def test_a_provider_without_vectors_says_so(server: LlmServer, tmp_path: Path):
     with pytest.raises(PermanentError):
         run(context, "embedder", text="rain")
     assert server.requests == []
+
+
+def test_any_schema_can_be_asked_for(server: LlmServer, context: RecordingContext):
+    """Also one that a provider cannot guarantee: it is told in words then, and the answer is checked all the same."""
+    schema: dict[str, Any] = {
+        "type": "object",
+        "properties": {
+            "vat": {"type": ["string", "null"], "description": "The VAT id.", "maxLength": 5},
+            "other": {"type": "object", "additionalProperties": {"type": "integer"}},
+        },
+        "required": ["vat"],
+    }
+    server.says_json({"vat": None, "other": {"a": 1}})
+    assert run(context, "extractor", text="…", schema=schema).data == {"vat": None, "other": {"a": 1}}
+    closed = {**schema, "properties": {"vat": schema["properties"]["vat"]}, "additionalProperties": False}
+    server.says_json({"vat": "much too long"})
+    server.says_json({"vat": "DE1"})
+    assert run(context, "extractor", text="…", schema=closed).data == {"vat": "DE1"}
+    assert [asked.schema is not None for asked in server.requests[1:]] == [True, True]
