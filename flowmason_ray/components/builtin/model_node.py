@@ -128,14 +128,25 @@ def words(description: str) -> Schema:
     return {"type": "string", "description": description}
 
 
+MOST_ITEMS = 20
+"""The longest list that a model makes: who reads key points or changes reads no more."""
+
+
 def several(description: str, items: Schema | None = None, *, exactly: int | None = None) -> Schema:
     """Return the schema of a list, of texts if nothing else is said."""
     made: Schema = {"type": "array", "description": description, "items": items or {"type": "string"}}
-    return made if exactly is None else {**made, "minItems": exactly, "maxItems": exactly}
+    bounds = {"maxItems": MOST_ITEMS} if exactly is None else {"minItems": exactly, "maxItems": exactly}
+    return {**made, **bounds}
+
+
+MOST_NUMBERS = 101
+"""Up to so many whole numbers are listed: a list is kept to by providers that do not know bounds."""
 
 
 def whole(description: str, lowest: int, highest: int) -> Schema:
     """Return the schema of a whole number within bounds."""
+    if highest - lowest < MOST_NUMBERS:
+        return {"type": "integer", "description": description, "enum": list(range(lowest, highest + 1))}
     return {"type": "integer", "description": description, "minimum": lowest, "maximum": highest}
 
 

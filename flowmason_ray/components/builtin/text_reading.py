@@ -24,6 +24,9 @@ from flowmason_ray.components.builtin.model_node import (
 from flowmason_ray.engine.component import Context
 from flowmason_ray.errors import PermanentError
 
+SURE = 10
+"""What a model says when it is certain of a label: finer scales are not finer answers."""
+
 _SENTIMENTS = ("positive", "negative", "neutral", "mixed")
 
 
@@ -106,7 +109,7 @@ class Classifier:
         """
         meanings = input.labels if isinstance(input.labels, dict) else dict.fromkeys(input.labels, "")
         keys = {f"label_{n}": label for n, label in enumerate(meanings, 1)}
-        sure = {key: whole(f"How sure you are of {label!r}.", 0, 100) for key, label in keys.items()}
+        sure = {key: whole(f"How sure you are of {label!r}.", 0, SURE) for key, label in keys.items()}
         best = {} if input.multi_label else {"label": one_of("The label that fits best.", meanings)}
         schema = record(reasoning=words("Why, in one or two sentences."), scores=closed(sure), **best)
         values = {
@@ -117,7 +120,7 @@ class Classifier:
         }
         answer = await ask(context, input, "classifier", values, schema)
         said: dict[str, Any] = answer.data
-        scores = {keys[key]: score / 100 for key, score in said["scores"].items()}
+        scores = {keys[key]: score / SURE for key, score in said["scores"].items()}
         if input.multi_label:
             fitting = sorted((each for each in scores if scores[each] >= input.threshold), key=lambda x: -scores[x])
         else:

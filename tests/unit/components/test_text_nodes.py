@@ -92,13 +92,13 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = [
     (
         "classifier",
         {"text": "Where is my money?", "labels": {"refund": "wants money back", "praise": "is glad"}},
-        {"reasoning": "It asks for money.", "scores": {"label_1": 88, "label_2": 3}, "label": "refund"},
-        {"label": "refund", "labels": ["refund"], "confidence": 0.88, "scores": {"refund": 0.88, "praise": 0.03}},
+        {"reasoning": "It asks for money.", "scores": {"label_1": 9, "label_2": 3}, "label": "refund"},
+        {"label": "refund", "labels": ["refund"], "confidence": 0.9, "scores": {"refund": 0.9, "praise": 0.3}},
     ),
     (
         "classifier",
         {"text": "Good, but late.", "labels": ["late", "good", "rude"], "multi_label": True},
-        {"reasoning": "Both.", "scores": {"label_1": 60, "label_2": 80, "label_3": 1}},
+        {"reasoning": "Both.", "scores": {"label_1": 6, "label_2": 8, "label_3": 1}},
         {"label": "good", "labels": ["good", "late"], "confidence": 0.8},
     ),
     (
