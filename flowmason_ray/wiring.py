@@ -15,6 +15,7 @@ from time import time
 from typing import TYPE_CHECKING, Any
 
 from flowmason_ray import telemetry
+from flowmason_ray.components.prompting import PromptLibrary
 from flowmason_ray.components.registry import Registry
 from flowmason_ray.connections import secrets_of, with_environment
 from flowmason_ray.engine.context import read_environment
@@ -93,6 +94,7 @@ class Workspace:
             pipelines=library,
             datasets={name: dataset.path for name, dataset in settings.datasets.items()},
             models=self.choices.settle,
+            prompts=PromptLibrary(self.project.root).choose,
         )
         return loaded, plan, problems
 

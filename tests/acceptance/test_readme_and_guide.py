@@ -37,6 +37,7 @@ PAGES = [
             "runs-and-log",
             "caching-and-reuse",
             "project",
+            "prompts",
             "diff-and-merge",
             "documents-and-retrieval",
             "compliance",
