@@ -209,7 +209,7 @@ async def _fetched(cursor: Any, input: Postgres.Input) -> dict[str, Any]:
 
 def _rows(data: Any) -> tuple[list[str], Any]:
     if is_frame(data):
-        return list(data.columns), cast("Any", data).iter_rows()
+        return data.columns, cast("Any", data).iter_rows()
     if not isinstance(data, list) or not all(isinstance(row, dict) for row in cast("list[Any]", data)):
         raise PermanentError(
             "Operation 'copy_in' needs a list of objects, or a table, in 'data'.", code="invalid_input"
