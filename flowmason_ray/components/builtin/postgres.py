@@ -194,11 +194,10 @@ def _named(statement: str, parameters: dict[str, Any]) -> tuple[Any, dict[str, A
 
 def _adapted(value: Any) -> Any:
     """Return a value as psycopg takes it: objects are jsonb, and so is a list of objects; other lists are arrays."""
-    if isinstance(value, dict):
-        return Jsonb(value)
-    if isinstance(value, list) and any(isinstance(each, dict) for each in cast("list[Any]", value)):
-        return Jsonb(value)
-    return value
+    plain: Any = value
+    several = cast("list[Any]", value) if isinstance(value, list) else []
+    is_json = isinstance(value, dict) or any(isinstance(each, dict) for each in several)
+    return Jsonb(plain) if is_json else plain
 
 
 async def _fetched(cursor: Any, input: Postgres.Input) -> dict[str, Any]:
