@@ -259,7 +259,7 @@ def test_a_component_shows_its_own_example(fm: Fm) -> None:
 
 def test_components_are_listed_with_the_projects_own(fm: Fm) -> None:
     done = fm("components", "list")
-    names = [line.split()[0] for line in done.out.splitlines()]
+    names = [line.split()[1] for line in done.out.splitlines()]
     assert {"NAME", "nap", "foreach", "conditional"} <= set(names)
     found = {each["name"]: each for each in fm("components", "list", "--json").json["components"]}
     assert (found["nap"]["effect"], found["nap"]["cost"]) == ("pure", "cpu")
