@@ -1,7 +1,7 @@
 """Fixtures of the whole suite: one Ray for all tests that need it, a project directory, and libraries that are not there.
 
-Unit tests (`tests/unit`) never touch Ray. Tests marked `ray` share one embedded cluster; with xdist they all run in one
-process, beside the others.
+Unit tests (`tests/unit`) never touch Ray. Tests marked `ray` share one embedded cluster. `scripts/test`
+runs them in a process of their own, after the others.
 """
 
 from __future__ import annotations
@@ -25,6 +25,11 @@ from hypothesis import settings
 from tests.postgres_kit import MIGRATED, Server, prepare_template, serving
 from tests.servers_kit import Receiver, http_receiver, redis_server, s3_server
 
+for _name in [name for name in os.environ if name.startswith(("ANTHROPIC_", "OPENAI_"))]:
+    del os.environ[_name]  # no test asks a model that costs money, or depends on who runs it
+for _name in ("FLOWMASON_PROVIDER", "FLOWMASON_MODEL"):
+    os.environ.pop(_name, None)
+
 settings.register_profile("default", deadline=None)  # a loaded machine is no failure
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)  # the same examples on every run
 settings.load_profile("ci" if os.environ.get("CI") else "default")
@@ -40,7 +45,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "ray_cluster" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.ray)
         if item.get_closest_marker("ray") is not None:
-            item.add_marker(pytest.mark.xdist_group("ray"))
+            item.add_marker(pytest.mark.xdist_group("ray"))  # one process, also under plain `pytest -n`
             if item.get_closest_marker("timeout") is None:
                 item.add_marker(pytest.mark.timeout(RAY_TEST_TIMEOUT_S))
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
@@ -53,14 +58,19 @@ def ray_cluster() -> Iterator[str]:
     Returns: its address, for processes that a test starts (`RAY_ADDRESS`).
     """
     ray: Any = importlib.import_module("ray")  # here, so that other tests never pay for the import
-    ray.init(
-        address="local",
-        num_cpus=4,  # logical: enough to see parallelism on a machine with two cores
-        object_store_memory=256 * 1024**2,
-        include_dashboard=False,
-        log_to_driver=False,
-        configure_logging=False,
-    )
+    options: dict[str, Any] = {
+        "address": "local",
+        "num_cpus": 4,  # logical: enough to see parallelism on a machine with two cores
+        "object_store_memory": 256 * 1024**2,
+        "include_dashboard": False,
+        "log_to_driver": False,
+        "configure_logging": False,
+    }
+    try:
+        ray.init(**options)
+    except Exception:  # its 30 s for a start were not enough, on a busy machine
+        ray.shutdown()
+        ray.init(**options)
     try:
         yield ray.get_runtime_context().gcs_address
     finally:

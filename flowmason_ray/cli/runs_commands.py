@@ -82,6 +82,30 @@ def show_run(run: RunId, as_json: AsJson = False, project: Project = ".") -> Non
         write_text(run_page(found, painter(sys.stdout)))
 
 
+@group.command("cost")
+@command
+def cost(
+    run: RunId,
+    by: Annotated[
+        str, typer.Option("--by", metavar="stage|model", help="What is told apart: stages, or providers and models.")
+    ] = "stage",
+    as_json: AsJson = False,
+    project: Project = ".",
+) -> None:
+    """Show what a run used of models: calls, tokens, time and money, failed attempts included."""
+    from flowmason_ray.cli.cost_page import cost_document, cost_page, read_costs
+    from flowmason_ray.cli.terminal import write_json, write_text
+    from flowmason_ray.errors import InvalidCall
+
+    if by not in ("stage", "model"):
+        raise InvalidCall(f"--by is stage or model; found {by!r}.")
+    found = _wait(read_costs(store_of(project), run, by))
+    if as_json:
+        write_json(cost_document(found))
+    else:
+        write_text(cost_page(found))
+
+
 @group.command("story")
 @command
 def story(
@@ -113,6 +137,45 @@ def events(
     from flowmason_ray.cli.run_story import print_events
 
     _wait(print_events(store_of(project), run, follow=follow))
+
+
+@group.command("logs")
+@command
+def logs(
+    run: RunId,
+    path: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[PATH]", help="Only this stage instance and what is inside it, for example each[3]/load."
+        ),
+    ] = None,
+    level: Annotated[
+        str, typer.Option("--level", metavar="debug|info|warning|error", help="The least level that is shown.")
+    ] = "debug",
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until the run stops.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document a line on stdout.")] = False,
+    project: Project = ".",
+) -> None:
+    """Print what the stages of a run said: with context.log, or by printing it."""
+    from flowmason_ray.cli.run_logs import print_logs
+
+    _wait(print_logs(store_of(project), run, path, level=level, follow=follow, as_json=as_json))
+
+
+@group.command("watch")
+@command
+def watch(
+    run: RunId,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document when the run has stopped, as 'fm run' does.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but the result and errors.")] = False,
+    project: Project = ".",
+) -> int:
+    """Watch a run from its log, whatever process drives it, and print its result. Ctrl-C leaves it alone."""
+    from flowmason_ray.cli.run_watching import watch
+
+    return watch(store_of(project), run, as_json=as_json, quiet=quiet)
 
 
 @group.command("answer")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from time import time
@@ -17,11 +16,14 @@ from typing import Any, Literal
 from uuid import UUID
 
 from flowmason_ray.connections import C, resolved
-from flowmason_ray.engine.events import Event, StageLogged, StageProgressed
+from flowmason_ray.engine.events import Event, StageLogged, StageProgressed, StageStreamed
 from flowmason_ray.engine.executor import RunInfo
 from flowmason_ray.engine.kept import member_of, read_value
+from flowmason_ray.engine.models import AttemptModels, Models, ModelSource
 from flowmason_ray.engine.plan import PlanStage
 from flowmason_ray.engine.scope import WORDS, Scope
+from flowmason_ray.engine.streaming import LiveText
+from flowmason_ray.errors import PermanentError
 from flowmason_ray.spec.expressions import StageView
 
 
@@ -48,12 +50,18 @@ class AttemptContext:
         first_started_at: float,
         tell: Callable[[Event], None],
         key: str | None = None,
+        llm: Mapping[str, Any] | None = None,
     ) -> None:
         self._run = run
+        self._llm = llm
+        self._asked: AttemptModels | None = None
+        self._live = LiveText(self._show) if run.streams else None
         self._first_started_at = first_started_at
         self._tell = tell
         self._key = key
         self._draws = 0
+        self.drew_time = False
+        """Whether the component asked for the time at which the stage was started."""
         self.stage_id = stage_id
         self.path = path
         self.attempt = attempt
@@ -99,13 +107,16 @@ class AttemptContext:
         settings = self._run.settings
         return resolved({} if settings is None else settings.connections, name, secrets, wanted=wanted)
 
-    @cached_property
+    @property
     def idempotency_key(self) -> str:
         """The same for every attempt of this stage instance, and for no other."""
-        return self._key or idempotency_key(self._run.run_id, self.path)
+        if self._key is None:
+            self._key = idempotency_key(self._run.run_id, self.path)
+        return self._key
 
     def now(self) -> datetime:
         """When this stage instance was first started (UTC)."""
+        self.drew_time = True
         return datetime.fromtimestamp(self._first_started_at, UTC)
 
     def uuid(self) -> UUID:
@@ -122,11 +133,85 @@ class AttemptContext:
 
     def log(self, level: Literal["debug", "info", "warning", "error"], message: str, **fields: Any) -> None:
         """Say something to whoever follows the run."""
-        self._tell(StageLogged(at=time(), path=self.path, level=level, message=message, fields=fields))
+        self._tell(
+            StageLogged(at=time(), path=self.path, attempt=self.attempt, level=level, message=message, fields=fields)
+        )
 
     def progress(self, done: float, total: float | None = None) -> None:
         """Report how far this attempt is."""
         self._tell(StageProgressed(at=time(), path=self.path, done=done, total=total))
+
+    def stream(self, text: str) -> None:
+        """Show more of a growing text."""
+        if self._live is not None and text:
+            self._live.add(text)
+
+    @property
+    def watched(self) -> bool:
+        """Whether somebody wants to see texts as they grow."""
+        return self._live is not None
+
+    def _show(self, text: str) -> None:
+        self._tell(StageStreamed(at=time(), path=self.path, attempt=self.attempt, text=text))
+
+    @property
+    def models(self) -> Models:
+        """The models.
+
+        Raises:
+            PermanentError: whoever runs this has made no way to models.
+        """
+        if self._asked is None:
+            source: ModelSource | None = self._run.models
+            if source is None:
+                raise PermanentError("This run was started without model providers.", code="provider_not_configured")
+            self._asked = source.for_attempt(self, self._llm)
+        return self._asked
+
+    def close(self) -> dict[str, Any] | None:
+        """Show what has not been shown yet; return what the attempt has used of models."""
+        if self._live is not None:
+            self._live.flush()
+        return None if self._asked is None else self._asked.usage()
+
+
+class InstanceContext:
+    """What the setup of a component's instance may know and do (`engine.component.SetupContext`)."""
+
+    def __init__(self, run: RunInfo, path: str, tell: Callable[[Event], None]) -> None:
+        """`path` is that of the attempt which the instance is made for: what it says is shown there."""
+        self._run = run
+        self._path = path
+        self._tell = tell
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return self._run.run_id
+
+    @property
+    def pipeline(self) -> str:
+        """The pipeline's name."""
+        return self._run.pipeline
+
+    @property
+    def region(self) -> str | None:
+        """The region in which the instance is."""
+        return self._run.region
+
+    @property
+    def project_dir(self) -> Path:
+        """The project's root."""
+        return self._run.project_dir
+
+    @property
+    def settings(self) -> Any:
+        """The project's settings."""
+        return self._run.settings
+
+    def log(self, level: Literal["debug", "info", "warning", "error"], message: str, **fields: Any) -> None:
+        """Say something to whoever follows the run."""
+        self._tell(StageLogged(at=time(), path=self._path, level=level, message=message, fields=fields))
 
 
 class _Stages:

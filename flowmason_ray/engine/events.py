@@ -109,7 +109,8 @@ class StageSucceeded(Event):
     """An attempt returned a value.
 
     `value` is the executor's handle. For control flow `decision` says what was decided (`engine.control_flow`); a plain
-    stage has None. `duration_s` is the time in the component itself, as the executor measured it.
+    stage has None. `duration_s` is the time in the component itself, as the executor measured it; `usage` what it took of
+    models (`engine.usage`).
     """
 
     kind: ClassVar[str] = "stage_succeeded"
@@ -159,6 +160,7 @@ class StageFailed(Event):
     draw: float = 0.5
     duration_s: float = 0.0
     final: bool = False
+    usage: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +183,7 @@ class StageStopped(Event):
 
     path: str
     attempt: int
+    usage: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -347,7 +350,10 @@ class StageBegan(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageLogged(Event):
-    """A component said something. Live only."""
+    """A component said something: with `context.log`, or it printed a line (`fields` then say on which `stream`).
+
+    Live: it is no part of the log, but kept beside it, within bounds (`engine.stage_logs`).
+    """
 
     kind: ClassVar[str] = "stage_logged"
     live: ClassVar[bool] = True
@@ -356,6 +362,10 @@ class StageLogged(Event):
     level: str
     message: str
     fields: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    attempt: int = 0
+    """The attempt that said it; 0: the one that is under way."""
+    shown: bool = field(default=False, compare=False)
+    """Whether it has come out on this process's own streams already, so that no view shows it again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -368,6 +378,18 @@ class StageProgressed(Event):
     path: str
     done: float
     total: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageStreamed(Event):
+    """A model said something more to a component. Live only, and bounded (`engine.streaming`)."""
+
+    kind: ClassVar[str] = "stage_streamed"
+    live: ClassVar[bool] = True
+
+    path: str
+    attempt: int
+    text: str
 
 
 EVENT_TYPES: dict[str, type[Event]] = {
@@ -399,12 +421,16 @@ EVENT_TYPES: dict[str, type[Event]] = {
         StageBegan,
         StageLogged,
         StageProgressed,
+        StageStreamed,
     )
 }
 """Every event by its `kind`."""
 
 Success = StageSucceeded | StageReused
 """What an attempt that came to a value reports."""
+
+ATTEMPT_ENDED = (StageSucceeded, StageReused, StageFailed, StageDeclined, StageStopped)
+"""The events that end an attempt."""
 
 RUN_ENDED: tuple[type[Event], ...] = (RunSucceeded, RunFailed, RunCancelled)
 """The events that end a run."""

@@ -77,7 +77,15 @@ class PlanStage:
     cost: Cost = Cost.TRIVIAL
     resources: Mapping[str, Any] = field(default_factory=dict[str, Any])
     fuse: Literal["auto", "never", "always"] = "auto"
+    near: Target | str | None = None
+    """What it runs next to: a stage, or a dataset by its name."""
+    strategy: Literal["pack", "spread"] | None = None
+    """Whether its instances sit close together or apart; of a gang, those of its bodies."""
+    gang: bool = False
+    """Whether room for all that runs of its bodies at a time is reserved before any of it begins."""
     cache: CachePolicy | None = None
+    llm: Mapping[str, Any] | None = None
+    """The effective `llm_settings` (`engine.planning.ModelChoice`); None: it is not known to use models."""
     construct: Construct | None = None
     bodies: Mapping[str, int] = field(default_factory=dict[str, int])
     """The construct's bodies: name → region of the same scope, or for `loop_scope` constructs nothing."""
@@ -141,6 +149,8 @@ class Plan:
     timeout_s: float | None = None
     max_parallel: int | None = None
     input_schema: InputSchema | None = None
+    budget: Mapping[str, Any] | None = None
+    """What a run may spend on models, if the pipeline says so (`engine.usage.Budget`)."""
     file: str | None = None
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict, deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
@@ -20,10 +20,12 @@ import orjson
 from flowmason_ray.engine.bodies import Bodies, RegionNode, find_bodies
 from flowmason_ray.engine.caching import check_default_cache, plan_cache
 from flowmason_ray.engine.calling import PipelineFinder, embedded, identity, plan_calls
-from flowmason_ray.engine.component import Catalogue, Cost, Effect
+from flowmason_ray.engine.component import Catalogue, Cost, Effect, Kind
 from flowmason_ray.engine.composing import draft_compositions, mapping_scope, written_pointer
 from flowmason_ray.engine.drafts import Draft, Report, draft_stages, parse_at, problem_sink
 from flowmason_ray.engine.edges import EdgeFinder, Edges, Names, find_cycle
+from flowmason_ray.engine.fusion import check_fusion
+from flowmason_ray.engine.placing import Placing, check_labels
 from flowmason_ray.engine.plan import Plan, PlanStage, Region, ScopePlan, Target
 from flowmason_ray.engine.reachability import LOOP_EXITS, check_reachability
 from flowmason_ray.engine.retry import RetryPolicy
@@ -36,6 +38,10 @@ if TYPE_CHECKING:
     from flowmason_ray.spec.loader import LoadedPipeline
     from flowmason_ray.spec.pipeline import Pipeline
     from flowmason_ray.spec.pipeline import Retry as RetrySpec
+
+ModelChoice = Callable[[Sequence[Mapping[str, Any]]], Mapping[str, Any]]
+"""From what the pipeline and the stage say (`llm_settings`, the weaker first), which settings hold: what neither says comes
+from the project and the environment. Raises `InvalidPipeline` for what cannot be."""
 
 OUTPUT = "$output"
 """The hidden stage that makes the run's result. No written stage can be called so."""
@@ -56,6 +62,7 @@ def make_plan(
     env: Collection[str] = (),
     secrets: Collection[str] = (),
     pipelines: PipelineFinder | None = None,
+    datasets: Mapping[str, str | None] | None = None,
 ) -> Plan:
     """Compile a pipeline.
 
@@ -65,11 +72,12 @@ def make_plan(
         env: The environment variables that templates may read.
         secrets: The secrets that templates may read.
         pipelines: How pipelines that it calls are found.
+        datasets: What stages may be near of besides stages: names, each with its path if it has one.
 
     Raises:
         InvalidPipeline: it cannot be run; `problems` holds everything that was found.
     """
-    plan, problems = try_plan(loaded, catalogue, env=env, secrets=secrets, pipelines=pipelines)
+    plan, problems = try_plan(loaded, catalogue, env=env, secrets=secrets, pipelines=pipelines, datasets=datasets)
     if plan is None:
         raise InvalidPipeline([p for p in problems if p.severity == "error"])
     return plan
@@ -82,6 +90,8 @@ def try_plan(
     env: Collection[str] = (),
     secrets: Collection[str] = (),
     pipelines: PipelineFinder | None = None,
+    datasets: Mapping[str, str | None] | None = None,
+    models: ModelChoice | None = None,
     within: Sequence[str] = (),
     sealed: bool = False,
 ) -> tuple[Plan | None, list[Problem]]:
@@ -99,6 +109,8 @@ def try_plan(
     pipeline = loaded.pipeline
     _refuse_what_is_not_built(pipeline, report)
     check_default_cache(pipeline, report)
+    if pipeline.defaults.resources is not None:
+        check_labels(pipeline.defaults.resources.labels, "/defaults/resources/labels", report)
     drafts = draft_stages(pipeline.stages, catalogue, report)
     drafts |= draft_compositions(pipeline.compositions, catalogue, report)
 
@@ -109,6 +121,8 @@ def try_plan(
             env=env,
             secrets=secrets,
             pipelines=pipelines,
+            datasets=datasets,
+            models=models,
             within=chain,
             sealed=sealed or composed,
         )
@@ -117,13 +131,15 @@ def try_plan(
     bodies = find_bodies(drafts, report)
     plan: Plan | None = None
     if bodies is not None:
-        planner = _Planner(loaded, drafts, bodies, _names(pipeline, env, secrets, sealed=sealed), report)
+        planner = _Planner(loaded, drafts, bodies, _names(pipeline, env, secrets, sealed=sealed), report, models)
+        planner.datasets = datasets or {}
         plan = planner.plan()
     if any(p.severity == "error" for p in problems):
         plan = None
     refused = tuple(p.path for p in problems if p.code == "invalid_config")
     # What a construct has refused, its component's Input refuses too, or something inside of it: once is enough.
     problems = [p for p in problems if p.code != "invalid_value" or not _lies_in(p.path, refused)]
+    problems = list(dict.fromkeys(problems))  # a default that is wrong is wrong for every stage
     problems.sort(key=lambda p: (p.line or 0, p.column or 0, p.path))
     return plan, problems
 
@@ -180,9 +196,16 @@ class _Planner:
     """Gives positions to the stages of one pipeline whose drafts, bodies and edges are known."""
 
     def __init__(
-        self, loaded: LoadedPipeline, drafts: dict[str, Draft], bodies: Bodies, names: Names, report: Report
+        self,
+        loaded: LoadedPipeline,
+        drafts: dict[str, Draft],
+        bodies: Bodies,
+        names: Names,
+        report: Report,
+        models: ModelChoice | None,
     ) -> None:
         self._loaded = loaded
+        self._models = models
         self._pipeline = loaded.pipeline
         self._drafts = drafts
         self._bodies = bodies
@@ -193,6 +216,8 @@ class _Planner:
         self._callee_scope: dict[str, int] = {}
         self._place: dict[str, tuple[_ScopeDraft, int]] = {}
         self._position = {draft.id: i for i, draft in enumerate(drafts.values())}
+        self.datasets: Mapping[str, str | None] = {}
+        """What stages may be near of besides stages."""
 
     @property
     def _edges(self) -> Edges:
@@ -214,7 +239,9 @@ class _Planner:
         check_types(self._pipeline, self._drafts, self._bodies, hidden, self._report)
         input_schema = self._schema(self._pipeline.input_schema, "/input_schema")
         self._place_callees()
+        self._placing = Placing(self._drafts, self._bodies, self._edges, self.datasets, self._report)
         scopes = [self._scope_plan(scope) for scope in self._scopes]
+        check_fusion((stage for scope in scopes for stage in scope.stages), self._report)
         for name, offset in self._callee_scope.items():
             draft = self._drafts[name]
             assert draft.callee is not None
@@ -231,6 +258,9 @@ class _Planner:
             timeout_s=None if pipeline.timeout_ms is None else pipeline.timeout_ms / 1000,
             max_parallel=pipeline.max_parallel,
             input_schema=input_schema,
+            budget=None
+            if pipeline.budget is None
+            else pipeline.budget.model_dump(exclude_none=True, exclude={"extensions"}),
             file=self._loaded.source.file,
         )
 
@@ -459,8 +489,25 @@ class _Planner:
             schema=self._checked_by(draft),
             options=draft.shape.options,
             pointer=draft.pointer,
+            **self._placement(draft, scope),
+            llm=_model_settings(draft, self._pipeline, self._models, self._report),
             **_execution(draft, self._pipeline, self._report),
         )
+
+    def _placement(self, draft: Draft, scope: _ScopeDraft) -> dict[str, Any]:
+        said = draft.spec.placement if draft.spec else None
+        if draft.spec is not None and draft.spec.resources is not None:
+            check_labels(draft.spec.resources.labels, f"{draft.pointer}/resources/labels", self._report)
+        if said is None:
+            return {}
+        near = None if said.near is None else self._placing.near(draft, said.near)
+        self._placing.check(draft, said)
+        return {
+            "near": self._target(near.stage, scope) if near and near.stage else near.dataset if near else None,
+            "strategy": said.strategy,
+            "gang": said.gang,
+            "fuse": said.fuse,
+        }
 
     def _checked_by(self, draft: Draft) -> InputSchema | None:
         """Return what the stage's own value must satisfy: a call's input, a `return`'s output."""
@@ -508,8 +555,35 @@ def _execution(draft: Draft, pipeline: Pipeline, report: Report) -> dict[str, An
         "cache": plan_cache(draft, effect, pipeline, report),
         "cost": component.cost if component else Cost.TRIVIAL,
         "resources": resources,
-        "fuse": spec.placement.fuse if spec.placement else "auto",
     }
+
+
+def _model_settings(
+    draft: Draft, pipeline: Pipeline, choose: ModelChoice | None, report: Report
+) -> Mapping[str, Any] | None:
+    """Return a stage's effective `llm_settings`; None when it is not known to use models."""
+    spec, component = draft.spec, draft.component
+    assert spec is not None
+    if spec.llm_settings is None and (component is None or component.kind is not Kind.NODE):
+        return None
+    layers: list[Mapping[str, Any]] = []
+    said = ((pipeline.defaults.llm_settings, "/defaults"), (spec.llm_settings, draft.pointer))
+    for settings, pointer in said:
+        if settings is None:
+            continue
+        layers.append(settings.model_dump(exclude_none=True, exclude={"extensions"}))
+        if choose is None:
+            continue
+        try:
+            choose(layers)
+        except InvalidPipeline as exc:
+            for problem in exc.problems:
+                where = f"{pointer}/llm_settings{problem.path}"
+                report(problem.code, problem.message, where, nearest=problem.nearest, hint=problem.hint)
+            return None  # the pipeline's own mistake is reported for each stage, and kept once (`try_plan`)
+    if choose is not None:
+        return choose(layers)
+    return {name: value for layer in layers for name, value in layer.items()}
 
 
 _ONCE = RetryPolicy()

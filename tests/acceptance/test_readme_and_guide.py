@@ -38,8 +38,12 @@ PAGES = [
             "caching-and-reuse",
             "project",
             "diff-and-merge",
+            "documents-and-retrieval",
+            "compliance",
+            "models",
             "data",
             "delivery",
+            "observability",
         )
     ),
 ]

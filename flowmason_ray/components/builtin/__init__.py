@@ -50,6 +50,14 @@ BUILTIN: dict[str, str] = {
     "queue": f"{_HERE}.queue_publish:QueuePublish",
     "output_router": f"{_HERE}.output_router:OutputRouter",
     "error_router": f"{_HERE}.error_router:ErrorRouter",
+    "document_reader": f"{_HERE}.document_reader:DocumentReader",
+    "chunker": f"{_HERE}.chunker:Chunker",
+    "index_documents": f"{_HERE}.index_documents:IndexDocuments",
+    "retriever": f"{_HERE}.retriever:Retriever",
+    "knowledge_query": f"{_HERE}.knowledge_query:KnowledgeQuery",
+    "policy_lookup": f"{_HERE}.policy_lookup:PolicyLookup",
+    "rule_checker": f"{_HERE}.rule_checker:RuleChecker",
+    "compliance_evaluator": f"{_HERE}.compliance_evaluator:ComplianceEvaluator",
 }
 """Canonical name → `module:Class`."""
 

@@ -44,6 +44,14 @@ EFFECTS = {
     "queue": Effect.IDEMPOTENT,
     "output_router": Effect.EFFECTFUL,
     "error_router": Effect.EFFECTFUL,
+    "document_reader": Effect.IDEMPOTENT,
+    "chunker": Effect.PURE,
+    "index_documents": Effect.IDEMPOTENT,
+    "retriever": Effect.IDEMPOTENT,
+    "knowledge_query": Effect.IDEMPOTENT,
+    "policy_lookup": Effect.IDEMPOTENT,
+    "rule_checker": Effect.PURE,
+    "compliance_evaluator": Effect.IDEMPOTENT,
 }
 
 
