@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,7 @@ def serve_http() -> None:
 
 
 @contextmanager
-def http_server() -> Iterator[str]:
+def http_server() -> Generator[str]:
     """Run the server in a process of its own; return its address."""
     import subprocess
 

@@ -130,6 +130,7 @@ def try_plan(
     refused = tuple(p.path for p in problems if p.code == "invalid_config")
     # What a construct has refused, its component's Input refuses too, or something inside of it: once is enough.
     problems = [p for p in problems if p.code != "invalid_value" or not _lies_in(p.path, refused)]
+    problems = list(dict.fromkeys(problems))  # a default that is wrong is wrong for every stage
     problems.sort(key=lambda p: (p.line or 0, p.column or 0, p.path))
     return plan, problems
 
@@ -551,7 +552,7 @@ def _model_settings(
             for problem in exc.problems:
                 where = f"{pointer}/llm_settings{problem.path}"
                 report(problem.code, problem.message, where, nearest=problem.nearest, hint=problem.hint)
-            return None
+            return None  # the pipeline's own mistake is reported for each stage, and kept once (`try_plan`)
     if choose is not None:
         return choose(layers)
     return {name: value for layer in layers for name, value in layer.items()}

@@ -8,7 +8,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ def by_stdio(project: Path, talk: Talk, *options: str) -> None:
 
 
 @contextmanager
-def http_server(project: Path, *options: str, **environment: str) -> Iterator[tuple[str, list[str]]]:
+def http_server(project: Path, *options: str, **environment: str) -> Generator[tuple[str, list[str]]]:
     """Start the server; return its address and what it said before."""
     command = [sys.executable, "-m", "flowmason_ray", "mcp", "serve", "--http", "127.0.0.1:0", *options]
     env = {**os.environ, **ENVIRONMENT, **environment}
@@ -107,7 +107,7 @@ def http_server(project: Path, *options: str, **environment: str) -> Iterator[tu
 
 
 @asynccontextmanager
-async def client_of(address: str, token: str = TOKEN) -> AsyncIterator[Client]:
+async def client_of(address: str, token: str = TOKEN) -> AsyncGenerator[Client]:
     async with (
         httpx2.AsyncClient(headers={"Authorization": f"Bearer {token}"}, timeout=60) as http,
         Client(streamable_http_client(address, http_client=http)) as client,
@@ -154,15 +154,15 @@ def test_a_conversation(talking: Callable[..., None], project: Path) -> None:
             "base.pipeline.json": None, "greet.pipeline.json": "run_greet_somebody",
         }  # fmt: skip
         assert [b["pipeline"] for b in listed["broken"]] == ["broken.pipeline.json"]
-        progress: list[float] = []
+        seen: list[float] = []
 
-        async def note(done: float, total: float | None, message: str | None) -> None:
-            progress.append(done)
+        async def note(progress: float, total: float | None, message: str | None) -> None:
+            seen.append(progress)
 
         ran = await client.call_tool("run_greet_somebody", {"name": "Ada"}, progress_callback=note)
         assert ran.structured_content["output"] == {"text": "HELLO ADA"}
         assert ran.structured_content["status"] == "succeeded"
-        assert progress
+        assert seen
         again = await document(client, "run_pipeline", pipeline="greet.pipeline.json", input={"name": "Bob"})
         assert again["output"] == {"text": "HELLO BOB"}
         runs = await document(client, "list_runs", limit=5)

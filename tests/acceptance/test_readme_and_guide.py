@@ -40,6 +40,7 @@ PAGES = [
             "diff-and-merge",
             "documents-and-retrieval",
             "compliance",
+            "mcp",
             "models",
             "data",
             "delivery",

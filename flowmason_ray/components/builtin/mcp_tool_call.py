@@ -128,13 +128,13 @@ class McpToolCall:
 
 
 async def _call(client: Client, tool: Tool, input: McpToolCall.Input, context: Context) -> CallToolResult:
-    async def progress(done: float, total: float | None, message: str | None) -> None:
-        context.progress(done, total)
+    async def note(progress: float, total: float | None, message: str | None) -> None:
+        context.progress(progress, total)
         if message:
             context.log("info", message)
 
     meta: Any = {KEY: context.idempotency_key}
-    return await client.call_tool(tool.name, input.arguments, progress_callback=progress, meta=meta)
+    return await client.call_tool(tool.name, input.arguments, progress_callback=note, meta=meta)
 
 
 def _tool(tools: Sequence[Tool], input: McpToolCall.Input) -> Tool:
@@ -166,9 +166,7 @@ def _check_arguments(tool: Tool, input: McpToolCall.Input) -> None:
         Draft202012Validator.check_schema(tool.input_schema)
         # A registry of its own: nothing is fetched, whatever the schema refers to.
         validator = Draft202012Validator(tool.input_schema, registry=cast("Any", Registry()))
-        errors = sorted(
-            cast("Any", validator).iter_errors(input.arguments), key=lambda e: list(map(str, e.absolute_path))
-        )
+        errors: list[Any] = list(cast("Any", validator).iter_errors(input.arguments))
     except (SchemaError, Unresolvable, RecursionError):
         return
     if errors:

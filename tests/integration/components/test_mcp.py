@@ -41,7 +41,7 @@ def context_with(folder: Path, **servers: Any) -> RecordingContext:
 
 
 def call(context: RecordingContext, tool: str, **more: Any) -> McpToolCall.Output:
-    given = McpToolCall.Input(**{"server": "notes", "tool": tool, **more})
+    given = McpToolCall.Input.model_validate({"server": "notes", "tool": tool, **more})
     return asyncio.run(McpToolCall().execute(given, context))
 
 
