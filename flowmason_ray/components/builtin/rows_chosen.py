@@ -87,7 +87,7 @@ def _sorted(
     return found
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     names: dict[type, str] = {
         bool: "true or false",
         int: "numbers",
@@ -96,7 +96,7 @@ def _kind(value: Any) -> str:
         list: "a list",
         dict: "an object",
     }
-    return names.get(cast("type", type(value)), "other values")
+    return names.get(type(value), "other values")
 
 
 @operator(effect="pure", cost="cpu", category="data", tags=("rows",))
