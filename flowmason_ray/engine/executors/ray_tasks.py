@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
 from time import time
 from typing import Any, Self
 
@@ -24,7 +25,7 @@ from ray import cloudpickle
 from ray.exceptions import RayError
 
 from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage, resolve_part
-from flowmason_ray.engine.component import ComponentSpec
+from flowmason_ray.engine.component import ComponentSpec, Cost
 from flowmason_ray.engine.digests import item_in, part_in
 from flowmason_ray.engine.events import Event, StageBegan, StageFailed, StageStopped
 from flowmason_ray.engine.executor import STOP_GRACE_S, Deliver, RunInfo
@@ -42,16 +43,27 @@ from flowmason_ray.engine.executors.ray_bindings import (
     remote_values,
     stage_data,
 )
-from flowmason_ray.engine.executors.ray_calls import Arrivals, Call, Member, end_of, lost, outcome_of, stopped, words_of
+from flowmason_ray.engine.executors.ray_calls import (
+    Arrivals,
+    Call,
+    Member,
+    end_of,
+    lost,
+    outcome_of,
+    stopped,
+    take_values,
+    words_of,
+)
 from flowmason_ray.engine.executors.ray_cluster import connect
 from flowmason_ray.engine.executors.ray_frames import portable, restore
 from flowmason_ray.engine.executors.ray_losses import ValueLost, lost_object
 from flowmason_ray.engine.executors.ray_mailbox import Mailbox
-from flowmason_ray.engine.executors.ray_messages import AttemptData, CallData, CallReport
+from flowmason_ray.engine.executors.ray_messages import AttemptData, CallData, CallReport, pack
 from flowmason_ray.engine.executors.ray_recovery import Recovery
 from flowmason_ray.engine.executors.ray_riding import Rides, may_ride, passengers
 from flowmason_ray.engine.executors.ray_stages import pack_run
 from flowmason_ray.engine.executors.ray_telling import Letter
+from flowmason_ray.engine.executors.ray_warm import Warm, WarmCall
 from flowmason_ray.engine.executors.ray_worker import gather_results, run_call
 from flowmason_ray.engine.plan import Plan, PlanStage
 from flowmason_ray.engine.scope import Scope, Status
@@ -61,7 +73,7 @@ from flowmason_ray.engine.values import INLINE_LIMIT_BYTES
 def _call_with(classes: Mapping[str, Any]) -> Any:
     """Return the remote function that carries out calls, with the classes that workers cannot import sent along once."""
 
-    def attempt(call: CallData, *arguments: Any) -> tuple[Any, ...]:
+    def attempt(call: bytes, *arguments: Any) -> tuple[Any, ...]:
         return run_call(classes, call, *arguments)
 
     return ray.remote(attempt)
@@ -133,8 +145,11 @@ class RayTasksExecutor:
         self._packed_run = pack_run(run)
         self._input: Any = None
         self._classes: dict[str, Any] = {}
+        self._contents: dict[str, bytes] = {}
+        """By component: its class, if that travels by value."""
         self._remote_call = _plain_call
         self._admission.open(run, self._submit, self._deliver, self._recovery.under_way, self._abandon)
+        self._large: set[int] = set()
         self._mailbox = Mailbox(run.run_id, self._letters, self._hear_no_more)
         self._pools = Pools(
             mailbox=self._mailbox.address,
@@ -147,6 +162,8 @@ class RayTasksExecutor:
             nodes=self._admission.nodes,
             wanted_cores=lambda: max((call.cores for call in self._calls.values() if call.actor is None), default=0.0),
         )
+
+        self._warm = Warm(self._pools.when_done, self._arrivals.watch, self._admission.cores)
 
     def prepare(self, plan: Plan, *, check: bool) -> None:
         """Take note of the plan, and refuse what the cluster can never run.
@@ -272,7 +289,8 @@ class RayTasksExecutor:
         first = commands[0]
         name = first.path if len(commands) == 1 else f"{first.path} +{len(commands) - 1}"
         self._mailbox.open()
-        call = CallData(self._packed_run, tuple(attempts), self._mailbox.address if self._mailbox.works else None)
+        mailbox = self._mailbox.address if self._mailbox.works else None
+        data = pack(CallData(self._packed_run, tuple(attempts), mailbox))
         cores = float(options.get("num_cpus") or 0.0)
         component = first.stage.component
         if component is not None and self._pools is not None and wants_actors(first.stage):
@@ -280,14 +298,35 @@ class RayTasksExecutor:
             self._note(waiting)
             self._pools.classes = self._classes
             reference = stage_data(first.stage).component
-            self._pools.pool(component, options, reference).submit(waiting, call, arguments.given)
+            self._pools.pool(component, options, reference).submit(waiting, data, arguments.given)
             return
         if not self._mailbox.works and first.stage.timeout_s is not None:
             self._deliver(StageBegan(path=first.path, attempt=first.attempt))
-        report, *values = self._remote_call.options(num_returns=1 + len(attempts), name=name, **options).remote(
-            call, *arguments.given
-        )
-        self._watch(Call(members, report, values, name=name, cores=cores))
+        call = Call(members, name=name, cores=cores)
+        lane = self._warm.lane() if self._is_cheap(commands, options, arguments) else None
+        if lane is None:
+            self._send_task(call, data, arguments.given, options)
+            return
+        warm = WarmCall(call, lane, data, arguments.given, options)
+        self._note(warm)
+        self._under_way += 1
+        self._warm.send(warm, self._classes)
+
+    def _send_task(self, call: Call, data: bytes, arguments: Sequence[Any], options: Mapping[str, Any]) -> None:
+        remote = self._remote_call.options(num_returns=1 + len(call.members), name=call.name, **options)
+        call.report, *call.values = remote.remote(data, *arguments)
+        self._watch(call)
+
+    def _is_cheap(self, commands: Sequence[StartStage], options: Mapping[str, Any], arguments: Arguments) -> bool:
+        """Tell whether a call is one for warm workers: pure, quick, placed nowhere in particular, and not far from its data."""
+        if options.keys() - {"num_cpus", "max_retries"} or (arguments.given and len(self._admission.nodes()) > 1):
+            return False
+        for command in commands:
+            stage = command.stage
+            quick = stage.cost is Cost.TRIVIAL or self._group.limit(stage) > 1
+            if not (quick and may_ride(stage)) or stage.resources or id(stage) in self._large:
+                return False
+        return True
 
     def _attempt(
         self, command: StartStage, arguments: Arguments, before: Mapping[int, int] | None = None
@@ -329,11 +368,17 @@ class RayTasksExecutor:
         data = self._stages.get(key)
         if data is None:
             made = stage_data(stage)
-            data = self._stages[key] = (made.digest, _cloudpickle.dumps(made))
             component = stage.component
-            if component is not None and component.name not in self._classes and _travels_by_value(component):
-                self._classes = {**self._classes, component.name: component.create}
-                self._remote_call = _call_with(self._classes)
+            if component is not None and component.name not in self._contents:
+                self._contents[component.name] = b""
+                if _travels_by_value(component):
+                    self._contents[component.name] = _cloudpickle.dumps(component.create)
+                    self._classes = {**self._classes, component.name: component.create}
+                    self._remote_call = _call_with(self._classes)
+            content = self._contents[component.name] if component is not None else b""
+            # A worker may know a class of this name with other content, from an earlier run of the same process.
+            digest = sha256(made.digest.encode() + content).hexdigest() if content else made.digest
+            data = self._stages[key] = (digest, pack(made))
         return data
 
     # -- what comes back ----------------------------------------------------------------------------------------------
@@ -351,9 +396,30 @@ class RayTasksExecutor:
     def _arrived(self, call: Call, future: Any) -> None:
         if call.pool is not None:
             call.pool.arrived(call, outcome_of(future))
+            return
+        self._under_way -= 1
+        outcome = outcome_of(future)
+        if not isinstance(call, WarmCall):
+            self._ended(call, outcome)
+        elif self._warm.arrived(call, outcome):
+            again = Call(call.members, name=call.name, cores=call.cores)
+            self._send_task(again, call.data, call.arguments, call.options)
+        elif isinstance(outcome, CallReport) and any(not report.inline for report in outcome.reports):
+            self._take(call, outcome)
         else:
-            self._under_way -= 1
-            self._ended(call, outcome_of(future))
+            self._ended(call, outcome)
+
+    def _take(self, call: WarmCall, report: CallReport) -> None:
+        """Fetch the references to values that stayed in a warm worker; from now on the stages go as tasks, near their data."""
+        assert self._pools is not None
+        for member, each in zip(call.members, report.reports, strict=True):
+            if not each.inline and member.stage is not None:
+                self._large.add(id(member.stage))
+
+        def taken(errors: list[BaseException | None]) -> None:
+            self._ended(call, next((error for error in errors if error is not None), report))
+
+        self._pools.when_all(take_values(call.lane.handle, call, report), taken)
 
     def _ended(self, call: Call, outcome: CallReport | BaseException) -> None:
         if call.kill is not None:
