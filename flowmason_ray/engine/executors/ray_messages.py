@@ -34,6 +34,8 @@ class StageData:
     fixed: Mapping[str, Any]
     when: str | None
     schema: Mapping[str, Any] | None
+    memory_mib: float | None = None
+    """By how much an attempt may grow its worker."""
     llm: Mapping[str, Any] | None = None
     """The effective `llm_settings`."""
 

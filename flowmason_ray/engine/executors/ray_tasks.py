@@ -19,7 +19,6 @@ from hashlib import sha256
 from time import time
 from typing import Any, Self
 
-import orjson
 import ray
 from ray import cloudpickle
 from ray.exceptions import RayError
@@ -55,7 +54,8 @@ from flowmason_ray.engine.executors.ray_calls import (
     words_of,
 )
 from flowmason_ray.engine.executors.ray_cluster import connect
-from flowmason_ray.engine.executors.ray_frames import portable, restore
+from flowmason_ray.engine.executors.ray_frames import restore
+from flowmason_ray.engine.executors.ray_inputs import Inputs
 from flowmason_ray.engine.executors.ray_losses import ValueLost, lost_object
 from flowmason_ray.engine.executors.ray_mailbox import Mailbox
 from flowmason_ray.engine.executors.ray_messages import AttemptData, CallData, CallReport, pack
@@ -67,7 +67,6 @@ from flowmason_ray.engine.executors.ray_warm import Warm, WarmCall
 from flowmason_ray.engine.executors.ray_worker import gather_results, run_call
 from flowmason_ray.engine.plan import Plan, PlanStage
 from flowmason_ray.engine.scope import Scope, Status
-from flowmason_ray.engine.values import INLINE_LIMIT_BYTES
 
 
 def _call_with(classes: Mapping[str, Any]) -> Any:
@@ -143,7 +142,7 @@ class RayTasksExecutor:
         self._group: Grouping = self._grouping or run.pacing or Alone()
         self._local.open(run, deliver)
         self._packed_run = pack_run(run)
-        self._input: Any = None
+        self._inputs = Inputs(run.input, self._recovery.register)
         self._classes: dict[str, Any] = {}
         self._contents: dict[str, bytes] = {}
         """By component: its class, if that travels by value."""
@@ -233,10 +232,7 @@ class RayTasksExecutor:
 
     def _put_again(self, value: RemoteValue) -> bool:
         """Put the run's input into the object store once more, if that is what `value` is."""
-        if value is not self._input:
-            return False
-        value.rebind(_ray.put(portable(self._run.input)))
-        return True
+        return self._inputs.put_again(value)
 
     def _submit(self, command: StartStage, options: Mapping[str, Any]) -> None:
         shape = self._admission.placement.shape(options)
@@ -340,7 +336,7 @@ class RayTasksExecutor:
         return AttemptData(
             digest,
             packed,
-            bind(command.scope, stage, arguments, self._input_handle, before),
+            bind(command.scope, stage, arguments, self._inputs.handle, before),
             command.path,
             command.attempt,
             command.first_started_at,
@@ -349,19 +345,6 @@ class RayTasksExecutor:
             stage.timeout_s is not None and not wants_actors(stage),
             reads,
         )
-
-    def _input_handle(self, value: Any) -> Any:
-        """Return the handle of an input: a large one is put into the object store once."""
-        if value is not self._run.input:
-            return value
-        if self._input is None:
-            size = len(orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS))
-            if size <= INLINE_LIMIT_BYTES:
-                self._input = value
-            else:
-                self._input = RemoteValue(reference=_ray.put(portable(value)), packed=None, size_bytes=size)
-                self._recovery.register(self._input, None)
-        return self._input
 
     def _stage_data(self, stage: PlanStage) -> tuple[str, bytes]:
         key = id(stage)

@@ -1,4 +1,4 @@
-"""What attempts on workers say while they run, from the worker's side: messages, progress, and what they print.
+"""What attempts on workers say while they run, from the worker's side: messages, progress, and what they print (`prints`).
 
 Everything said goes two ways. A thread of the worker posts it to the run's mailbox (`ray_mailbox`), all that was said within a
 short while in one letter. And what has been said lately goes with the report too, because a letter may be slower than the
@@ -7,13 +7,11 @@ report, or get lost; numbers tell the coordinator what it has heard already. Wha
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections import deque
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from contextlib import suppress
 from time import monotonic, sleep, time
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import ray
@@ -23,7 +21,7 @@ from ray.exceptions import RayError
 from flowmason_ray.engine.events import Event, StageBegan, StageLogged, StageProgressed
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    pass
 
 Letter = tuple[str, int, int, Event]
 """The attempt (path and number), the number of the message among the attempt's, and the message."""
@@ -45,9 +43,6 @@ _ray: Any = ray
 _cloudpickle: Any = cloudpickle
 # Under these names without types: those of Ray are partly unknown.
 
-_speaking: ContextVar[Teller | None] = ContextVar("speaking", default=None)
-"""The attempt that the running code belongs to."""
-
 
 class Teller:
     """What one attempt says."""
@@ -62,7 +57,6 @@ class Teller:
         self._chars = 0
         self._dropped = 0
         self._recent: deque[tuple[float, int, Event]] = deque()
-        self._lines: dict[str, str] = {}
 
     def post_to(self, mailbox: tuple[str, str]) -> None:
         """Have what is said posted too: to the mailbox of that name, and there in that box."""
@@ -96,27 +90,8 @@ class Teller:
             self._recent.pop()  # only how far it is now is of interest
         self._recent.append((now, number, event))
 
-    def printed(self, stream: str, text: str) -> None:
-        """Take what the attempt prints; it is told line by line."""
-        *lines, rest = (self._lines.get(stream, "") + text).split("\n")
-        if len(rest) > LINE_CHARS:
-            lines, rest = [*lines, rest], ""
-        self._lines[stream] = rest
-        for line in lines:
-            self._line(stream, line)
-
-    def _line(self, stream: str, line: str) -> None:
-        level: Literal["info", "warning"] = "info"
-        self.tell(
-            StageLogged(at=time(), path=self._path, level=level, message=line.rstrip("\r"), fields={"stream": stream})
-        )
-
     def told(self) -> tuple[tuple[int, Event], ...]:
         """Return what has been said lately, each with its number; the attempt is over."""
-        for stream, line in self._lines.items():
-            if line:
-                self._line(stream, line)
-        self._lines.clear()
         with self._lock:
             if self._dropped:
                 message = f"It said more than is passed on: {self._dropped} messages or lines were dropped."
@@ -189,41 +164,3 @@ class _Post:
 
 
 _post = _Post()
-
-
-class _Overheard:
-    """Standard output or error: what is written goes where it went before, and to the attempt that writes it."""
-
-    def __init__(self, under: Any, stream: str) -> None:
-        self._under = under
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        speaking = _speaking.get()
-        if speaking is not None:
-            speaking.printed(self._stream, text)
-        return self._under.write(text)
-
-    def writelines(self, lines: Any) -> None:
-        for line in lines:
-            self.write(line)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._under, name)
-
-
-@contextmanager
-def speaking(teller: Teller) -> Generator[None]:
-    """Take what is printed in this context to be said by an attempt.
-
-    What other threads print that the attempt starts by itself, or libraries that write past Python's `sys.stdout`, is only in the
-    worker's own log.
-    """
-    for stream in ("stdout", "stderr"):
-        if not isinstance(getattr(sys, stream), _Overheard):
-            setattr(sys, stream, cast("Any", _Overheard(getattr(sys, stream), stream)))
-    token = _speaking.set(teller)
-    try:
-        yield
-    finally:
-        _speaking.reset(token)
