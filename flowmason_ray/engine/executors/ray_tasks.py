@@ -13,18 +13,15 @@ decision. A cancelled call gets `STOP_GRACE_S` to end, then its worker is killed
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Iterable, Mapping, Sequence
-from hashlib import sha256
 from time import time
 from typing import Any, Self
 
 import ray
-from ray import cloudpickle
 from ray.exceptions import RayError
 
 from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage, resolve_part
-from flowmason_ray.engine.component import ComponentSpec, Cost
+from flowmason_ray.engine.component import Cost
 from flowmason_ray.engine.digests import item_in, part_in
 from flowmason_ray.engine.events import Event, StageBegan, StageFailed, StageStopped
 from flowmason_ray.engine.executor import STOP_GRACE_S, Deliver, RunInfo
@@ -55,35 +52,22 @@ from flowmason_ray.engine.executors.ray_calls import (
 )
 from flowmason_ray.engine.executors.ray_cluster import connect
 from flowmason_ray.engine.executors.ray_frames import restore
+from flowmason_ray.engine.executors.ray_hearing import Hearing
 from flowmason_ray.engine.executors.ray_inputs import Inputs
 from flowmason_ray.engine.executors.ray_losses import ValueLost, lost_object
-from flowmason_ray.engine.executors.ray_mailbox import Mailbox
 from flowmason_ray.engine.executors.ray_messages import AttemptData, CallData, CallReport, pack
+from flowmason_ray.engine.executors.ray_packing import Packing
 from flowmason_ray.engine.executors.ray_recovery import Recovery
 from flowmason_ray.engine.executors.ray_riding import Rides, may_ride, passengers
-from flowmason_ray.engine.executors.ray_stages import pack_run
-from flowmason_ray.engine.executors.ray_telling import Letter
 from flowmason_ray.engine.executors.ray_warm import Warm, WarmCall
-from flowmason_ray.engine.executors.ray_worker import gather_results, run_call
+from flowmason_ray.engine.executors.ray_worker import gather_results
 from flowmason_ray.engine.plan import Plan, PlanStage
 from flowmason_ray.engine.scope import Scope, Status
 
-
-def _call_with(classes: Mapping[str, Any]) -> Any:
-    """Return the remote function that carries out calls, with the classes that workers cannot import sent along once."""
-
-    def attempt(call: bytes, *arguments: Any) -> tuple[Any, ...]:
-        return run_call(classes, call, *arguments)
-
-    return ray.remote(attempt)
-
-
 _ray: Any = ray
-_cloudpickle: Any = cloudpickle
-# Under these names without types: those of Ray are partly unknown.
+# Under this name without types: those of Ray are partly unknown.
 
 # Made once: Ray exports a remote function to the cluster again for every object that `ray.remote` returns.
-_plain_call: Any = _call_with({})
 _remote_gather: Any = ray.remote(gather_results)
 
 
@@ -108,9 +92,6 @@ class RayTasksExecutor:
         self._under_way = 0
         """Calls that Ray has not ended yet."""
         self._rides = Rides()
-        self._heard: dict[tuple[str, int], int] = {}
-        """How many messages of an attempt have been passed on."""
-        self._stages: dict[int, tuple[str, bytes]] = {}
         self._admission = Admission()
         self._recovery = Recovery(self._again, self._put_again, _values_read)
         self._pools: Pools | None = None
@@ -132,7 +113,7 @@ class RayTasksExecutor:
         self._admission.close()
         if self._pools is not None:
             await self._pools.close()
-            await self._mailbox.close()
+            await self._hearing.mailbox.close()
         await self._local.__aexit__(*exc)
 
     def open(self, run: RunInfo, deliver: Deliver) -> None:
@@ -141,20 +122,15 @@ class RayTasksExecutor:
         self._deliver = self._recovery.open(run, deliver)
         self._group: Grouping = self._grouping or run.pacing or Alone()
         self._local.open(run, deliver)
-        self._packed_run = pack_run(run)
+        self._packing = Packing(run)
         self._inputs = Inputs(run.input, self._recovery.register)
-        self._classes: dict[str, Any] = {}
-        self._contents: dict[str, bytes] = {}
-        """By component: its class, if that travels by value."""
-        self._remote_call = _plain_call
-        self._admission.open(run, self._submit, self._deliver, self._recovery.under_way, self._abandon)
         self._large: set[int] = set()
-        self._mailbox = Mailbox(run.run_id, self._letters, self._hear_no_more)
+        self._hearing = Hearing(run.run_id, self._deliver, lambda: self._calls)
         self._pools = Pools(
-            mailbox=self._mailbox.address,
-            told=self._told,
+            mailbox=self._hearing.address,
+            told=self._hearing.told,
             run_id=run.run_id,
-            packed_run=self._packed_run,
+            packed_run=self._packing.run,
             watch=self._arrivals.watch,
             ended=self._ended,
             deliver=self._deliver,
@@ -284,19 +260,19 @@ class RayTasksExecutor:
                 attempts.append(attempt)
         first = commands[0]
         name = first.path if len(commands) == 1 else f"{first.path} +{len(commands) - 1}"
-        self._mailbox.open()
-        mailbox = self._mailbox.address if self._mailbox.works else None
-        data = pack(CallData(self._packed_run, tuple(attempts), mailbox))
+        self._hearing.mailbox.open()
+        mailbox = self._hearing.address
+        data = pack(CallData(self._packing.run, tuple(attempts), mailbox))
         cores = float(options.get("num_cpus") or 0.0)
         component = first.stage.component
         if component is not None and self._pools is not None and wants_actors(first.stage):
             waiting = Call(members, name=name, near=preferred_node(options), cores=cores)
             self._note(waiting)
-            self._pools.classes = self._classes
+            self._pools.classes = self._packing.classes
             reference = stage_data(first.stage).component
             self._pools.pool(component, options, reference).submit(waiting, data, arguments.given)
             return
-        if not self._mailbox.works and first.stage.timeout_s is not None:
+        if mailbox is None and first.stage.timeout_s is not None:
             self._deliver(StageBegan(path=first.path, attempt=first.attempt))
         call = Call(members, name=name, cores=cores)
         lane = self._warm.lane() if self._is_cheap(commands, options, arguments) else None
@@ -306,10 +282,10 @@ class RayTasksExecutor:
         warm = WarmCall(call, lane, data, arguments.given, options)
         self._note(warm)
         self._under_way += 1
-        self._warm.send(warm, self._classes)
+        self._warm.send(warm, self._packing.classes)
 
     def _send_task(self, call: Call, data: bytes, arguments: Sequence[Any], options: Mapping[str, Any]) -> None:
-        remote = self._remote_call.options(num_returns=1 + len(call.members), name=call.name, **options)
+        remote = self._packing.remote.options(num_returns=1 + len(call.members), name=call.name, **options)
         call.report, *call.values = remote.remote(data, *arguments)
         self._watch(call)
 
@@ -328,7 +304,7 @@ class RayTasksExecutor:
         self, command: StartStage, arguments: Arguments, before: Mapping[int, int] | None = None
     ) -> AttemptData:
         stage = command.stage
-        digest, packed = self._stage_data(stage)
+        digest, packed = self._packing.stage(stage)
         reads: tuple[int, ...] = ()
         if before:
             read = {target.index for target in stage.targets.values() if not target.levels}
@@ -345,24 +321,6 @@ class RayTasksExecutor:
             stage.timeout_s is not None and not wants_actors(stage),
             reads,
         )
-
-    def _stage_data(self, stage: PlanStage) -> tuple[str, bytes]:
-        key = id(stage)
-        data = self._stages.get(key)
-        if data is None:
-            made = stage_data(stage)
-            component = stage.component
-            if component is not None and component.name not in self._contents:
-                self._contents[component.name] = b""
-                if _travels_by_value(component):
-                    self._contents[component.name] = _cloudpickle.dumps(component.create)
-                    self._classes = {**self._classes, component.name: component.create}
-                    self._remote_call = _call_with(self._classes)
-            content = self._contents[component.name] if component is not None else b""
-            # A worker may know a class of this name with other content, from an earlier run of the same process.
-            digest = sha256(made.digest.encode() + content).hexdigest() if content else made.digest
-            data = self._stages[key] = (digest, pack(made))
-        return data
 
     # -- what comes back ----------------------------------------------------------------------------------------------
 
@@ -425,42 +383,11 @@ class RayTasksExecutor:
             if report.status == "succeeded" and member.stage is not None:
                 self._group.measured(member.stage, report.duration_s)
             if member.wanted:
-                self._told(member.path, member.attempt, report.told)
+                self._hearing.told(member.path, member.attempt, report.told)
                 self._deliver(event or stopped(member))
             elif event is not None and not report.drew_time and _still_waits(member):
                 assert member.scope is not None
                 self._rides.keep(member.path, member.scope, (*(said for _, said in report.told), event))
-
-    # -- what attempts say while they run -----------------------------------------------------------------------------
-
-    def _letters(self, letters: list[Letter]) -> None:
-        """Take what came through the mailbox."""
-        for path, attempt, number, event in letters:
-            call = self._calls.get(path)
-            if attempt > 0 and (call is None or not call.waits_for(path, attempt)):
-                continue  # its report is here, and has brought all of that
-            if isinstance(event, StageBegan):
-                self._deliver(event)
-            else:
-                self._hear(path, attempt, number, event)
-
-    def _hear(self, path: str, attempt: int, number: int, event: Event) -> None:
-        if number >= self._heard.get((path, attempt), 0):
-            self._heard[path, attempt] = number + 1
-            self._deliver(event)
-
-    def _told(self, path: str, attempt: int, told: Sequence[tuple[int, Event]]) -> None:
-        """Take what came with the report: what has not come before."""
-        for number, event in told:
-            self._hear(path, attempt, number, event)
-        if attempt > 0:  # a setup's letters may still come
-            self._heard.pop((path, attempt), None)
-
-    def _hear_no_more(self) -> None:
-        """The mailbox is gone: nobody will tell when attempts begin, so they are taken to have begun."""
-        for call in set(self._calls.values()):
-            for member in call.waited_for() if call.pool is None else ():
-                self._deliver(StageBegan(path=member.path, attempt=member.attempt))
 
     # -- stopping -----------------------------------------------------------------------------------------------------
 
@@ -536,7 +463,7 @@ class RayTasksExecutor:
         base = binding(command.base, arguments)
         options = {"num_returns": 2, "num_cpus": 0, "name": command.path, "max_retries": PURE_RETRIES}
         report, value = _remote_gather.options(**options).remote(
-            command.head, parts, base, self._packed_run, *arguments.given
+            command.head, parts, base, self._packing.run, *arguments.given
         )
         self._watch(Call([Member(command.path, command.attempt)], report, [value]))
 
@@ -563,17 +490,3 @@ def _handles(command: GatherResults) -> list[Any]:
 def _still_waits(member: Member) -> bool:
     scope, stage = member.scope, member.stage
     return scope is not None and stage is not None and scope.status[stage.index] == Status.WAITING
-
-
-def _travels_by_value(component: ComponentSpec) -> bool:
-    """Tell whether a component's class is sent to workers itself, because they may not be able to import it.
-
-    So it is with classes of a script, a test or a notebook. Installed packages and a project's `components/` are imported.
-    """
-    module = sys.modules.get(component.module)
-    file = str(getattr(module, "__file__", None) or "")
-    if component.file is not None or (component.module.startswith("flowmason_ray.") or "site-packages" in file):
-        return False
-    if module is not None and component.module != "__main__":
-        _cloudpickle.register_pickle_by_value(module)
-    return True
