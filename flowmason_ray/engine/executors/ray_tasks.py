@@ -124,6 +124,7 @@ class RayTasksExecutor:
         self._local.open(run, deliver)
         self._packing = Packing(run)
         self._inputs = Inputs(run.input, self._recovery.register)
+        self._admission.open(run, self._submit, self._deliver, self._recovery.under_way, self._abandon)
         self._large: set[int] = set()
         self._hearing = Hearing(run.run_id, self._deliver, lambda: self._calls)
         self._pools = Pools(
