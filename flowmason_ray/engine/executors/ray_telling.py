@@ -13,6 +13,7 @@ from contextlib import suppress
 from time import monotonic, sleep, time
 from typing import TYPE_CHECKING, Any
 
+import orjson
 import ray
 from ray import cloudpickle
 from ray.exceptions import RayError
@@ -71,8 +72,7 @@ class Teller:
         """Say something."""
         with self._lock:
             if isinstance(event, StageLogged):
-                if len(event.message) > LINE_CHARS:
-                    event = _cut(event)
+                event = _plain(event)
                 self._chars += len(event.message)
             if self._count >= MOST_MESSAGES or self._chars > MOST_CHARS:
                 self._dropped += 1
@@ -100,9 +100,17 @@ class Teller:
             return tuple((number, event) for _, number, event in self._recent)
 
 
-def _cut(event: StageLogged) -> StageLogged:
-    message = f"{event.message[:LINE_CHARS]}… ({len(event.message) - LINE_CHARS} more characters)"
-    return StageLogged(at=event.at, path=event.path, level=event.level, message=message, fields=event.fields)
+def _plain(event: StageLogged) -> StageLogged:
+    """Return a message that is not too long, with plain JSON in its fields: components put there what they like."""
+    message, fields = event.message, event.fields
+    if len(message) > LINE_CHARS:
+        message = f"{message[:LINE_CHARS]}… ({len(message) - LINE_CHARS} more characters)"
+    if fields:
+        try:
+            fields = orjson.loads(orjson.dumps(fields, default=repr, option=orjson.OPT_NON_STR_KEYS))
+        except (TypeError, ValueError):  # too deep, a number too large, or half a surrogate pair
+            fields = {"fields": repr(fields)[:LINE_CHARS]}
+    return StageLogged(at=event.at, path=event.path, level=event.level, message=message, fields=fields)
 
 
 class _Post:
