@@ -193,6 +193,7 @@ def stage_data(stage: PlanStage) -> StageData:
         stage.fixed,
         stage.when.source if stage.when else None,
         stage.schema.schema if stage.schema else None,
+        stage.resources.get("memory_mib"),
         stage.llm,
     )
     digest = sha256(orjson.dumps(source, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)).hexdigest()
@@ -204,5 +205,6 @@ def stage_data(stage: PlanStage) -> StageData:
         fixed=stage.fixed,
         when=stage.when.source if stage.when else None,
         schema=stage.schema.schema if stage.schema else None,
+        memory_mib=stage.resources.get("memory_mib"),
         llm=stage.llm,
     )

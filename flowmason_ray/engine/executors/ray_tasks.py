@@ -136,7 +136,7 @@ class RayTasksExecutor:
         self._admission.open(run, self._submit, self._deliver, self._recovery.under_way, self._abandon)
         self._mailbox = Mailbox(run.run_id, self._letters, self._hear_no_more)
         self._pools = Pools(
-            mailbox=self._mailbox.name,
+            mailbox=self._mailbox.address,
             told=self._told,
             run_id=run.run_id,
             packed_run=self._packed_run,
@@ -268,7 +268,7 @@ class RayTasksExecutor:
         first = commands[0]
         name = first.path if len(commands) == 1 else f"{first.path} +{len(commands) - 1}"
         self._mailbox.open()
-        call = CallData(self._packed_run, tuple(attempts), self._mailbox.name if self._mailbox.works else None)
+        call = CallData(self._packed_run, tuple(attempts), self._mailbox.address if self._mailbox.works else None)
         cores = float(options.get("num_cpus") or 0.0)
         component = first.stage.component
         if component is not None and self._pools is not None and wants_actors(first.stage):
