@@ -119,6 +119,7 @@ class RayTasksExecutor:
             call.cancel(force=True)
         self._calls.clear()
         self._admission.close()
+        self._recovery.copies.close()
         if self._pools is not None:
             await self._pools.close()
             await self._mailbox.close()
@@ -131,6 +132,7 @@ class RayTasksExecutor:
         self._group: Grouping = self._grouping or run.pacing or Alone()
         self._local.open(run, deliver)
         self._packed_run = pack_run(run)
+        self._recovery.copies.open(run, self._packed_run)
         self._input: Any = None
         self._classes: dict[str, Any] = {}
         self._remote_call = _plain_call
