@@ -18,17 +18,17 @@ from typing import Any
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_AUTH_MODE"] = "disabled"  # else a token that lies in the home directory decides
 os.environ.pop("RAY_ADDRESS", None)  # the tests' Ray is always their own
-for _name in ("ANTHROPIC", "OPENAI", "FLOWMASON"):  # no test asks a model that costs money, or depends on who runs it
-    for _variable in [
-        each for each in os.environ if each.startswith(f"{_name}_") and not each.startswith("FLOWMASON_TEST")
-    ]:
-        os.environ.pop(_variable)
 
 import pytest
 from hypothesis import settings
 
 from tests.postgres_kit import MIGRATED, Server, prepare_template, serving
 from tests.servers_kit import Receiver, http_receiver, redis_server, s3_server
+
+for _name in [name for name in os.environ if name.startswith(("ANTHROPIC_", "OPENAI_"))]:
+    del os.environ[_name]  # no test asks a model that costs money, or depends on who runs it
+for _name in ("FLOWMASON_PROVIDER", "FLOWMASON_MODEL"):
+    os.environ.pop(_name, None)
 
 settings.register_profile("default", deadline=None)  # a loaded machine is no failure
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)  # the same examples on every run

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ class Ask:
 
 
 @contextmanager
-def model_server() -> Iterator[LlmServer]:
+def model_server() -> Generator[LlmServer]:
     """Run the test server, with its key in the environment."""
     before = os.environ.get("TEST_LLM_KEY")
     os.environ["TEST_LLM_KEY"] = KEY

@@ -86,8 +86,8 @@ class CallData(NamedTuple):
     """The run's facts (`pack_run`): sent with every call, read once per worker, which beats a reference that every task would
     have to borrow (measured: 3 ms a task)."""
     attempts: tuple[AttemptData, ...]
-    mailbox: str | None = None
-    """The name of the mailbox for what attempts say while they run; None: there is none."""
+    mailbox: tuple[str, str] | None = None
+    """Where to post what attempts say while they run: the name of the mailbox and the box in it; None: nowhere."""
 
 
 class Report(NamedTuple):

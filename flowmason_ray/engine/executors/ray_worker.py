@@ -26,7 +26,8 @@ from flowmason_ray.engine.executors.ray_frames import portable, restore
 from flowmason_ray.engine.executors.ray_losses import lost_failure, lost_object
 from flowmason_ray.engine.executors.ray_messages import AttemptData, Binding, CallData, CallReport, Report
 from flowmason_ray.engine.executors.ray_stages import Work, WorkerScope, run_of, work_of
-from flowmason_ray.engine.executors.ray_telling import Teller, speaking
+from flowmason_ray.engine.executors.ray_telling import Teller
+from flowmason_ray.engine.executors.surroundings import surroundings
 from flowmason_ray.engine.executors.threads import AttemptStopped
 from flowmason_ray.engine.values import INLINE_LIMIT_BYTES, recorded_size
 from flowmason_ray.stores.encoding import Encoder
@@ -108,7 +109,7 @@ def run_attempt(
     try:
         run = run_of(call.run)
         if data.live and call.mailbox is not None:
-            teller.post_to(call.mailbox, run.run_id)
+            teller.post_to(call.mailbox)
             if data.timed:
                 teller.began()
         work = work_of(data, classes)
@@ -131,7 +132,7 @@ def run_attempt(
                 key=data.idempotency_key,
                 llm=work.llm,
             )
-            with speaking(teller):
+            with surroundings(run, teller.tell, data.path, data.attempt, away=True):
                 result = execute(work, given, context)
             value = finish(work.component, result, work.schema)
             drew_time = drew_time or context.drew_time

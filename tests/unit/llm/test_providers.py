@@ -10,7 +10,7 @@ import pytest
 
 from flowmason_ray.engine.models import Answer, Audio, Image, Text, Tool, ToolResult, user
 from flowmason_ray.errors import PermanentError, StageError, TemporaryError
-from flowmason_ray.testing.llm_server import LlmServer
+from flowmason_ray.testing.llm_server import LlmServer, Turn
 from tests.llm_kit import PROVIDERS, asking, entry, model_server
 
 pytest.importorskip("anthropic")
@@ -311,7 +311,7 @@ def test_a_cancelled_call_ends_and_is_accounted_for(server: LlmServer, provider:
 
     async def cancel() -> None:
         task = asyncio.create_task(context.models.generate("count"))
-        while not context.streamed:
+        while not context.streamed:  # noqa: ASYNC110  # the server is another thread
             await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -498,25 +498,18 @@ def test_long_instructions_are_marked_for_the_cache(server: LlmServer) -> None:
     assert server.requests[1].body["messages"][0]["content"][0]["cache_control"] == {"type": "ephemeral"}
 
 
-def test_what_may_wait_goes_as_one_batch(server: LlmServer) -> None:
+def test_what_may_wait_goes_as_one_batch(server: LlmServer, monkeypatch: pytest.MonkeyPatch) -> None:
     context = asking(server, "anthropic", said={"priority": "batch"}, prices={"*": {"input": 1_000_000}})
     server.batch_polls = 0
-    refused = lambda asked: asked.last == "number 3"  # noqa: E731
 
     async def many() -> list[Any]:
         asked = (context.models.generate(f"number {n}") for n in range(30))
         return await asyncio.gather(*asked, return_exceptions=True)
 
-    from flowmason_ray.testing.llm_server import Turn
+    server.turn(Turn(status=400, message="no", match=lambda asked: asked.last == "number 3"))
 
-    server.turn(Turn(status=400, message="no", match=refused))
-    from flowmason_ray.llm import anthropic_batches
-
-    before, anthropic_batches.POLL_S = anthropic_batches.POLL_S, 0.05
-    try:
-        answers = run(many())
-    finally:
-        anthropic_batches.POLL_S = before
+    monkeypatch.setattr("flowmason_ray.llm.anthropic_batches.POLL_S", 0.05)
+    answers = run(many())
     assert [a.text for n, a in enumerate(answers) if n != 3] == [f"You said: number {n}" for n in range(30) if n != 3]
     assert isinstance(answers[3], PermanentError)
     assert len([each for each in server.requests if each.path.endswith("/batches")]) == 1
