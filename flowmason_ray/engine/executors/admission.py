@@ -76,6 +76,7 @@ class _Gang:
     member: Member
     group: Any
     bundles: list[Demand]
+    strategies: dict[int, Any] = field(default_factory=dict[int, Any])
     ready: bool = False
 
 
@@ -121,7 +122,7 @@ class Admission:
         self._submit = submit
         self._deliver = deliver
         self._wait_s: float = run.settings.ray.wait_for_resources_s if run.settings is not None else 0.0
-        self._stuck: set[str] = set()
+        self._stuck: dict[str, float] = {}
         self._looking = self._loop.call_later(LOOK_AGAIN_S, self._look_again)
         self.placement.open(run)
 
@@ -185,16 +186,24 @@ class Admission:
     def _look_again(self) -> None:
         """Let go of attempts that wait in Ray for a node that has gone."""
         self._looking = self._loop.call_later(LOOK_AGAIN_S, self._look_again)
-        waiting = [c for c in self._under_way() if isinstance(c, StartStage) and not self._is_held(c.path)]
-        if not waiting or self._wait_s > 0:
+        if not self._under_way():
             return
+        waiting = [c for c in self._under_way() if isinstance(c, StartStage) and not self._is_held(c.path)]
         self._known = (monotonic(), self._ask())
         self._missing.clear()
         stuck = {c.path: c for c in waiting if self._lost_room(c) is not None}
-        for path in self._stuck & stuck.keys():
-            found = self._lost_room(stuck[path])
-            self._abandon(_refused(stuck.pop(path), f"{found} It had the room for it before."))
-        self._stuck = set(stuck)
+        since = self._stuck
+        self._stuck = {path: since.get(path, monotonic()) for path in stuck}
+        for path, command in stuck.items():
+            found = f"{self._lost_room(command)} It had the room for it before."
+            if path not in since:
+                if self._wait_s > 0:
+                    self._warn(path, found)
+            elif monotonic() - since[path] >= self._wait_s:
+                del self._stuck[path]
+                self._abandon(_refused(command, found))
+        if self._wait_s > 0:
+            return
         for path in [p for p, gang in self._gangs.items() if not gang.ready]:
             found = missing_together([b for b in self._gangs[path].bundles if b.amounts], self._known[1])
             if found is not None:
@@ -247,8 +256,11 @@ class Admission:
         self._queues[key] = _Queue(said=said, stop=stop)
         if said:
             self._queues[key].limit = self._loop.call_later(self._wait_s, self._give_up, key)
-            message = f"It waits for the cluster to grow, for {self._wait_s:g} s at most. {said}"
-            self._deliver(StageLogged(at=time(), path=command.path, level="warning", message=message))
+            self._warn(command.path, said)
+
+    def _warn(self, path: str, said: str) -> None:
+        message = f"It waits for the cluster to grow, for {self._wait_s:g} s at most. {said}"
+        self._deliver(StageLogged(at=time(), path=path, level="warning", message=message))
 
     def _when_done(self, reference: Any, then: Callable[[], None]) -> None:
         loop = self._loop
@@ -313,9 +325,13 @@ class Admission:
     def _submit_in_gang(self, command: StartStage, member: Member, gang: _Gang) -> None:
         numbers = [i for i, bundle in enumerate(gang.bundles) if bundle.amounts]
         place = numbers.index(member.bundle) if member.bundle >= 0 else -1
-        strategy = PlacementGroupSchedulingStrategy(
-            gang.group, placement_group_bundle_index=place, placement_group_capture_child_tasks=False
-        )
+        strategy = gang.strategies.get(
+            place
+        )  # the same object every time: actors are shared by what has the same options
+        if strategy is None:
+            strategy = gang.strategies[place] = PlacementGroupSchedulingStrategy(
+                gang.group, placement_group_bundle_index=place, placement_group_capture_child_tasks=False
+            )
         options = {
             name: value
             for name, value in self.placement.options(command).items()
