@@ -13,7 +13,7 @@ import pytest
 from tests.cli_kit import stage
 from tests.cluster_kit import Nodes, Runs, runs_on, until
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]
 
 COMPONENTS = '''
 """Components that wait to be hit, and note each of their calls."""
