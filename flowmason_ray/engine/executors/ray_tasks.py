@@ -111,6 +111,7 @@ class RayTasksExecutor:
             call.cancel(force=True)
         self._calls.clear()
         self._admission.close()
+        self._recovery.copies.close()
         if self._pools is not None:
             await self._pools.close()
             await self._hearing.mailbox.close()
@@ -123,6 +124,7 @@ class RayTasksExecutor:
         self._group: Grouping = self._grouping or run.pacing or Alone()
         self._local.open(run, deliver)
         self._packing = Packing(run)
+        self._recovery.copies.open(run, self._packing.run)
         self._inputs = Inputs(run.input, self._recovery.register)
         self._admission.open(run, self._submit, self._deliver, self._recovery.under_way, self._abandon)
         self._large: set[int] = set()

@@ -21,6 +21,7 @@ from flowmason_ray.engine.context import AttemptContext
 from flowmason_ray.engine.digests import contents_of
 from flowmason_ray.engine.executor import RunInfo
 from flowmason_ray.engine.executors.memory_limit import limited
+from flowmason_ray.engine.executors.ray_copying import BEHIND_BYTES, pack
 from flowmason_ray.engine.executors.ray_frames import portable, restore
 from flowmason_ray.engine.executors.ray_losses import lost_failure, lost_object
 from flowmason_ray.engine.executors.ray_messages import (
@@ -36,7 +37,7 @@ from flowmason_ray.engine.executors.ray_stages import Work, WorkerScope, run_of,
 from flowmason_ray.engine.executors.ray_telling import Teller
 from flowmason_ray.engine.executors.surroundings import surroundings
 from flowmason_ray.engine.executors.threads import AttemptStopped
-from flowmason_ray.engine.values import INLINE_LIMIT_BYTES
+from flowmason_ray.engine.values import INLINE_LIMIT_BYTES, recorded_size
 from flowmason_ray.stores.encoding import Encoder
 
 INTERRUPT_S = 0.1
@@ -221,16 +222,21 @@ def gather_results(
 
 def _report(value: Value, run: RunInfo, duration_s: float) -> tuple[Report, Any]:
     """Return the report on a value, and the value fit to be sent if it does not go into the report."""
-    key, text = Encoder(run.blobs, secrets=run.hidden).value(value.value)
+    key, text = Encoder(None, secrets=run.hidden).value(value.value)
     if key == "value" and len(text) <= INLINE_LIMIT_BYTES:
         return Report(status="succeeded", duration_s=duration_s, decision=value.decision, value=value.value), None
+    size_bytes = len(text) if key == "value" else recorded_size(value.value)
+    if run.blobs is not None and size_bytes < BEHIND_BYTES:
+        key, text = pack(value.value, run)
+    # Without blobs a frame is recorded by what it looks like; a larger value is written behind the run (`ray_copies`).
+    known = key == "packed" and (run.blobs is None or size_bytes < BEHIND_BYTES)
     report = Report(
         status="succeeded",
         duration_s=duration_s,
         decision=value.decision,
         inline=False,
-        packed=orjson.dumps(orjson.Fragment(text)) if key == "packed" else None,
-        size_bytes=len(text),
+        packed=orjson.dumps(orjson.Fragment(text)) if known else None,
+        size_bytes=size_bytes,
         contents=contents_of(value.value) if run.fingerprints else None,
     )
     return report, portable(value.value)
