@@ -5,6 +5,7 @@ Several on one machine get along when every port differs. It is a child of the t
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import json
 import os
@@ -43,6 +44,12 @@ HOST = "127.0.0.1"
 def has_dashboard() -> bool:
     """Tell whether what Ray's dashboard needs is installed (`ray[default]`)."""
     return all(importlib.util.find_spec(name) is not None for name in _DASHBOARD_NEEDS)
+
+
+def _end_with_parent() -> None:
+    """Have the kernel end this process when the tests are killed (PR_SET_PDEATHSIG, prctl(2)); it takes its own along."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 class Head:
@@ -87,7 +94,13 @@ class Head:
             **environment,
         }
         self._process = subprocess.Popen(
-            command, stdout=self._log, stderr=subprocess.STDOUT, env=env, cwd=self.folder, start_new_session=True
+            command,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            env=env,
+            cwd=self.folder,
+            start_new_session=True,
+            preexec_fn=_end_with_parent,
         )
         deadline = time.monotonic() + START_S
         # The dashboard answers before the node is there, and the node may give up starting after that.
