@@ -65,6 +65,12 @@ class RunOptions(TypedDict, total=False):
     """What is durable when (`engine.runner.Durability`)."""
     reuse: Reuse | None
     """What it takes from earlier runs."""
+    max_cost_usd: float | None
+    """What it may spend on models, in US dollars; comes before the pipeline's `budget`."""
+    max_tokens: int | None
+    """How many tokens it may use, input and output together; likewise."""
+    stream: bool
+    """Whether observers are shown texts as they grow (`StageStreamed`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,10 +169,13 @@ class PreparedRun:
         self._reuse = asked.get("reuse") or Reuse()
         self._rules = self._rules_of(self._reuse)
         self._recipes = None if self._store is None else Recipes(self.plan)
-        self.info = replace(
-            self.workspace.run_info(self.plan, value, seed=seed), blobs=getattr(self._store, "blobs", None)
+        budget = {**(self.plan.budget or {}), **_asked_budget(asked)}
+        info = self.workspace.run_info(
+            self.plan, value, seed=seed, priced_only="max_cost_usd" in budget, streams=asked.get("stream", False)
         )
-        self.info = replace(self.info, listens=self._store is not None)
+        self.info = replace(
+            info, budget=budget or None, blobs=getattr(self._store, "blobs", None), listens=self._store is not None
+        )
         self._trace_parent: str | None = None
         self._trace_in(telemetry.new_trace(self.run_id))
         self._summary = Summary()
@@ -364,11 +373,24 @@ class PreparedRun:
             from flowmason_ray.stores.memory import ForgettingRunLog
 
             return ForgettingRunLog(record)
-        return self._store.create(record, secrets=self.info.secrets.values())
+        return self._store.create(record, secrets=self.info.hidden)
 
     def _based_on(self) -> str | None:
         """Return the run that this one goes on with."""
         return None
+
+
+def _asked_budget(asked: RunOptions) -> dict[str, float]:
+    """Return what the run may spend, as far as whoever starts it says so.
+
+    Raises:
+        InvalidCall: it is nothing that can be spent.
+    """
+    said = {"max_cost_usd": asked.get("max_cost_usd"), "max_tokens": asked.get("max_tokens")}
+    for name, limit in said.items():
+        if limit is not None and not 0 < limit < float("inf"):
+            raise InvalidCall(f"{name} is a number above 0; found {limit!r}.")
+    return {name: limit for name, limit in said.items() if limit is not None}
 
 
 def _plain_input(given: Mapping[str, Any] | None) -> dict[str, Any]:

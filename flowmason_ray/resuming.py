@@ -93,6 +93,9 @@ class ResumedRun(PreparedRun):
                 f"still right: fm resume {record.run_id} --pipeline {record.file}"
             )
         self.info = replace(self.info, run_id=record.run_id, started_at=created.at, input=created.input)
+        budget: Mapping[str, Any] = created.options.get("budget") or {}
+        if "max_cost_usd" in budget:
+            self.info.models.priced_only = True  # its budget is the one that it was begun with
         self._trace_in(telemetry.new_trace(record.run_id, earlier=created.options.get("trace")))
         self._record = record
         self._created = created
@@ -160,7 +163,7 @@ class ResumedRun(PreparedRun):
 
     def _log(self) -> RunLog:
         assert self._store is not None
-        return self._store.reopen(self._record, secrets=self.info.secrets.values())
+        return self._store.reopen(self._record, secrets=self.info.hidden)
 
 
 async def prepare_resume(

@@ -5,11 +5,13 @@ A directory without `flowmason.json` is a project too, with every default: the p
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from flowmason_ray.connections import CONNECTION_TYPES, AnyConnection
 from flowmason_ray.errors import InvalidPipeline, Problem, nearest
 
 PROJECT_FILE = "flowmason.json"
@@ -47,6 +49,20 @@ class StoreSettings(BaseModel):
         le=3600,
         description="How long a run belongs to a process that is not heard of, in seconds: after that it counts as interrupted, "
         "and another may take it up. On one machine a process that has gone is noticed at once.",
+    )
+
+
+class RetrievalSettings(BaseModel):
+    """Where `index_documents` and `retriever` keep their vectors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: str = Field(
+        default=".flowmason/vectors.db", description="The embedded vector store: a file, relative to the project."
+    )
+    connection: str | None = Field(
+        default=None,
+        description="One of the project's `connections` of type `postgres`, to use pgvector there instead of the file.",
     )
 
 
@@ -102,6 +118,119 @@ class RaySettings(BaseModel):
     )
 
 
+class KeySource(BaseModel):
+    """Where a provider's key is read: never the key itself."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    env: str | None = Field(default=None, description="The environment variable that holds it.")
+    secret: str | None = Field(default=None, description="One of the project's `secrets` that holds it.")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> KeySource:
+        if (self.env is None) == (self.secret is None):
+            raise ValueError("say where the key is read, with either 'env' or 'secret'")
+        return self
+
+
+class ProviderLimits(BaseModel):
+    """What a provider allows, or is to be spared. Shared by everything that uses the same provider and key."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rpm: float | None = Field(default=None, gt=0, description="Requests a minute.")
+    tpm: float | None = Field(default=None, gt=0, description="Tokens a minute, input and output together.")
+    concurrency: int = Field(
+        default=16,
+        ge=1,
+        description="Requests at the same time. Sixteen keep a server busy that batches, and few accounts allow more.",
+    )
+
+
+class ModelPrices(BaseModel):
+    """What a model costs, in US dollars for a million tokens."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    input: float = Field(ge=0, description="Input.")
+    output: float = Field(default=0, ge=0, description="Output.")
+    cached_input: float | None = Field(
+        default=None, ge=0, description="Input read from the provider's cache; absent: as other input."
+    )
+    cache_write: float | None = Field(default=None, ge=0, description="Input written into it; absent: as other input.")
+
+
+ProviderType = Literal["anthropic", "openai_compatible", "llama_cpp", "vllm"]
+
+
+class ProviderSettings(BaseModel):
+    """A provider of models: a service, or a model file that is run here."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    type: ProviderType = Field(description="How it is spoken to.")
+    base_url: str | None = Field(
+        default=None,
+        description="The service's address; absent: the company's own. For `openai_compatible` with `/v1`.",
+    )
+    api_key: KeySource | None = Field(
+        default=None,
+        description="Where the key is read. Absent: ANTHROPIC_API_KEY or OPENAI_API_KEY for the companies' own addresses; "
+        "other addresses are asked without a key.",
+    )
+    default_model: str | None = Field(default=None, description="The model that is asked when nobody names one.")
+    embedding_model: str | None = Field(default=None, description="The model that makes vectors.")
+    model_path: str | None = Field(
+        default=None,
+        description="`llama_cpp`: the model's GGUF file; `vllm`: its directory or name. Relative to the project.",
+    )
+    context_tokens: int = Field(
+        default=4096, ge=64, description="`llama_cpp`, `vllm`: how much the model reads and writes."
+    )
+    options: dict[str, Any] = Field(
+        default={},
+        description="`llama_cpp`, `vllm`: options of the engine. Otherwise: put into the body of every request.",
+    )
+    headers: dict[str, str] = Field(default={}, description="HTTP headers sent with every request; no keys.")
+    limits: ProviderLimits = Field(default=ProviderLimits(), description="Rates and concurrency.")
+    prices: dict[str, ModelPrices] = Field(
+        default={},
+        description="By model: what it costs. `*`: any other. Comes before the price table that is built in.",
+    )
+    price_as: str | None = Field(
+        default=None, description="Whose list prices hold, as the price table names providers (`groq`, `azure`, …)."
+    )
+    timeout_s: float = Field(
+        default=600,
+        gt=0,
+        description="How long one answer may take. Ten minutes, as the companies' own clients have it.",
+    )
+    max_retries: int = Field(
+        default=2,
+        ge=0,
+        le=20,
+        description="How often a request is repeated at once, before the stage's own retry counts.",
+    )
+
+
+class ModelDefaults(BaseModel):
+    """The project's `llm_settings`: what holds where neither a stage nor its pipeline says anything."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    provider: str | None = Field(default=None, description="The provider that is asked.")
+    model: str | None = Field(default=None, description="The model that is asked.")
+    temperature: float | None = Field(default=None, ge=0, le=2, description="Sampling temperature.")
+    max_tokens: int | None = Field(default=None, ge=1, description="The longest answer, in tokens.")
+    top_p: float | None = Field(default=None, ge=0, le=1, description="Nucleus sampling.")
+    stop_sequences: list[str] | None = Field(default=None, description="Texts at which the answer ends.")
+    seed: int | None = Field(default=None, description="Makes sampling repeatable, where the provider can.")
+    priority: Literal["normal", "batch"] | None = Field(
+        default=None,
+        description="`batch`: as part of a batch that is cheaper and may take hours, where the provider can.",
+    )
+
+
 class ProjectSettings(BaseModel):
     """`flowmason.json`. Unknown keys are refused, except those starting with `x-`."""
 
@@ -115,7 +244,17 @@ class ProjectSettings(BaseModel):
     secrets: list[str] = Field(
         default=[], description="Environment variables that templates may read as `secrets.NAME`; never logged."
     )
-    providers: dict[str, Any] = Field(default={}, description="Model providers.")
+    providers: dict[str, ProviderSettings] = Field(default={}, description="Model providers, by name.")
+    llm_settings: ModelDefaults = Field(
+        default=ModelDefaults(), description="Which model is asked, and how, where neither stage nor pipeline says so."
+    )
+    connections: dict[str, AnyConnection] = Field(
+        default={},
+        description="The servers that stages use, by the name that they say: databases, Redis, S3, mail, webhooks.",
+    )
+    retrieval: RetrievalSettings = Field(
+        default=RetrievalSettings(), description="Where vectors of documents are kept."
+    )
     testing: TestingSettings = Field(default=TestingSettings(), description="Settings of `fm test`.")
     stores: StoreSettings = Field(default=StoreSettings(), description="Where runs are recorded.")
     ray: RaySettings = Field(default=RaySettings(), description="How runs use a Ray cluster.")
@@ -177,14 +316,25 @@ def _read(file: Path) -> ProjectSettings:
 
 
 def _problem(file: Path, error: Any) -> Problem:
-    path = "".join(f"/{part}" for part in error["loc"])
-    key = str(error["loc"][-1]) if error["loc"] else ""
+    place, known = _place(error["loc"])
+    path = "".join(f"/{part}" for part in place)
+    key = str(place[-1]) if place else ""
     if error["type"] == "extra_forbidden":
         return Problem(
             code="unknown_key",
             message=f"Unknown key {key!r}.",
             path=path,
             file=str(file),
-            nearest=nearest(key, ProjectSettings.model_fields),
+            nearest=nearest(key, known),
         )
-    return Problem(code="invalid_value", message=f"{path or 'The file'}: {error['msg']}.", path=path, file=str(file))
+    said = str(error["msg"]).removeprefix("Value error, ")  # pydantic's words before ours
+    return Problem(code="invalid_value", message=f"{path or 'The file'}: {said}.", path=path, file=str(file))
+
+
+def _place(location: tuple[Any, ...]) -> tuple[tuple[Any, ...], Iterable[str]]:
+    """Return where in the file an error is, and the keys that are known there."""
+    if len(location) > 2 and location[0] == "connections" and location[2] in CONNECTION_TYPES:
+        # pydantic also says which of several models it tried, and which of several types of a value.
+        name, kind, *inner = location[1:]
+        return ("connections", name, *inner[:1]), CONNECTION_TYPES[kind].model_fields
+    return location, ProjectSettings.model_fields

@@ -9,12 +9,14 @@ import os
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any
 
 from flowmason_ray import telemetry
 from flowmason_ray.components.registry import Registry
+from flowmason_ray.connections import secrets_of, with_environment
 from flowmason_ray.engine.context import read_environment
 from flowmason_ray.engine.executor import Executor, RunInfo
 from flowmason_ray.engine.plan import Plan
@@ -22,6 +24,8 @@ from flowmason_ray.engine.planning import try_plan
 from flowmason_ray.engine.secrecy import Secret
 from flowmason_ray.errors import InvalidCall, InvalidPipeline, MissingExtra, Problem
 from flowmason_ray.ids import RunId, new_run_id
+from flowmason_ray.llm.choosing import Choices, choices_of, key_variables
+from flowmason_ray.llm.lazy import LazyModels
 from flowmason_ray.settings import Project, find_project
 from flowmason_ray.spec.library import Library
 from flowmason_ray.spec.loader import LoadedPipeline, load_pipeline_data, load_pipeline_file
@@ -37,7 +41,7 @@ ABSTRACT = frozenset({"abstract_pipeline", "unfilled_slot", "no_stages"})
 """Codes of what keeps an abstract pipeline from being run, and is as it should be."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # no slots: it keeps what it has read of the environment
 class Workspace:
     """A project with its components: where pipelines are planned and run."""
 
@@ -88,6 +92,7 @@ class Workspace:
             secrets=settings.secrets,
             pipelines=library,
             datasets={name: dataset.path for name, dataset in settings.datasets.items()},
+            models=self.choices.settle,
         )
         return loaded, plan, problems
 
@@ -99,9 +104,28 @@ class Workspace:
         """
         return library_of(self.project, locked=False)(reference, from_file)
 
-    def run_info(self, plan: Plan, input: Any, *, run_id: RunId | None = None, seed: int | None = None) -> RunInfo:
-        """Return what executors and attempts know about a new run."""
+    @cached_property
+    def choices(self) -> Choices:
+        """The model providers of the project and the environment."""
+        return choices_of(self.project.settings, os.environ)
+
+    def run_info(
+        self,
+        plan: Plan,
+        input: Any,
+        *,
+        run_id: RunId | None = None,
+        seed: int | None = None,
+        priced_only: bool = False,
+        streams: bool = False,
+    ) -> RunInfo:
+        """Return what executors and attempts know about a new run.
+
+        `priced_only`: models whose price is not known are not asked. `streams`: somebody wants to see texts as they grow.
+        """
         settings = self.project.settings
+        keys = provider_keys(self.choices)
+        secrets_by_name = {**read_environment(settings.secrets), **secrets_of(settings.connections, os.environ)}
         return RunInfo(
             run_id=run_id or new_run_id(),
             pipeline=plan.name,
@@ -110,10 +134,13 @@ class Workspace:
             seed=secrets.randbits(63) if seed is None else seed,
             input=input,
             project_dir=self.project.root,
-            settings=settings,
+            settings=settings.model_copy(update={"connections": with_environment(settings.connections, os.environ)}),
             env=read_environment(settings.env_allow),
-            secrets={name: Secret(value) for name, value in read_environment(settings.secrets).items()},
+            secrets={name: Secret(value) for name, value in secrets_by_name.items()},
             region=os.environ.get("FLOWMASON_REGION") or settings.ray.region,
+            keys=keys,
+            models=LazyModels(self.choices, keys, self.project.root, priced_only=priced_only),
+            streams=streams,
         )
 
     def store(self) -> RunStore:
@@ -144,6 +171,11 @@ def open_workspace(start: Path, *, components: Sequence[type] = ()) -> Workspace
     for component in components:
         registry.add(component)
     return Workspace(project=project, registry=registry)
+
+
+def provider_keys(choices: Choices) -> dict[str, Secret]:
+    """Return the keys of all providers that the environment holds, by the name of the variable."""
+    return {name: Secret(value) for name, value in read_environment(key_variables(choices.providers)).items()}
 
 
 def library_of(project: Project, *, locked: bool = True) -> Library:

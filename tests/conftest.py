@@ -23,6 +23,12 @@ import pytest
 from hypothesis import settings
 
 from tests.postgres_kit import MIGRATED, Server, prepare_template, serving
+from tests.servers_kit import Receiver, http_receiver, redis_server, s3_server
+
+for _name in [name for name in os.environ if name.startswith(("ANTHROPIC_", "OPENAI_"))]:
+    del os.environ[_name]  # no test asks a model that costs money, or depends on who runs it
+for _name in ("FLOWMASON_PROVIDER", "FLOWMASON_MODEL"):
+    os.environ.pop(_name, None)
 
 settings.register_profile("default", deadline=None)  # a loaded machine is no failure
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)  # the same examples on every run
@@ -52,14 +58,19 @@ def ray_cluster() -> Iterator[str]:
     Returns: its address, for processes that a test starts (`RAY_ADDRESS`).
     """
     ray: Any = importlib.import_module("ray")  # here, so that other tests never pay for the import
-    ray.init(
-        address="local",
-        num_cpus=4,  # logical: enough to see parallelism on a machine with two cores
-        object_store_memory=256 * 1024**2,
-        include_dashboard=False,
-        log_to_driver=False,
-        configure_logging=False,
-    )
+    options: dict[str, Any] = {
+        "address": "local",
+        "num_cpus": 4,  # logical: enough to see parallelism on a machine with two cores
+        "object_store_memory": 256 * 1024**2,
+        "include_dashboard": False,
+        "log_to_driver": False,
+        "configure_logging": False,
+    }
+    try:
+        ray.init(**options)
+    except Exception:  # its 30 s for a start were not enough, on a busy machine
+        ray.shutdown()
+        ray.init(**options)
     try:
         yield ray.get_runtime_context().gcs_address
     finally:
@@ -78,6 +89,24 @@ def postgres() -> Iterator[Server]:
 def postgres_url(postgres: Server) -> str:
     """The address of a fresh database with our tables."""
     return postgres.url(postgres.new_database(MIGRATED))
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """A Redis server for the session; its password is `servers_kit.PASSWORD`."""
+    yield from redis_server()
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """The address of an S3 server for the session."""
+    yield from s3_server()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """An HTTP server that keeps what it is sent."""
+    yield from http_receiver()
 
 
 @pytest.fixture

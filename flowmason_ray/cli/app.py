@@ -22,6 +22,7 @@ from flowmason_ray.cli import (
     lock_command,
     merge_command,
     plan_command,
+    providers_commands,
     resolve_command,
     resume_command,
     run_command,
@@ -77,6 +78,7 @@ def make_app() -> typer.Typer:
     app.command("init")(init_command.init)
     app.add_typer(components_commands.group, name="components")
     app.add_typer(runs_commands.group, name="runs")
+    app.add_typer(providers_commands.group, name="providers")
     app.add_typer(db_commands.group, name="db")
     app.add_typer(git_command.group, name="git")
     return app
@@ -91,5 +93,10 @@ def start(arguments: Sequence[str]) -> NoReturn:
         # A file name or a message may hold what the terminal's encoding has not: show it escaped, never fail over it.
         if (reconfigure := getattr(stream, "reconfigure", None)) is not None:
             reconfigure(errors="backslashreplace")
-    make_app()(args=list(arguments), prog_name="fm")
+    from flowmason_ray.cli.stdout_guard import end_stdout
+
+    try:
+        make_app()(args=list(arguments), prog_name="fm")
+    finally:
+        end_stdout()
     raise SystemExit(0)

@@ -78,6 +78,17 @@ def run(
     cache: Annotated[
         bool, typer.Option("--cache/--no-cache", help="Use cached results and leave some, where stages say so.")
     ] = True,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Show what models say while they say it, on stderr.")
+    ] = False,
+    max_cost_usd: Annotated[
+        float | None,
+        typer.Option("--max-cost-usd", metavar="USD", help="Stop the run when it has spent more than this on models."),
+    ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option("--max-tokens", metavar="N", help="Stop the run when it has used more tokens than this."),
+    ] = None,
 ) -> int:
     """Run a pipeline.
 
@@ -101,7 +112,7 @@ def run(
             text=input_text, file=input_file, sample=sample_of(loaded, file) if sample else None, sets=sets or ()
         )
         workspace = open_workspace(_path(file))
-        watcher = make_watcher(quiet=quiet)
+        watcher = make_watcher(quiet=quiet, stream=stream)
         given = input_text is not None or input_file is not None or sample or bool(sets)
         runs = workspace.store() if store else None
         if reuse is not None and not given:
@@ -115,6 +126,9 @@ def run(
                 reuse=Reuse(run=reuse, from_stage=from_stage, force=tuple(force or ()), cache=cache),
                 observers=[watcher] if watcher is not None else (),
                 workspace=workspace,
+                max_cost_usd=max_cost_usd,
+                max_tokens=max_tokens,
+                stream=stream and watcher is not None,
                 options=ExecutorOptions(ray_address=address),
             )
         if detach:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flowmason_ray.cli.problem_report import shown_path
+from flowmason_ray.cli.usage_words import usage_words
 from flowmason_ray.cli.words import COLOURS, REASONS, counted, duration, reused_from, shortened, signs, when
 from flowmason_ray.engine.events import RunCreated, RunSucceeded
 from flowmason_ray.engine.summary import StageSummary, Summary
@@ -102,7 +103,7 @@ def run_page(run: RecordedRun, paint: Paint) -> str:
     lines += [f"goes on with run {record.based_on}"] if record.based_on else []
     lines += [f"trace    {run.trace.split('-')[1]}"] if run.trace else []
     lines += [f"file     {shown_path(record.file)}"] if record.file else []
-    lines += [f"used     {', '.join(f'{n} {v:,}' for n, v in run.summary.usage.items())}"] if run.summary.usage else []
+    lines += [f"used     {usage_words(run.summary.usage)}"] if run.summary.usage else []
     lines += [f"measured {_measured(run.measured)}"] if run.measured else []
     if record.status == "interrupted":
         lines.append(f"The process that ran it has gone without ending it. Go on with it: fm resume {record.run_id}")

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flowmason_ray.cli.terminal import json_bytes, painter, write_bytes, write_text
+from flowmason_ray.cli.usage_words import usage_words
 from flowmason_ray.cli.words import COLOURS, REASONS, counted, duration, reused_from, when
+from flowmason_ray.engine.usage import total_of
 from flowmason_ray.errors import InvalidCall, nearest
 
 if TYPE_CHECKING:
@@ -225,5 +227,5 @@ def narrate(event: Mapping[str, Any]) -> str:
 
 
 def _decided(event: Mapping[str, Any]) -> str:
-    usage: Mapping[str, Any] = event.get("usage") or {}
-    return f" ({', '.join(f'{name} {amount:,}' for name, amount in usage.items())})" if usage else ""
+    usage = total_of(event.get("usage")).to_json()
+    return f" ({usage_words(usage)})" if usage else ""

@@ -82,6 +82,30 @@ def show_run(run: RunId, as_json: AsJson = False, project: Project = ".") -> Non
         write_text(run_page(found, painter(sys.stdout)))
 
 
+@group.command("cost")
+@command
+def cost(
+    run: RunId,
+    by: Annotated[
+        str, typer.Option("--by", metavar="stage|model", help="What is told apart: stages, or providers and models.")
+    ] = "stage",
+    as_json: AsJson = False,
+    project: Project = ".",
+) -> None:
+    """Show what a run used of models: calls, tokens, time and money, failed attempts included."""
+    from flowmason_ray.cli.cost_page import cost_document, cost_page, read_costs
+    from flowmason_ray.cli.terminal import write_json, write_text
+    from flowmason_ray.errors import InvalidCall
+
+    if by not in ("stage", "model"):
+        raise InvalidCall(f"--by is stage or model; found {by!r}.")
+    found = _wait(read_costs(store_of(project), run, by))
+    if as_json:
+        write_json(cost_document(found))
+    else:
+        write_text(cost_page(found))
+
+
 @group.command("story")
 @command
 def story(

@@ -18,6 +18,7 @@ from time import time
 from typing import TYPE_CHECKING, Protocol
 
 from flowmason_ray.cli.terminal import is_terminal
+from flowmason_ray.cli.usage_words import usage_words
 from flowmason_ray.cli.words import counted, duration, signs
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ class Watcher(ABC):
         if items:
             text += f", {counted(items, 'item')}"
         if result.usage:
-            text += "".join(f", {name} {amount:,}" for name, amount in result.usage.items())
+            text += f", {usage_words(result.usage)}"
         return text
 
     # -- what a view does ---------------------------------------------------------------------------------------------
@@ -189,10 +190,14 @@ def _fields(fields: object) -> str:
     return "".join(f" {name}={value!r}" for name, value in items)  # pyright: ignore[reportUnknownVariableType]
 
 
-def make_watcher(*, quiet: bool) -> Watcher | None:
-    """Return the view that suits stderr; None when nothing is to be shown."""
+def make_watcher(*, quiet: bool, stream: bool = False) -> Watcher | None:
+    """Return the view that suits stderr; None when nothing is to be shown. `stream`: texts are shown as they grow."""
     if quiet:
         return None
+    if stream:
+        from flowmason_ray.cli.stream_view import StreamView
+
+        return StreamView()
     if is_terminal(sys.stderr) and os.environ.get("TERM", "dumb") != "dumb":
         from flowmason_ray.cli.live_view import LiveView
 

@@ -19,6 +19,9 @@ from flowmason_ray.errors import FlowMasonError
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from flowmason_ray.connections import C
+    from flowmason_ray.engine.models import Models
+
 
 class Kind(StrEnum):
     """What a component is for."""
@@ -235,6 +238,14 @@ class Context(Protocol):
         """The project's settings (`flowmason_ray.settings.ProjectSettings`)."""
         ...
 
+    def connection(self, name: str, wanted: type[C] | tuple[type[C], ...]) -> C:
+        """A connection of the project (`flowmason_ray.connections`), of the kind that is wanted, with its secrets filled in.
+
+        Raises:
+            PermanentError: `unknown_connection`, `connection_type`, `missing_secret`.
+        """
+        ...
+
     def now(self) -> datetime:
         """The time at which this stage instance started (UTC); the same on every call and on replay."""
         ...
@@ -253,4 +264,13 @@ class Context(Protocol):
 
     def progress(self, done: float, total: float | None = None) -> None:
         """Report how far this attempt is. Live only."""
+        ...
+
+    def stream(self, text: str) -> None:
+        """Show a result as it grows, to whoever asked to see that. Live only, bounded; from any thread."""
+        ...
+
+    @property
+    def models(self) -> Models:
+        """The models: ask one, count, make vectors. What is used is counted and recorded."""
         ...

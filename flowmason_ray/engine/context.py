@@ -9,18 +9,21 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from time import time
 from typing import Any, Literal
 from uuid import UUID
 
-from flowmason_ray.engine.events import Event, StageLogged, StageProgressed
+from flowmason_ray.connections import C, resolved
+from flowmason_ray.engine.events import Event, StageLogged, StageProgressed, StageStreamed
 from flowmason_ray.engine.executor import RunInfo
 from flowmason_ray.engine.kept import member_of, read_value
+from flowmason_ray.engine.models import AttemptModels, Models, ModelSource
 from flowmason_ray.engine.plan import PlanStage
 from flowmason_ray.engine.scope import WORDS, Scope
+from flowmason_ray.engine.streaming import LiveText
+from flowmason_ray.errors import PermanentError
 from flowmason_ray.spec.expressions import StageView
 
 
@@ -47,8 +50,12 @@ class AttemptContext:
         first_started_at: float,
         tell: Callable[[Event], None],
         key: str | None = None,
+        llm: Mapping[str, Any] | None = None,
     ) -> None:
         self._run = run
+        self._llm = llm
+        self._asked: AttemptModels | None = None
+        self._live = LiveText(self._show) if run.streams else None
         self._first_started_at = first_started_at
         self._tell = tell
         self._key = key
@@ -94,10 +101,18 @@ class AttemptContext:
         """The project's settings."""
         return self._run.settings
 
-    @cached_property
+    def connection(self, name: str, wanted: type[C] | tuple[type[C], ...]) -> C:
+        """A connection of the project, with its secrets."""
+        secrets = {key: secret.reveal() for key, secret in self._run.secrets.items()}
+        settings = self._run.settings
+        return resolved({} if settings is None else settings.connections, name, secrets, wanted=wanted)
+
+    @property
     def idempotency_key(self) -> str:
         """The same for every attempt of this stage instance, and for no other."""
-        return self._key or idempotency_key(self._run.run_id, self.path)
+        if self._key is None:
+            self._key = idempotency_key(self._run.run_id, self.path)
+        return self._key
 
     def now(self) -> datetime:
         """When this stage instance was first started (UTC)."""
@@ -125,6 +140,39 @@ class AttemptContext:
     def progress(self, done: float, total: float | None = None) -> None:
         """Report how far this attempt is."""
         self._tell(StageProgressed(at=time(), path=self.path, done=done, total=total))
+
+    def stream(self, text: str) -> None:
+        """Show more of a growing text."""
+        if self._live is not None and text:
+            self._live.add(text)
+
+    @property
+    def watched(self) -> bool:
+        """Whether somebody wants to see texts as they grow."""
+        return self._live is not None
+
+    def _show(self, text: str) -> None:
+        self._tell(StageStreamed(at=time(), path=self.path, attempt=self.attempt, text=text))
+
+    @property
+    def models(self) -> Models:
+        """The models.
+
+        Raises:
+            PermanentError: whoever runs this has made no way to models.
+        """
+        if self._asked is None:
+            source: ModelSource | None = self._run.models
+            if source is None:
+                raise PermanentError("This run was started without model providers.", code="provider_not_configured")
+            self._asked = source.for_attempt(self, self._llm)
+        return self._asked
+
+    def close(self) -> dict[str, Any] | None:
+        """Show what has not been shown yet; return what the attempt has used of models."""
+        if self._live is not None:
+            self._live.flush()
+        return None if self._asked is None else self._asked.usage()
 
 
 class InstanceContext:

@@ -50,6 +50,8 @@ class Definitions:
             says["config"] = {**source, **stage.fixed} if stage.fixed else source
             if stage.when is not None:
                 says["when"] = stage.when.source
+            if stage.llm:
+                says["llm_settings"] = stage.llm  # which model answers decides the result as the config does
             digest = sha256(orjson.dumps(says, option=_OPTIONS, default=str)).digest()
             found = self._made[id(stage)] = Definition(says, digest)
         return found

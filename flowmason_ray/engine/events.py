@@ -109,7 +109,8 @@ class StageSucceeded(Event):
     """An attempt returned a value.
 
     `value` is the executor's handle. For control flow `decision` says what was decided (`engine.control_flow`); a plain
-    stage has None. `duration_s` is the time in the component itself, as the executor measured it.
+    stage has None. `duration_s` is the time in the component itself, as the executor measured it; `usage` what it took of
+    models (`engine.usage`).
     """
 
     kind: ClassVar[str] = "stage_succeeded"
@@ -159,6 +160,7 @@ class StageFailed(Event):
     draw: float = 0.5
     duration_s: float = 0.0
     final: bool = False
+    usage: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +183,7 @@ class StageStopped(Event):
 
     path: str
     attempt: int
+    usage: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -377,6 +380,18 @@ class StageProgressed(Event):
     total: float | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageStreamed(Event):
+    """A model said something more to a component. Live only, and bounded (`engine.streaming`)."""
+
+    kind: ClassVar[str] = "stage_streamed"
+    live: ClassVar[bool] = True
+
+    path: str
+    attempt: int
+    text: str
+
+
 EVENT_TYPES: dict[str, type[Event]] = {
     cls.kind: cls
     for cls in (
@@ -406,6 +421,7 @@ EVENT_TYPES: dict[str, type[Event]] = {
         StageBegan,
         StageLogged,
         StageProgressed,
+        StageStreamed,
     )
 }
 """Every event by its `kind`."""

@@ -45,6 +45,14 @@ class RunInfo:
     """The environment variables that templates may read."""
     secrets: Mapping[str, Secret] = field(default_factory=dict[str, Secret])
     """The secrets that templates may read."""
+    keys: Mapping[str, Secret] = field(default_factory=dict[str, Secret])
+    """The keys of model providers, by the name of their environment variable: for models alone, templates cannot read them."""
+    models: Any = None
+    """Makes what attempts reach models through (`engine.models`, `llm.gateway.Gateway`); None: there are none."""
+    budget: Mapping[str, Any] | None = None
+    """What a new run may spend on models (`engine.usage.Budget`); a run that is taken up has it in its log."""
+    streams: bool = False
+    """Whether somebody wants to see texts as they grow."""
     region: str | None = None
     fingerprints: bool = False
     """Whether attempts get fingerprints, so that workers report the contents of the values that stay with them."""
@@ -56,6 +64,11 @@ class RunInfo:
     """Whether what components print is kept, as what they say is."""
     blobs: Any = None
     """Where workers put values that the log refers to (`stores.blobs.BlobStore`); None when nothing is kept."""
+
+    @property
+    def hidden(self) -> tuple[Secret, ...]:
+        """Every text that must not leave the run: secrets and keys."""
+        return (*self.secrets.values(), *self.keys.values())
 
 
 class Executor(Protocol):

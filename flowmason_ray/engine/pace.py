@@ -8,7 +8,8 @@ comes of it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Self
 
@@ -25,8 +26,8 @@ HYSTERESIS = 2.0
 ENOUGH = 3
 """Attempts of the run under way that outweigh what is declared and what earlier runs measured: the first on every worker also
 compile the stage."""
-REMEMBERED = 64
-"""How many attempts at most an average goes back: a stage that has become slower is noticed."""
+REMEMBERED = 32
+"""How many attempts an average goes back: a stage that has become slower is noticed."""
 CALL_S = 0.005
 """How long a call with several quick attempts is to last: long beside what the call itself costs, short beside what anybody
 notices."""
@@ -48,37 +49,33 @@ class Timing:
     """The durations of a stage's attempts, as far as they are needed to tell what the next one will take."""
 
     count: int = 0
-    total_s: float = 0.0
-    slowest_s: float = 0.0
+    """How many attempts were measured."""
+    known_s: float = 0.0
+    """What was typical of those that are not among the recent ones."""
+    recent: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
 
     def add(self, duration_s: float) -> None:
         """Take in an attempt."""
-        if self.count >= REMEMBERED:
-            self.halve()
         self.count += 1
-        self.total_s += duration_s
-        if duration_s > self.slowest_s:
-            self.slowest_s = duration_s
-
-    def halve(self) -> None:
-        """Let what was measured so far weigh half as much."""
-        self.total_s = self.typical_s * (self.count // 2)
-        self.count //= 2
-        self.slowest_s = 0.0
+        self.recent.append(duration_s)
 
     @property
     def typical_s(self) -> float:
-        """The average without the slowest: the first attempt in a process compiles and imports."""
-        if self.count < 2 or not self.slowest_s:
-            return self.total_s / self.count if self.count else 0.0
-        return (self.total_s - self.slowest_s) / (self.count - 1)
+        """The average of the recent attempts, without the slowest quarter.
+
+        Those had to wait for their processor, or were the first in their process. Where more than a quarter are slow, slow is
+        what they are.
+        """
+        if not self.recent:
+            return self.known_s
+        usual = sorted(self.recent)[: max(1, len(self.recent) * 3 // 4)]
+        return sum(usual) / len(usual)
 
     def joined(self, newer: Timing) -> Timing:
-        """Return this timing with a newer one taken in; of many old attempts, half of those that are remembered count."""
-        count = min(self.count, REMEMBERED // 2)
-        typical_s = self.typical_s
-        slowest_s = max(typical_s, newer.slowest_s)
-        return Timing(count + newer.count, typical_s * count + newer.total_s, slowest_s if newer.count else 0.0)
+        """Return this timing with a newer one taken in; of many old attempts, only as many count as are remembered."""
+        before, now = min(self.count, REMEMBERED), len(newer.recent)
+        total_s = self.typical_s * before + newer.typical_s * now
+        return Timing(before + now, total_s / (before + now) if before + now else 0.0)
 
     def to_json(self) -> dict[str, Any]:
         """Return the form in which it is stored."""
@@ -87,8 +84,7 @@ class Timing:
     @classmethod
     def from_json(cls, data: Any) -> Self:
         """Read the stored form."""
-        count = int(data["count"])
-        return cls(count, float(data["typical_s"]) * count)
+        return cls(int(data["count"]), float(data["typical_s"]))
 
 
 def declared_pace(stage: PlanStage) -> Pace:

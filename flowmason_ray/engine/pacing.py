@@ -16,6 +16,8 @@ from flowmason_ray.engine.fusion import can_carry, keeps_apart, riders_of, runs_
 from flowmason_ray.engine.pace import CALL_S, ENOUGH, TRIVIAL_S, Pace, Timing, declared_pace, measured_pace
 from flowmason_ray.engine.plan import Plan, PlanStage, ScopePlan
 
+JUDGED_EVERY = 8
+"""Attempts between one look at a stage's pace and the next: it is looked at on the way of every attempt."""
 MAX_TOGETHER = 128
 """Attempts in one call at most, however quick they are: their bindings are built, and their reports read, in one go."""
 NOTEWORTHY = 0.25
@@ -32,7 +34,9 @@ class Pacing:
             measured: The durations of earlier runs, by the stages' paths without positions (`Timings`).
         """
         self._plan = plan
-        self._earlier: dict[int, Timing] = {}
+        self._lasts: dict[int, float] = {}
+        """What is typical of stages, in seconds: by earlier runs, then by this one."""
+        self._limits: dict[int, int] = {}
         self._timings: dict[int, Timing] = {}
         self._paces: dict[int, Pace] = {}
         self._riders: dict[int, tuple[int, ...]] = {}
@@ -49,7 +53,7 @@ class Pacing:
                 timing = measured.get(prefix + stage.id)
                 if timing is None:
                     continue
-                self._earlier[id(stage)] = timing
+                self._lasts[id(stage)] = timing.typical_s
                 pace = measured_pace(stage, timing.typical_s, declared_pace(stage))
                 if pace is not declared_pace(stage):
                     self._paces[id(stage)] = pace
@@ -63,11 +67,7 @@ class Pacing:
 
     def lasts_s(self, stage: PlanStage) -> float | None:
         """Return how long an attempt of a stage takes; None: nobody has measured any."""
-        timing = self._timings.get(id(stage))
-        if timing is not None and timing.count >= ENOUGH:
-            return timing.typical_s
-        earlier = self._earlier.get(id(stage))
-        return None if earlier is None else earlier.typical_s
+        return self._lasts.get(id(stage))
 
     def in_coordinator(self, stage: PlanStage) -> bool:
         """Tell whether an attempt of a stage may run in the coordinator, given that all it reads is there."""
@@ -88,6 +88,12 @@ class Pacing:
 
     def limit(self, stage: PlanStage) -> int:
         """Return how many attempts that start in the same moment may share a call with one of `stage`; 1: it has its own."""
+        found = self._limits.get(id(stage))
+        if found is None:
+            found = self._limits[id(stage)] = self._find_limit(stage)
+        return found
+
+    def _find_limit(self, stage: PlanStage) -> int:
         if stage.fuse == "never" or keeps_apart(stage) is not None:
             return 1
         if self.pace(stage) is Pace.STEADY and stage.fuse != "always":
@@ -124,10 +130,12 @@ class Pacing:
         if timing is None:
             timing = self._timings[key] = Timing()
         timing.add(duration_s)
-        if timing.count < ENOUGH or stage.component is None:
+        if stage.component is None or (timing.count != ENOUGH and timing.count % JUDGED_EVERY):
             return
+        typical_s = self._lasts[key] = timing.typical_s
+        self._limits.clear()
         before = self._paces.get(key) or declared_pace(stage)
-        now = measured_pace(stage, timing.typical_s, before)
+        now = measured_pace(stage, typical_s, before)
         if now is not before:
             self._paces[key] = now
             self._riders.clear()

@@ -120,8 +120,11 @@ class Placing:
         ]
         return max(inside)[1] if inside else None
 
-    def check_gang(self, draft: Draft, said: Placement) -> None:
-        """Report a gang where there is nothing to run side by side."""
+    def check(self, draft: Draft, said: Placement) -> None:
+        """Report what pulls apart, and a gang where there is nothing to run side by side."""
+        if said.near is not None and said.strategy == "spread":
+            message = f"{draft.title} is to run near {said.near!r}, and its instances apart from each other; keep one."
+            self._report("conflicting_keys", message, f"{draft.pointer}/placement/strategy")
         if said.gang and draft.component is not None and draft.component.name not in GANGS:
             message = (
                 f"{draft.title} is to start its bodies together, but it is a {draft.component.name!r}, which has none."

@@ -84,6 +84,8 @@ class PlanStage:
     gang: bool = False
     """Whether room for all that runs of its bodies at a time is reserved before any of it begins."""
     cache: CachePolicy | None = None
+    llm: Mapping[str, Any] | None = None
+    """The effective `llm_settings` (`engine.planning.ModelChoice`); None: it is not known to use models."""
     construct: Construct | None = None
     bodies: Mapping[str, int] = field(default_factory=dict[str, int])
     """The construct's bodies: name → region of the same scope, or for `loop_scope` constructs nothing."""
@@ -147,6 +149,8 @@ class Plan:
     timeout_s: float | None = None
     max_parallel: int | None = None
     input_schema: InputSchema | None = None
+    budget: Mapping[str, Any] | None = None
+    """What a run may spend on models, if the pipeline says so (`engine.usage.Budget`)."""
     file: str | None = None
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict, deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
@@ -20,7 +20,7 @@ import orjson
 from flowmason_ray.engine.bodies import Bodies, RegionNode, find_bodies
 from flowmason_ray.engine.caching import check_default_cache, plan_cache
 from flowmason_ray.engine.calling import PipelineFinder, embedded, identity, plan_calls
-from flowmason_ray.engine.component import Catalogue, Cost, Effect
+from flowmason_ray.engine.component import Catalogue, Cost, Effect, Kind
 from flowmason_ray.engine.composing import draft_compositions, mapping_scope, written_pointer
 from flowmason_ray.engine.drafts import Draft, Report, draft_stages, parse_at, problem_sink
 from flowmason_ray.engine.edges import EdgeFinder, Edges, Names, find_cycle
@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from flowmason_ray.spec.loader import LoadedPipeline
     from flowmason_ray.spec.pipeline import Pipeline
     from flowmason_ray.spec.pipeline import Retry as RetrySpec
+
+ModelChoice = Callable[[Sequence[Mapping[str, Any]]], Mapping[str, Any]]
+"""From what the pipeline and the stage say (`llm_settings`, the weaker first), which settings hold: what neither says comes
+from the project and the environment. Raises `InvalidPipeline` for what cannot be."""
 
 OUTPUT = "$output"
 """The hidden stage that makes the run's result. No written stage can be called so."""
@@ -87,6 +91,7 @@ def try_plan(
     secrets: Collection[str] = (),
     pipelines: PipelineFinder | None = None,
     datasets: Mapping[str, str | None] | None = None,
+    models: ModelChoice | None = None,
     within: Sequence[str] = (),
     sealed: bool = False,
 ) -> tuple[Plan | None, list[Problem]]:
@@ -117,6 +122,7 @@ def try_plan(
             secrets=secrets,
             pipelines=pipelines,
             datasets=datasets,
+            models=models,
             within=chain,
             sealed=sealed or composed,
         )
@@ -125,7 +131,7 @@ def try_plan(
     bodies = find_bodies(drafts, report)
     plan: Plan | None = None
     if bodies is not None:
-        planner = _Planner(loaded, drafts, bodies, _names(pipeline, env, secrets, sealed=sealed), report)
+        planner = _Planner(loaded, drafts, bodies, _names(pipeline, env, secrets, sealed=sealed), report, models)
         planner.datasets = datasets or {}
         plan = planner.plan()
     if any(p.severity == "error" for p in problems):
@@ -133,6 +139,7 @@ def try_plan(
     refused = tuple(p.path for p in problems if p.code == "invalid_config")
     # What a construct has refused, its component's Input refuses too, or something inside of it: once is enough.
     problems = [p for p in problems if p.code != "invalid_value" or not _lies_in(p.path, refused)]
+    problems = list(dict.fromkeys(problems))  # a default that is wrong is wrong for every stage
     problems.sort(key=lambda p: (p.line or 0, p.column or 0, p.path))
     return plan, problems
 
@@ -189,9 +196,16 @@ class _Planner:
     """Gives positions to the stages of one pipeline whose drafts, bodies and edges are known."""
 
     def __init__(
-        self, loaded: LoadedPipeline, drafts: dict[str, Draft], bodies: Bodies, names: Names, report: Report
+        self,
+        loaded: LoadedPipeline,
+        drafts: dict[str, Draft],
+        bodies: Bodies,
+        names: Names,
+        report: Report,
+        models: ModelChoice | None,
     ) -> None:
         self._loaded = loaded
+        self._models = models
         self._pipeline = loaded.pipeline
         self._drafts = drafts
         self._bodies = bodies
@@ -244,6 +258,9 @@ class _Planner:
             timeout_s=None if pipeline.timeout_ms is None else pipeline.timeout_ms / 1000,
             max_parallel=pipeline.max_parallel,
             input_schema=input_schema,
+            budget=None
+            if pipeline.budget is None
+            else pipeline.budget.model_dump(exclude_none=True, exclude={"extensions"}),
             file=self._loaded.source.file,
         )
 
@@ -473,6 +490,7 @@ class _Planner:
             options=draft.shape.options,
             pointer=draft.pointer,
             **self._placement(draft, scope),
+            llm=_model_settings(draft, self._pipeline, self._models, self._report),
             **_execution(draft, self._pipeline, self._report),
         )
 
@@ -483,7 +501,7 @@ class _Planner:
         if said is None:
             return {}
         near = None if said.near is None else self._placing.near(draft, said.near)
-        self._placing.check_gang(draft, said)
+        self._placing.check(draft, said)
         return {
             "near": self._target(near.stage, scope) if near and near.stage else near.dataset if near else None,
             "strategy": said.strategy,
@@ -538,6 +556,34 @@ def _execution(draft: Draft, pipeline: Pipeline, report: Report) -> dict[str, An
         "cost": component.cost if component else Cost.TRIVIAL,
         "resources": resources,
     }
+
+
+def _model_settings(
+    draft: Draft, pipeline: Pipeline, choose: ModelChoice | None, report: Report
+) -> Mapping[str, Any] | None:
+    """Return a stage's effective `llm_settings`; None when it is not known to use models."""
+    spec, component = draft.spec, draft.component
+    assert spec is not None
+    if spec.llm_settings is None and (component is None or component.kind is not Kind.NODE):
+        return None
+    layers: list[Mapping[str, Any]] = []
+    said = ((pipeline.defaults.llm_settings, "/defaults"), (spec.llm_settings, draft.pointer))
+    for settings, pointer in said:
+        if settings is None:
+            continue
+        layers.append(settings.model_dump(exclude_none=True, exclude={"extensions"}))
+        if choose is None:
+            continue
+        try:
+            choose(layers)
+        except InvalidPipeline as exc:
+            for problem in exc.problems:
+                where = f"{pointer}/llm_settings{problem.path}"
+                report(problem.code, problem.message, where, nearest=problem.nearest, hint=problem.hint)
+            return None  # the pipeline's own mistake is reported for each stage, and kept once (`try_plan`)
+    if choose is not None:
+        return choose(layers)
+    return {name: value for layer in layers for name, value in layer.items()}
 
 
 _ONCE = RetryPolicy()

@@ -44,6 +44,7 @@ from flowmason_ray.engine.events import (
 from flowmason_ray.engine.plan import Plan, PlanStage
 from flowmason_ray.engine.retry import delay_before, wants_retry
 from flowmason_ray.engine.scope import Scope, Status
+from flowmason_ray.engine.usage import Budget
 from flowmason_ray.errors import Failure
 
 WAITING, READY, RUNNING, RETRYING, OPEN = 0, 1, 2, 3, 4
@@ -98,6 +99,7 @@ class RunState:
         self._ready: deque[tuple[Scope, int]] = deque()
         self._todo: deque[tuple[Scope, int]] = deque()
         self._out: list[Output] = []
+        self._budget: Budget | None = None
 
     # -- stimuli ------------------------------------------------------------------------------------------------------
 
@@ -107,6 +109,7 @@ class RunState:
         self._out = out
         self.now = event.at
         kind = type(event)
+        overspent = None if self._budget is None else self._spend(self._budget, event)
         if kind is StageSucceeded or kind is StageReused:
             self._succeeded(event)  # pyright: ignore[reportArgumentType]  # type() is compared, which pyright does not narrow by
         elif isinstance(event, StageFailed):
@@ -123,11 +126,23 @@ class RunState:
             self._answered(event)
         elif isinstance(event, RunCreated):
             self._created(event)
+        if overspent is not None:
+            self._cancel(CancelRequested(at=event.at, code="budget_exceeded", message=overspent))
         self._work()
         return out
 
+    def _spend(self, budget: Budget, event: Event) -> str | None:
+        """Count what an attempt used; return what is to be said when the run has no budget left for more."""
+        if not isinstance(event, StageSucceeded | StageFailed | StageStopped):
+            return None
+        active = self.active.get(event.path)
+        if active is None or active.attempt != event.attempt or active.gathering:
+            return None  # doubled, or too late to matter
+        return budget.spend(event.usage)
+
     def _created(self, event: RunCreated) -> None:
         if self.root is None and not self.ended:
+            self._budget = Budget.from_options(event.options)
             self.root = Scope(self.plan.root, parent=None, owner=-1, prefix="", input=event.input)
             self.open_region(self.root, 0)
 

@@ -39,6 +39,7 @@ from flowmason_ray.engine.events import (
     StageLogged,
     StageStarted,
     StageStopped,
+    StageStreamed,
     StageSucceeded,
     TimerFired,
 )
@@ -116,7 +117,7 @@ class Runner:
         self._reusing = reusing
         self._timings = timings
         self._state = RunState(plan) if resumed is None else resumed.state
-        self._masking = Masking(run.secrets.values())
+        self._masking = Masking(run.hidden)
         self._said = StageLogs() if log.remembers else None
         self._inbox: deque[Event] = deque()
         self._arrived = asyncio.Event()
@@ -257,6 +258,8 @@ class Runner:
         facts: dict[str, Any] = {} if self._reusing is None else self._reusing.created()
         if run.pacing is not None and run.pacing.moved:
             facts["options"] = {**facts.get("options", {}), "measured": run.pacing.moved}
+        if run.budget:
+            facts["options"] = {**facts.get("options", {}), "budget": dict(run.budget)}
         if run.trace is not None:
             facts["options"] = {**facts.get("options", {}), "trace": run.trace}
         if self._durability == "none" and self._log.durable:
@@ -384,6 +387,8 @@ class Runner:
             return replace(event, message=masking.text(event.message), fields=masking.value(event.fields))
         if isinstance(event, ApprovalRequested):
             return replace(event, message=masking.text(event.message))
+        if isinstance(event, StageStreamed):
+            return replace(event, text=masking.text(event.text))
         return event
 
     def _record(self, event: Event) -> None:

@@ -19,6 +19,7 @@ from flowmason_ray.engine.events import (
     StageStopped,
     StageSucceeded,
 )
+from flowmason_ray.engine.usage import Totals, entries_of
 from flowmason_ray.errors import Failure
 
 
@@ -62,8 +63,12 @@ class Summary:
 
     def __init__(self) -> None:
         self.stages: dict[str, StageSummary] = {}
-        self.usage: dict[str, Any] = {}
-        """Numbers that attempts reported, summed by name (tokens, cost)."""
+        self._used = Totals()
+
+    @property
+    def usage(self) -> dict[str, Any]:
+        """What all attempts used of models, failed ones too (`engine.usage.Totals`); empty when none was asked."""
+        return self._used.to_json()
 
     def __call__(self, event: Event) -> None:
         """Take one event; those about hidden stages (`$output`, `$collect`) and about the run itself are passed over."""
@@ -79,9 +84,7 @@ class Summary:
                 if summary.status == "running" and event.decision is None:  # control flow ends when its bodies have
                     summary.status = "succeeded"
                     summary.failure = None  # that of an attempt before, which was repeated
-            if event.usage is not None:
-                for name, amount in event.usage.items():
-                    self.usage[name] = self.usage.get(name, 0) + amount
+            self._use(event.usage)
         elif isinstance(event, StageReused):
             summary = self._of(event.path)
             if summary is not None:
@@ -113,7 +116,13 @@ class Summary:
             summary = self.stages[path] = StageSummary()
         return summary
 
+    def _use(self, usage: Mapping[str, Any] | None) -> None:
+        for entry in entries_of(usage):
+            self._used.add(entry)
+
     def _less_frequent(self, event: Event) -> None:
+        if isinstance(event, StageFailed | StageStopped):
+            self._use(event.usage)
         if isinstance(event, StageFailed):
             summary = self._of(event.path)
             if summary is not None:

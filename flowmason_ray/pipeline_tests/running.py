@@ -181,7 +181,7 @@ class CaseRun:
         else:
             result = await self._drive(case, prepared)
             # Values are taken before they are recorded, so what the log masks has to be masked here again.
-            masking = Masking(prepared.info.secrets.values())
+            masking = Masking(prepared.info.hidden)
             failure = None if result.failure is None else masking.failure(result.failure)
             values = self._recorders[0].values
             document = masking.value(document_of(result, prepared.plan, prepared.info.input, values, mocks.paths))

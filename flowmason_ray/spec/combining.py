@@ -36,6 +36,7 @@ RULES: Mapping[str, Rule] = {
     "output": "said",
     "timeout_ms": "said",
     "max_parallel": "said",
+    "budget": "deep",
     "defaults": "deep",
     "triggers": "deep",
     "federation": "deep",

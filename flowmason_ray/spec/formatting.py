@@ -26,6 +26,7 @@ PARTS: Mapping[type[pipeline.Model], Mapping[str, type[pipeline.Model]]] = {
     pipeline.Pipeline: {
         "stages": pipeline.Stage,
         "compositions": pipeline.Composition,
+        "budget": pipeline.Budget,
         "defaults": pipeline.Defaults,
         "triggers": pipeline.Triggers,
         "federation": pipeline.Federation,

@@ -111,6 +111,19 @@ class LlmSettings(Model):
     top_p: float | None = Field(default=None, ge=0, le=1, description="Nucleus sampling: the share of likely tokens.")
     stop_sequences: list[str] | None = Field(default=None, description="Texts at which the answer ends.")
     seed: Whole | None = Field(default=None, description="Makes sampling repeatable, where the provider can.")
+    priority: Literal["normal", "batch"] | None = Field(
+        default=None,
+        description="`batch`: as part of a batch that is cheaper and may take hours, where the provider can.",
+    )
+
+
+class Budget(Model):
+    """What a run may spend on models. When it has spent more it is stopped, and fails with `budget_exceeded`."""
+
+    max_cost_usd: float | None = Field(default=None, gt=0, description="US dollars.")
+    max_tokens: Annotated[int, Field(ge=1), _AS_WHOLE] | None = Field(
+        default=None, description="Tokens, input and output together."
+    )
 
 
 class Resources(Model):
@@ -292,6 +305,7 @@ class Pipeline(Model):
     max_parallel: Annotated[int, Field(ge=1, le=1_000_000), _AS_WHOLE] | None = Field(
         default=None, description="How many stages run at the same time, at most."
     )
+    budget: Budget | None = Field(default=None, description="What a run may spend on models.")
     defaults: Defaults = Field(default=Defaults(), description="Applied to stages that say nothing themselves.")
     triggers: Triggers | None = Field(default=None, description="What starts the pipeline, besides a person.")
     federation: Federation | None = Field(default=None, description="Region defaults for stages.")

@@ -74,6 +74,7 @@ PIPELINE = Vocabulary(
         "resources": pipeline.Resources,
         "placement": pipeline.Placement,
         "federation": pipeline.Federation,
+        "budget": pipeline.Budget,
         "defaults": pipeline.Defaults,
         "triggers": pipeline.Triggers,
     },

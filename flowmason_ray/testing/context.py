@@ -7,14 +7,21 @@ assert context.messages("warning") == []
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from random import Random
 from typing import Any, Literal
 from uuid import UUID
 
+from flowmason_ray.connections import C, resolved, secrets_of, with_environment
+from flowmason_ray.engine.models import AttemptModels
+from flowmason_ray.llm.choosing import choices_of
+from flowmason_ray.llm.gateway import Gateway
 from flowmason_ray.settings import HttpSettings, ProjectSettings
+from flowmason_ray.wiring import provider_keys
 
 Level = Literal["debug", "info", "warning", "error"]
 
@@ -28,7 +35,7 @@ class LogLine:
     fields: dict[str, Any]
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(kw_only=True)
 class RecordingContext:
     """Implements `engine.component.Context`; time stands still, and draws repeat from `seed`."""
 
@@ -44,12 +51,21 @@ class RecordingContext:
     project_dir: Path = field(default_factory=Path.cwd)
     settings: ProjectSettings = field(default_factory=ProjectSettings)
     seed: int = 0
+    llm_settings: dict[str, Any] = field(default_factory=dict[str, Any])
+    """What the stage says about models; the rest comes from `settings`."""
+    streamed: list[str] = field(default_factory=list[str])
+    watched: bool = True
     logs: list[LogLine] = field(default_factory=list[LogLine])
     progressed: list[tuple[float, float | None]] = field(default_factory=list[tuple[float, float | None]])
     _random: Random = field(init=False)
 
     def __post_init__(self) -> None:
         self._random = Random(self.seed)
+
+    def connection(self, name: str, wanted: type[C] | tuple[type[C], ...]) -> C:
+        """Return a connection of `settings`, its secrets from the environment."""
+        connections = with_environment(self.settings.connections, os.environ)
+        return resolved(connections, name, secrets_of(connections, os.environ), wanted=wanted)
 
     def now(self) -> datetime:
         """Return the time at which the run started."""
@@ -70,6 +86,17 @@ class RecordingContext:
     def progress(self, done: float, total: float | None = None) -> None:
         """Collect the step in `progressed`."""
         self.progressed.append((done, total))
+
+    def stream(self, text: str) -> None:
+        """Collect the text in `streamed`."""
+        self.streamed.append(text)
+
+    @cached_property
+    def models(self) -> AttemptModels:
+        """The providers of `settings`; their keys are read from the environment, as in a run."""
+        choices = choices_of(self.settings, os.environ)
+        gateway = Gateway(choices, provider_keys(choices), project_dir=self.project_dir)
+        return gateway.for_attempt(self, choices.settle([self.llm_settings]))
 
     def messages(self, level: Level) -> list[str]:
         """Return the messages said at that level, in order."""

@@ -92,7 +92,7 @@ class Run(PreparedRun):
 
     def __init__(self, data: Mapping[str, Any], store: Any, measured_s: Mapping[str, float]) -> None:
         super().__init__(data, {}, on="ray", components=[SumUp, SumQuickly, Clock], store=store, seed=7)
-        self._durations = {path: Timing(10, 10 * seconds) for path, seconds in measured_s.items()}
+        self._durations = {path: Timing(10, seconds) for path, seconds in measured_s.items()}
 
     def _measured(self, timings: Timings) -> Mapping[str, Timing]:
         return self._durations

@@ -12,7 +12,7 @@ opened it has ended.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from time import monotonic, time
 from typing import Any
@@ -21,18 +21,23 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from flowmason_ray.engine.commands import StartStage
-from flowmason_ray.engine.events import Event, StageFailed, StageLogged
+from flowmason_ray.engine.commands import GatherResults, StartStage
+from flowmason_ray.engine.context import LocalScope
+from flowmason_ray.engine.events import Event, StageDeclined, StageFailed, StageLogged
 from flowmason_ray.engine.executor import Deliver, RunInfo
-from flowmason_ray.engine.executors.capacity import Demand, Node, missing, missing_together, nodes_from
+from flowmason_ray.engine.executors.capacity import Demand, Node, for_ray, missing, missing_together, nodes_from
 from flowmason_ray.engine.executors.gangs import Bundles, Member, member_of, surely_run
 from flowmason_ray.engine.executors.placement import Placement, runs_in_coordinator
+from flowmason_ray.engine.executors.ray_bindings import reads_remote
 from flowmason_ray.engine.plan import Plan, PlanStage
 from flowmason_ray.engine.scope import Status
-from flowmason_ray.errors import Failure, FlowMasonError
+from flowmason_ray.errors import Failure, FlowMasonError, StageError
 
 NODES_TTL_S = 10.0
 """How long the list of nodes is believed: nodes come and go, but asking takes milliseconds."""
+LOOK_AGAIN_S = 5.0
+"""How often it is looked at whether what waits in Ray can still be had. An attempt is let go of when it could not be had twice:
+if it was running on a node that died, Ray has said so by then."""
 GANG_CHECK_S = 0.25
 """How often it is looked at whether a gang's construct has ended, so that its room can be given back."""
 SHOWN = 5
@@ -89,20 +94,35 @@ class Admission:
         self._gangs: dict[str, _Gang] = {}
         self._has_gangs = False
         self._checking: asyncio.TimerHandle | None = None
+        self._looking: asyncio.TimerHandle | None = None
         self.placement = Placement(self.nodes)
 
-    def open(self, run: RunInfo, submit: Submit, deliver: Deliver) -> None:
+    def open(
+        self,
+        run: RunInfo,
+        submit: Submit,
+        deliver: Deliver,
+        under_way: Callable[[], Collection[StartStage | GatherResults]],
+        abandon: Callable[[StageFailed], None],
+    ) -> None:
         """Begin to serve a run.
 
         Args:
             run: What is known about it.
             submit: Hands an attempt to Ray; called at once or later.
             deliver: Takes reports of attempts that were held back and cannot run.
+            under_way: Returns what was begun and has not ended.
+            abandon: Lets go of an attempt that was handed to Ray, and takes its report.
         """
+        self._run = run
+        self._under_way = under_way
+        self._abandon = abandon
         self._loop = asyncio.get_running_loop()
         self._submit = submit
         self._deliver = deliver
         self._wait_s: float = run.settings.ray.wait_for_resources_s if run.settings is not None else 0.0
+        self._stuck: set[str] = set()
+        self._looking = self._loop.call_later(LOOK_AGAIN_S, self._look_again)
         self.placement.open(run)
 
     def prepare(self, plan: Plan, *, check: bool) -> None:
@@ -134,8 +154,9 @@ class Admission:
         for gang in self._gangs.values():
             remove_placement_group(gang.group)
         self._gangs.clear()
-        if self._checking is not None:
-            self._checking.cancel()
+        for timer in (self._checking, self._looking):
+            if timer is not None:
+                timer.cancel()
 
     # -- the cluster --------------------------------------------------------------------------------------------------
 
@@ -161,6 +182,33 @@ class Admission:
             self._missing[key] = found
         return self._missing[key]
 
+    def _look_again(self) -> None:
+        """Let go of attempts that wait in Ray for a node that has gone."""
+        self._looking = self._loop.call_later(LOOK_AGAIN_S, self._look_again)
+        waiting = [c for c in self._under_way() if isinstance(c, StartStage) and not self._is_held(c.path)]
+        if not waiting or self._wait_s > 0:
+            return
+        self._known = (monotonic(), self._ask())
+        self._missing.clear()
+        stuck = {c.path: c for c in waiting if self._lost_room(c) is not None}
+        for path in self._stuck & stuck.keys():
+            found = self._lost_room(stuck[path])
+            self._abandon(_refused(stuck.pop(path), f"{found} It had the room for it before."))
+        self._stuck = set(stuck)
+        for path in [p for p, gang in self._gangs.items() if not gang.ready]:
+            found = missing_together([b for b in self._gangs[path].bundles if b.amounts], self._known[1])
+            if found is not None:
+                self._give_up(path, found)
+
+    def _is_held(self, path: str) -> bool:
+        return any(path in queue.commands for queue in self._queues.values())
+
+    def _lost_room(self, command: StartStage) -> str | None:
+        demand = self.placement.demand(command.stage)
+        if demand.key not in self._missing:
+            self._missing[demand.key] = missing(demand, self._known[1])
+        return self._missing[demand.key]
+
     # -- attempts -----------------------------------------------------------------------------------------------------
 
     def request(self, command: StartStage) -> Event | None:
@@ -174,6 +222,8 @@ class Admission:
         if found is None:
             self._submit(command, self.placement.options(command))
             return None
+        if _is_skipped(self._run, command):
+            return StageDeclined(at=time(), path=command.path, attempt=command.attempt)
         if self._wait_s <= 0:
             return _refused(command, found)
         if demand.key not in self._queues:
@@ -221,14 +271,15 @@ class Admission:
             if report is not None:
                 self._deliver(report)
 
-    def _give_up(self, key: Any) -> None:
+    def _give_up(self, key: Any, said: str | None = None) -> None:
         queue = self._queues.pop(key)
         self._drop(queue)
         gang = self._gangs.pop(key, None) if isinstance(key, str) else None
         if gang is not None:
             remove_placement_group(gang.group)
+        said = said or f"{queue.said} It waited {self._wait_s:g} s for that to change."
         for command in queue.commands.values():
-            self._deliver(_refused(command, f"{queue.said} It waited {self._wait_s:g} s for that to change."))
+            self._deliver(_refused(command, said))
 
     @staticmethod
     def _drop(queue: _Queue) -> None:
@@ -289,7 +340,7 @@ class Admission:
             [dict(bundle.amounts) for bundle in wanted],
             strategy="SPREAD" if stage.strategy == "spread" else "PACK",
             name=member.path,
-            bundle_label_selector=[dict(bundle.labels) for bundle in wanted],
+            bundle_label_selector=[for_ray(bundle.labels) for bundle in wanted],
         )
         path = member.path
         self._gangs[path] = _Gang(member=member, group=group, bundles=bundles)
@@ -317,6 +368,18 @@ class Admission:
         queue = self._queues.pop(path, None)
         if queue is not None:
             self._drop(queue)
+
+
+def _is_skipped(run: RunInfo, command: StartStage) -> bool:
+    """Tell whether a stage's `when` is false, if that can be told here: then nothing has to be there for it."""
+    scope, stage = command.scope, command.stage
+    if stage.when is None or reads_remote(scope, stage):
+        return False
+    try:
+        seen = LocalScope(run, scope, stage, command.path, command.attempt, command.first_started_at)
+        return not stage.when.evaluate(seen)
+    except StageError:
+        return False  # it is said when the attempt is begun
 
 
 def _refused(command: StartStage, found: str) -> StageFailed:

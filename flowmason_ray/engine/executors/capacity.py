@@ -84,6 +84,11 @@ def fits(value: str | None, condition: str) -> bool:
     return (value in allowed) is not condition.startswith("!")
 
 
+def for_ray(conditions: Mapping[str, str]) -> dict[str, str]:
+    """Return a label selector as Ray takes it: it compares values with the blanks around them (Ray 2.60)."""
+    return {name: condition.replace(", ", ",") for name, condition in conditions.items()}
+
+
 def missing(demand: Demand, nodes: Sequence[Node]) -> str | None:
     """Tell what no node could ever give: None, or sentences that name what is asked and what there is."""
     if any(demand.fits(node) for node in nodes):

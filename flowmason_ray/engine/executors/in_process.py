@@ -9,8 +9,9 @@ large ones that a loop makes are `Kept`, if the run is recorded with blobs.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
+from dataclasses import replace
 from time import perf_counter, time
 from typing import Any, Self
 
@@ -49,10 +50,11 @@ HEARTBEAT_S = 1.0
 class _Attempt:
     """An attempt that is not over yet."""
 
-    __slots__ = ("command", "demand", "stop", "stopping", "wait")
+    __slots__ = ("command", "context", "demand", "stop", "stopping", "wait")
 
     def __init__(self, command: StartStage, demand: Demand) -> None:
         self.command = command
+        self.context: AttemptContext | None = None
         self.demand = demand
         self.stop: Callable[[], None] | None = None
         self.stopping: asyncio.TimerHandle | None = None
@@ -206,7 +208,7 @@ class InProcessExecutor:
         if given is DECLINED:
             self._report_later(attempt, StageDeclined(at=time(), path=command.path, attempt=command.attempt))
             return
-        context = self._context(command)
+        context = attempt.context = self._context(command)
         loop = self._loop
 
         def done(result: Any, error: BaseException | None) -> None:
@@ -248,17 +250,18 @@ class InProcessExecutor:
         command = attempt.command
         component = command.stage.component
         assert component is not None
+        usage = None if attempt.context is None else attempt.context.close()
         if isinstance(error, (AttemptStopped, asyncio.CancelledError)):
-            event: Event = StageStopped(at=time(), path=command.path, attempt=command.attempt)
+            event: Event = StageStopped(at=time(), path=command.path, attempt=command.attempt, usage=usage)
         elif error is not None:
-            event = self._failed(command, error, duration_s)
+            event = self._failed(command, error, duration_s, usage)
         else:
             try:
-                event = self._succeeded(command, finish(component, result, command.stage.schema), duration_s)
+                event = self._succeeded(command, finish(component, result, command.stage.schema), duration_s, usage)
             except KeyboardInterrupt:
                 raise
             except BaseException as exc:  # a serializer of the component's Output: foreign code too
-                event = self._failed(command, exc, duration_s)
+                event = self._failed(command, exc, duration_s, usage)
         self._report(attempt, event)
 
     def _report(self, attempt: _Attempt, event: Event) -> None:
@@ -289,6 +292,8 @@ class InProcessExecutor:
             self._warn(
                 attempt.command.path, "It was stopped but does not end (it sits in a call that cannot be interrupted)."
             )
+            if attempt.context is not None:
+                stopped = replace(stopped, usage=attempt.context.close())
         self._report(attempt, stopped)
 
     # -- constructs ---------------------------------------------------------------------------------------------------
@@ -319,6 +324,7 @@ class InProcessExecutor:
             first_started_at=command.first_started_at,
             tell=self._tell,
             key=command.idempotency_key,
+            llm=command.stage.llm,
         )
 
     def _around(self, command: StartStage) -> AbstractContextManager[None]:
@@ -329,7 +335,9 @@ class InProcessExecutor:
         with suppress(RuntimeError):  # the runner's loop is closed: nobody listens any more
             self._loop.call_soon_threadsafe(self._deliver, event)
 
-    def _succeeded(self, command: StartStage, value: Value, duration_s: float) -> StageSucceeded:
+    def _succeeded(
+        self, command: StartStage, value: Value, duration_s: float, usage: Mapping[str, Any] | None = None
+    ) -> StageSucceeded:
         if self._pacing is not None:
             self._pacing.measured(command.stage, duration_s)
         return StageSucceeded(
@@ -339,6 +347,7 @@ class InProcessExecutor:
             value=self._handle(command, value),
             decision=value.decision,
             duration_s=duration_s,
+            usage=usage,
             size_bytes=value.size_bytes,
         )
 
@@ -356,7 +365,9 @@ class InProcessExecutor:
         return Kept(self._shelf, size_bytes=value.size_bytes, value=value.value)
 
     @staticmethod
-    def _failed(command: StartStage, exc: BaseException, duration_s: float = 0.0) -> StageFailed:
+    def _failed(
+        command: StartStage, exc: BaseException, duration_s: float = 0.0, usage: Mapping[str, Any] | None = None
+    ) -> StageFailed:
         failure: Failure = fail(exc, command.path, command.attempt)
         return StageFailed(
             at=time(),
@@ -365,6 +376,7 @@ class InProcessExecutor:
             failure=failure,
             duration_s=duration_s,
             final=is_final(exc),
+            usage=usage,
         )
 
     # -- the components' loop -----------------------------------------------------------------------------------------

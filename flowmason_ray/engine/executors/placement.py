@@ -15,7 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from flowmason_ray.engine.commands import StartStage
 from flowmason_ray.engine.component import Cost, Effect
 from flowmason_ray.engine.executor import RunInfo
-from flowmason_ray.engine.executors.capacity import ACCELERATOR, MIB, Demand, Node
+from flowmason_ray.engine.executors.capacity import ACCELERATOR, MIB, Demand, Node, for_ray
 from flowmason_ray.engine.plan import Plan, PlanStage, Target
 from flowmason_ray.settings import DatasetSettings
 
@@ -141,13 +141,13 @@ class Placement:
         if stage.resources.get("accelerator_type"):
             options["accelerator_type"] = stage.resources["accelerator_type"]
         if demand.labels:
-            options["label_selector"] = dict(demand.labels)
+            options["label_selector"] = for_ray(demand.labels)
         if stage.strategy == "spread":
             options["scheduling_strategy"] = "SPREAD"
         dataset = self._datasets.get(stage.near) if isinstance(stage.near, str) else None
         if dataset is not None:
-            options["label_selector"] = {**dataset.labels, **demand.labels}
-            options["fallback_strategy"] = [{"label_selector": dict(demand.labels)}]
+            options["label_selector"] = for_ray({**dataset.labels, **demand.labels})
+            options["fallback_strategy"] = [{"label_selector": for_ray(demand.labels)}]
         return options
 
     def _preferred(self, command: StartStage) -> str | None:

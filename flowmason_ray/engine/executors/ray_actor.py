@@ -22,8 +22,10 @@ from flowmason_ray.engine.attempt import fail, is_final, setup_failed
 from flowmason_ray.engine.context import AttemptContext, InstanceContext
 from flowmason_ray.engine.events import Event
 from flowmason_ray.engine.executors.instances import Instance
+from flowmason_ray.engine.executors.prints import heard, keep_ears_open
 from flowmason_ray.engine.executors.ray_messages import CallData, CallReport
 from flowmason_ray.engine.executors.ray_stages import Work, component_of, run_of
+from flowmason_ray.engine.executors.ray_telling import Teller
 from flowmason_ray.engine.executors.ray_worker import node_id, run_attempts
 from flowmason_ray.engine.executors.threads import AttemptStopped, ComponentLoop, ThreadJob
 from flowmason_ray.errors import Failure
@@ -40,7 +42,7 @@ class Ready(NamedTuple):
     failure: Failure | None
     """None: it is ready."""
     final: bool
-    told: tuple[Event, ...]
+    told: tuple[tuple[int, Event], ...]
     node: str
     setup_s: float
 
@@ -60,24 +62,32 @@ class ComponentActor:
         self._kept: dict[tuple[str, int], Any] = {}
         self._never = threading.Event()
 
-    def set_up(self, path: str) -> Ready:
-        """Make the instance ready. `path` is that of the attempt which it is needed for first."""
+    def set_up(self, path: str, number: int, mailbox: tuple[str, str] | None) -> Ready:
+        """Make the instance ready. What it says counts to `path`, that of the attempt which it is needed for first.
+
+        `number` tells setups apart, in the place of an attempt's number: it is negative.
+        """
         started = perf_counter()
-        told: list[Event] = []
+        teller = Teller(path, number)
         failure, final = None, False
         try:
+            run = run_of(self._packed_run)
+            if mailbox is not None:
+                teller.post_to(mailbox)
             component = component_of(self._reference, self._classes)
+            keep_ears_open()
             try:
                 instance = Instance(component)
                 if component.is_async:
                     self._loop = ComponentLoop()
-                self._set_up(instance, lambda: InstanceContext(run_of(self._packed_run), path, told.append))
+                with heard(teller.tell, path, number, shown=False):
+                    self._set_up(instance, lambda: InstanceContext(run, path, teller.tell))
                 self._instance = instance
             except Exception as exc:
                 raise (exc if hasattr(exc, "code") else setup_failed(component, exc)) from exc
         except Exception as exc:  # foreign code runs here: its import, its constructor, its setup
             failure, final = replace(fail(exc, path, 1), code="component_setup_failed"), is_final(exc)
-        return Ready(failure, final, tuple(told), node_id(), perf_counter() - started)
+        return Ready(failure, final, teller.told(), node_id(), perf_counter() - started)
 
     def _set_up(self, instance: Instance, say: Callable[[], InstanceContext]) -> None:
         if self._loop is None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from time import monotonic
@@ -42,6 +42,7 @@ PAUSE_AFTER_FAILURE_S = 5.0
 _ray: Any = ray  # under this name without types: those of Ray are partly unknown
 
 Outcome = CallReport | BaseException
+Told = Sequence[tuple[int, Event]]
 
 
 def wants_actors(stage: PlanStage) -> bool:
@@ -95,7 +96,6 @@ class Pool:
         self._bounds = component.actors or DEFAULT
         self._options = {name: value for name, value in options.items() if name not in ("max_retries", "name")}
         self._reference = reference
-        self._made = 0
         self._call_s: float | None = None
         self._setup_s: float | None = None
         self._not_before = 0.0
@@ -219,29 +219,32 @@ class Pool:
         return max(1, found)
 
     def _start(self) -> None:
-        self._made += 1
-        name = f"{self.component.name} {self._host.run_id} {self._host.number()}"
+        number = self._host.number()
+        name = f"{self.component.name} {self._host.run_id} {number}"
         handle = self._host.make(self._bounds.concurrency, {**self._options, "name": name}, self._reference)
+        path = self.waiting[0][0].members[0].path if self.waiting else self.component.name
         actor = Actor(handle, name)
         self.actors.append(actor)
-        path = self.waiting[0][0].members[0].path if self.waiting else self.component.name
-        self._host.when_done(handle.set_up.remote(path), lambda ready: self._is_set_up(actor, ready))
+        self._host.when_done(
+            handle.set_up.remote(path, -number, self._host.mailbox),
+            lambda ready: self._is_set_up(actor, (path, -number), ready),
+        )
         self._host.when_done(handle.watch.remote(), lambda _: self._died(actor))
 
-    def _is_set_up(self, actor: Actor, ready: Ready | BaseException) -> None:
+    def _is_set_up(self, actor: Actor, who: tuple[str, int], ready: Ready | BaseException) -> None:
         if actor.state != "starting":
             return
         if isinstance(ready, Ready) and ready.failure is None:
             self._setup_s = monotonic() - actor.created
             actor.state, actor.node, actor.idle_since = "ready", ready.node, monotonic()
-            self._tell(ready.told)
+            self._host.told(*who, ready.told)
             self._host.tick()
             self._advance()
             return
         if isinstance(ready, Ready):
             assert ready.failure is not None
             failure, final = ready.failure, ready.final
-            self._tell(ready.told)
+            self._host.told(*who, ready.told)
         else:
             message = (
                 f"The actor of component {self.component.name!r} died before its setup() had ended. {words_of(ready)}"
@@ -271,10 +274,6 @@ class Pool:
                 for member in call.members
             ]
             self._host.ended(call, CallReport(tuple(reports), ""))
-
-    def _tell(self, told: Iterable[Event]) -> None:
-        for event in told:
-            self._host.deliver(event)
 
     def _died(self, actor: Actor) -> None:
         """Forget an actor whose process has ended; what it was doing comes back as an error by itself."""
@@ -313,9 +312,11 @@ class Pools:
         *,
         run_id: str,
         packed_run: bytes,
+        mailbox: tuple[str, str] | None,
         watch: Callable[[Call], None],
         ended: Callable[[Call, Outcome], None],
         deliver: Callable[[Event], None],
+        told: Callable[[str, int, Told], None],
         nodes: Callable[[], list[Node]],
         wanted_cores: Callable[[], float],
     ) -> None:
@@ -323,16 +324,20 @@ class Pools:
         Args:
             run_id: The run's.
             packed_run: What actors know about it.
+            mailbox: Where what setups say while they run is posted.
             watch: Has `arrived` called when a call's report is there.
             ended: Takes how a call ended.
             deliver: Takes live events.
+            told: Takes what a setup has said, as reports carry it.
             nodes: Returns the cluster's nodes.
             wanted_cores: Returns how many cores the largest call asks for that may be waiting for room; 0: there is none.
         """
         self.run_id = run_id
+        self.mailbox = mailbox
         self.watch = watch
         self.ended = ended
         self.deliver = deliver
+        self.told = told
         self.nodes = nodes
         self._packed_run = packed_run
         self._wanted_cores = wanted_cores

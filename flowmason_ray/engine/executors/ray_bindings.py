@@ -6,7 +6,7 @@ scheduled near its data.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -23,15 +23,36 @@ from flowmason_ray.engine.scope import WORDS, Scope, Status
 from flowmason_ray.engine.values import ItemSource, Packed
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
 class RemoteValue(Packed):
-    """A value in Ray's object store. `packed` is how the log records it."""
+    """A value in Ray's object store. `packed` is how the log records it.
+
+    What it is does not change; where it is may: it can be lost and brought back, and let go of when nobody reads it any more.
+    """
 
     reference: Any
+    """To the value; None when it was let go of."""
     contents: Contents | None = None
     """What stands for it in fingerprints, as the worker has computed it; None: nobody asked."""
     node: str | None = None
     """The id of the node on which it was made."""
+    maker: Any = None
+    """The command (`engine.commands`) that it is the answer to; None: it came from the coordinator."""
+    losses: int = 0
+    """How often it was lost and brought back."""
+
+    def note_maker(self, maker: Any) -> None:
+        """Take note of the command that it is the answer to."""
+        object.__setattr__(self, "maker", maker)
+
+    def rebind(self, reference: Any) -> None:
+        """Take note of where it is after it was lost."""
+        object.__setattr__(self, "reference", reference)
+        object.__setattr__(self, "losses", self.losses + 1)
+
+    def let_go(self) -> None:
+        """Give the value back to Ray: nobody reads it any more."""
+        object.__setattr__(self, "reference", None)
 
 
 class Arguments:
@@ -60,20 +81,24 @@ class Arguments:
 
 def reads_remote(scope: Scope, stage: PlanStage) -> bool:
     """Tell whether an attempt reads anything that is not in this process."""
+    return next(remote_values(scope, stage), None) is not None
+
+
+def remote_values(scope: Scope, stage: PlanStage) -> Iterator[RemoteValue]:
+    """Yield the values that an attempt reads and that are not in this process."""
     for target in stage.targets.values():
         at, index = scope.at(target) if target.levels else (scope, target.index)
         if isinstance(at.values[index], RemoteValue):
-            return True
+            yield at.values[index]
     if "input" in stage.roots and isinstance(scope.input, RemoteValue):
-        return True
-    if "vars" in stage.roots and any(isinstance(v, RemoteValue) for v in visible_variables(scope).values()):
-        return True
+        yield scope.input
+    if "vars" in stage.roots:
+        yield from (v for v in visible_variables(scope).values() if isinstance(v, RemoteValue))
     around: Scope | None = scope
     while around is not None:
         if isinstance(around.items, RemoteValue) and not stage.roots.isdisjoint(around.plan.variables):
-            return True
+            yield around.items
         around = None if around.plan.isolated else around.parent
-    return False
 
 
 def binding(handle: Any, arguments: Arguments) -> Binding:
@@ -87,7 +112,7 @@ def bind(
     scope: Scope,
     stage: PlanStage,
     arguments: Arguments,
-    input_handle: Callable[[Any], Any],
+    input_handle: Callable[[Any, PlanStage], Any],
     before: Mapping[int, int] | None = None,
 ) -> Bindings:
     """Say where everything comes from that an attempt reads; references are added to `arguments`.
@@ -96,7 +121,7 @@ def bind(
         scope: Where its references are looked up.
         stage: What it is an attempt of.
         arguments: What the call brings along.
-        input_handle: Returns the handle of a scope's input.
+        input_handle: Returns the handle of a scope's input for a stage.
         before: The stages of the same scope that are attempted earlier in the same call: their positions in the scope, and
             in the call. They are taken to have succeeded; the worker makes sure of it.
     """
@@ -113,7 +138,7 @@ def bind(
     roots = stage.roots
     if "vars" in roots:
         variables = {name: binding(handle, arguments) for name, handle in visible_variables(scope).items()}
-    given = binding(input_handle(scope.input), arguments) if "input" in roots else None
+    given = binding(input_handle(scope.input, stage), arguments) if "input" in roots else None
     return Bindings(stages, variables, _loops(scope, stage, arguments), given)
 
 
@@ -168,6 +193,8 @@ def stage_data(stage: PlanStage) -> StageData:
         stage.fixed,
         stage.when.source if stage.when else None,
         stage.schema.schema if stage.schema else None,
+        stage.resources.get("memory_mib"),
+        stage.llm,
     )
     digest = sha256(orjson.dumps(source, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)).hexdigest()
     return StageData(
@@ -178,4 +205,6 @@ def stage_data(stage: PlanStage) -> StageData:
         fixed=stage.fixed,
         when=stage.when.source if stage.when else None,
         schema=stage.schema.schema if stage.schema else None,
+        memory_mib=stage.resources.get("memory_mib"),
+        llm=stage.llm,
     )

@@ -14,10 +14,19 @@ from time import time
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError, TaskCancelledError, WorkerCrashedError
+from ray.exceptions import (
+    NodeDiedError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+    TaskCancelledError,
+    WorkerCrashedError,
+)
 
 from flowmason_ray.engine.events import Event, StageDeclined, StageFailed, StageStopped, StageSucceeded
 from flowmason_ray.engine.executors.ray_bindings import RemoteValue
+from flowmason_ray.engine.executors.ray_losses import lost_failure, lost_object
 from flowmason_ray.engine.executors.ray_messages import CallReport, Report
 from flowmason_ray.engine.plan import PlanStage
 from flowmason_ray.engine.scope import Scope
@@ -85,6 +94,10 @@ class Call:
         """Return the members whose reports are still missing."""
         return [member for member in self.members if member.wanted and not member.over]
 
+    def waits_for(self, path: str, attempt: int) -> bool:
+        """Tell whether the report of that attempt is still missing."""
+        return any(m.path == path and m.attempt == attempt and m.wanted and not m.over for m in self.members)
+
     def cancel(self, *, force: bool) -> None:
         """Have Ray stop it: interrupted, or with `force` killed with its worker."""
         self.cancelled = True
@@ -143,16 +156,23 @@ def end_of(member: Member, report: Report, value: Any, node: str) -> Event:
             failure=report.failure,
             duration_s=report.duration_s,
             final=report.final,
+            usage=report.usage,
         )
     if report.status == "stopped":
-        return stopped(member)
+        return StageStopped(at=now, path=path, attempt=attempt, usage=report.usage)
     made = report.value
     if not report.inline:
         made = RemoteValue(
             reference=value, packed=report.packed, size_bytes=report.size_bytes, contents=report.contents, node=node
         )
     return StageSucceeded(
-        at=now, path=path, attempt=attempt, value=made, decision=report.decision, duration_s=report.duration_s
+        at=now,
+        path=path,
+        attempt=attempt,
+        value=made,
+        decision=report.decision,
+        duration_s=report.duration_s,
+        usage=report.usage,
     )
 
 
@@ -160,15 +180,24 @@ def lost(call: Call, member: Member, error: BaseException) -> Event:
     """Say how an attempt ended of whose call no report came back."""
     if isinstance(error, TaskCancelledError) or (call.cancelled and isinstance(error, RayError)):
         return stopped(member)
-    died = isinstance(error, (WorkerCrashedError, RayActorError))
-    code = "worker_died" if died else "value_lost" if "Lost" in type(error).__name__ else "executor_error"
-    message = (
-        "The worker process that ran the attempt died (killed, out of memory, or crashed)." if died else words_of(error)
-    )
-    failure = Failure(
-        code=code, message=message, stage=member.path, attempts=member.attempt, error_type=type(error).__name__
-    )
+    reference = lost_object(error)
+    if reference is not None:
+        failure = lost_failure(reference, member.path, member.attempt)
+    else:
+        code, message = _code_of(error)
+        failure = Failure(
+            code=code, message=message, stage=member.path, attempts=member.attempt, error_type=type(error).__name__
+        )
     return StageFailed(at=time(), path=member.path, attempt=member.attempt, failure=failure)
+
+
+def _code_of(error: BaseException) -> tuple[str, str]:
+    if isinstance(error, OutOfMemoryError):
+        message = "Ray killed the worker process that ran the attempt, because the memory of its node was running out."
+        return "out_of_memory", message
+    if isinstance(error, (WorkerCrashedError, RayActorError, NodeDiedError)):
+        return "worker_died", "The worker process that ran the attempt died (killed, out of memory, or crashed)."
+    return "executor_error", words_of(error)
 
 
 def stopped(member: Member) -> StageStopped:

@@ -31,6 +31,10 @@ class StageData:
     fixed: Mapping[str, Any]
     when: str | None
     schema: Mapping[str, Any] | None
+    memory_mib: float | None = None
+    """By how much an attempt may grow its worker."""
+    llm: Mapping[str, Any] | None = None
+    """The effective `llm_settings`."""
 
 
 class Binding(NamedTuple):
@@ -67,6 +71,10 @@ class AttemptData(NamedTuple):
     attempt: int
     first_started_at: float
     idempotency_key: str | None
+    live: bool = True
+    """Whether what it says is passed on while it runs; what is said by one that rides along comes with its report."""
+    timed: bool = False
+    """Whether the coordinator wants to be told when it begins: it has a time limit."""
     reads: tuple[int, ...] = ()
     """The attempts of the same call whose values it reads: it is not run unless they have succeeded."""
 
@@ -78,6 +86,8 @@ class CallData(NamedTuple):
     """The run's facts (`pack_run`): sent with every call, read once per worker, which beats a reference that every task would
     have to borrow (measured: 3 ms a task)."""
     attempts: tuple[AttemptData, ...]
+    mailbox: tuple[str, str] | None = None
+    """Where to post what attempts say while they run: the name of the mailbox and the box in it; None: nowhere."""
 
 
 class Report(NamedTuple):
@@ -98,8 +108,10 @@ class Report(NamedTuple):
     failure: Failure | None = None
     final: bool = False
     """Whether the component has said that repeating cannot help."""
-    told: tuple[Event, ...] = ()
-    """What the component said (`context.log`, `context.progress`) while it ran."""
+    usage: Mapping[str, Any] | None = None
+    """What it took of models."""
+    told: tuple[tuple[int, Event], ...] = ()
+    """What the attempt said lately (`ray_telling`), each with its number: what has come through the mailbox is known by it."""
     drew_time: bool = False
     """Whether it asked for the time at which it was started, which is not known yet for one that rides along."""
 

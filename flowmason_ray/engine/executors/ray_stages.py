@@ -27,6 +27,7 @@ from flowmason_ray.engine.executors.ray_frames import restore
 from flowmason_ray.engine.executors.ray_messages import AttemptData, Binding, StageData
 from flowmason_ray.engine.secrecy import Secret
 from flowmason_ray.engine.values import Items
+from flowmason_ray.llm.gateway import unpack as unpack_models
 from flowmason_ray.settings import ProjectSettings
 from flowmason_ray.spec.expressions import Expression, StageView, parse_expression
 from flowmason_ray.spec.input_schema import InputSchema
@@ -63,6 +64,8 @@ class Work:
     fixed: Mapping[str, Any]
     when: Expression | None
     schema: InputSchema | None
+    memory_mib: float | None
+    llm: Mapping[str, Any] | None
     instance: Any
 
 
@@ -90,6 +93,8 @@ def _compile(stage: StageData, classes: Mapping[str, Any]) -> Work:
         fixed=stage.fixed,
         when=None if stage.when is None else parse_expression(stage.when),
         schema=None if stage.schema is None else InputSchema(stage.schema),
+        memory_mib=stage.memory_mib,
+        llm=stage.llm,
         instance=component.create() if component is not None else None,
     )
 
@@ -206,6 +211,9 @@ def pack_run(run: RunInfo) -> bytes:
             "settings": None if run.settings is None else run.settings.model_dump(mode="json"),
             "env": dict(run.env),
             "secrets": {name: secret.reveal() for name, secret in run.secrets.items()},
+            "keys": {name: key.reveal() for name, key in run.keys.items()},
+            "models": None if run.models is None else run.models.packed(),
+            "streams": run.streams,
             "region": run.region,
             "blobs": None if run.blobs is None else run.blobs.address,
             "fingerprints": run.fingerprints,
@@ -226,6 +234,9 @@ def _unpack_run(packed: bytes) -> RunInfo:
     facts["project_dir"] = Path(facts["project_dir"])
     facts["settings"] = None if facts["settings"] is None else ProjectSettings.model_validate(facts["settings"])
     facts["secrets"] = {name: Secret(value) for name, value in facts["secrets"].items()}
+    facts["keys"] = {name: Secret(value) for name, value in facts["keys"].items()}
+    if facts["models"] is not None:
+        facts["models"] = unpack_models(facts["models"], facts["keys"])
     facts["blobs"] = None if facts["blobs"] is None else open_blobs(facts["blobs"])
     facts["region"] = _region() or facts["region"]
     telemetry.adopt(facts.pop("telemetry"))

@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from time import time
 from typing import Any, Self
 
-import orjson
 import ray
 from ray import cloudpickle
 from ray.exceptions import RayError
@@ -26,25 +25,36 @@ from ray.exceptions import RayError
 from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage, resolve_part
 from flowmason_ray.engine.component import ComponentSpec
 from flowmason_ray.engine.digests import item_in, part_in
-from flowmason_ray.engine.events import Event, StageBegan, StageStopped
+from flowmason_ray.engine.events import Event, StageBegan, StageFailed, StageStopped
 from flowmason_ray.engine.executor import STOP_GRACE_S, Deliver, RunInfo
 from flowmason_ray.engine.executors.admission import Admission
 from flowmason_ray.engine.executors.grouping import Alone, Grouping, shares
 from flowmason_ray.engine.executors.in_process import InProcessExecutor
 from flowmason_ray.engine.executors.placement import PURE_RETRIES
 from flowmason_ray.engine.executors.ray_actors import Pools, preferred_node, wants_actors
-from flowmason_ray.engine.executors.ray_bindings import Arguments, RemoteValue, bind, binding, reads_remote, stage_data
+from flowmason_ray.engine.executors.ray_bindings import (
+    Arguments,
+    RemoteValue,
+    bind,
+    binding,
+    reads_remote,
+    remote_values,
+    stage_data,
+)
 from flowmason_ray.engine.executors.ray_calls import Arrivals, Call, Member, end_of, lost, outcome_of, stopped, words_of
 from flowmason_ray.engine.executors.ray_cluster import connect
-from flowmason_ray.engine.executors.ray_frames import portable, restore
+from flowmason_ray.engine.executors.ray_frames import restore
+from flowmason_ray.engine.executors.ray_inputs import Inputs
+from flowmason_ray.engine.executors.ray_losses import ValueLost, lost_object
+from flowmason_ray.engine.executors.ray_mailbox import Mailbox
 from flowmason_ray.engine.executors.ray_messages import AttemptData, CallData, CallReport
+from flowmason_ray.engine.executors.ray_recovery import Recovery
 from flowmason_ray.engine.executors.ray_riding import Rides, may_ride, passengers
 from flowmason_ray.engine.executors.ray_stages import pack_run
+from flowmason_ray.engine.executors.ray_telling import Letter
 from flowmason_ray.engine.executors.ray_worker import gather_results, run_call
 from flowmason_ray.engine.plan import Plan, PlanStage
-from flowmason_ray.engine.scope import Status
-from flowmason_ray.engine.values import INLINE_LIMIT_BYTES
-from flowmason_ray.errors import FlowMasonError
+from flowmason_ray.engine.scope import Scope, Status
 
 
 def _call_with(classes: Mapping[str, Any]) -> Any:
@@ -63,12 +73,6 @@ _cloudpickle: Any = cloudpickle
 # Made once: Ray exports a remote function to the cluster again for every object that `ray.remote` returns.
 _plain_call: Any = _call_with({})
 _remote_gather: Any = ray.remote(gather_results)
-
-
-class ValueLost(FlowMasonError):
-    """A value in the object store is gone, and Ray could not make it again."""
-
-    code = "value_lost"
 
 
 class RayTasksExecutor:
@@ -92,8 +96,11 @@ class RayTasksExecutor:
         self._under_way = 0
         """Calls that Ray has not ended yet."""
         self._rides = Rides()
+        self._heard: dict[tuple[str, int], int] = {}
+        """How many messages of an attempt have been passed on."""
         self._stages: dict[int, tuple[str, bytes]] = {}
         self._admission = Admission()
+        self._recovery = Recovery(self._again, self._put_again, _values_read)
         self._pools: Pools | None = None
 
     async def __aenter__(self) -> Self:
@@ -113,25 +120,29 @@ class RayTasksExecutor:
         self._admission.close()
         if self._pools is not None:
             await self._pools.close()
+            await self._mailbox.close()
         await self._local.__aexit__(*exc)
 
     def open(self, run: RunInfo, deliver: Deliver) -> None:
         """Begin to serve a run."""
         self._run = run
-        self._deliver = deliver
+        self._deliver = self._recovery.open(run, deliver)
         self._group: Grouping = self._grouping or run.pacing or Alone()
         self._local.open(run, deliver)
         self._packed_run = pack_run(run)
-        self._input: Any = None
+        self._inputs = Inputs(run.input, self._recovery.register)
         self._classes: dict[str, Any] = {}
         self._remote_call = _plain_call
-        self._admission.open(run, self._submit, deliver)
+        self._admission.open(run, self._submit, self._deliver, self._recovery.under_way, self._abandon)
+        self._mailbox = Mailbox(run.run_id, self._letters, self._hear_no_more)
         self._pools = Pools(
+            mailbox=self._mailbox.address,
+            told=self._told,
             run_id=run.run_id,
             packed_run=self._packed_run,
             watch=self._arrivals.watch,
             ended=self._ended,
-            deliver=deliver,
+            deliver=self._deliver,
             nodes=self._admission.nodes,
             wanted_cores=lambda: max((call.cores for call in self._calls.values() if call.actor is None), default=0.0),
         )
@@ -142,6 +153,7 @@ class RayTasksExecutor:
         Raises:
             InfeasibleRun: a stage asks for what no node has.
         """
+        self._recovery.holdings.prepare(plan)
         self._admission.prepare(plan, check=check)
 
     async def fetch(self, handle: Any) -> Any:
@@ -152,10 +164,15 @@ class RayTasksExecutor:
         """
         if not isinstance(handle, RemoteValue):
             return await self._local.fetch(handle)
-        try:
-            return restore(await handle.reference)
-        except RayError as exc:
-            raise ValueLost(f"A value of {handle.size_bytes} bytes is gone from the cluster: {words_of(exc)}") from exc
+        while True:
+            try:
+                if handle.reference is not None:
+                    return restore(await handle.reference)
+            except RayError as exc:
+                if lost_object(exc) is None:
+                    message = f"A value of {handle.size_bytes} bytes cannot be brought here: {words_of(exc)}"
+                    raise ValueLost(message) from exc
+            await self._recovery.restored(handle)
 
     def part_content(self, handle: Any, key: str | None) -> bytes | None:
         """Return what stands for a value in fingerprints."""
@@ -177,11 +194,28 @@ class RayTasksExecutor:
         if known is not None:
             for event in known[:-1]:
                 self._deliver(event)
+            self._recovery.answered(command, known[-1])
             return known[-1]
         stage = command.stage
         if self._group.in_coordinator(stage) and not reads_remote(command.scope, stage):
             return self._local.start(command)
-        return self._admission.request(command)
+        return self._again(command)
+
+    def _again(self, command: StartStage | GatherResults) -> Event | None:
+        """Begin an attempt or a gathering on a worker, for the first time or because it lacked a value."""
+        if not self._recovery.may_begin(command):
+            return None
+        if isinstance(command, GatherResults):
+            self._send_gathering(command)
+            return None
+        event = self._admission.request(command)
+        if event is not None:
+            self._recovery.answered(command, event)
+        return event
+
+    def _put_again(self, value: RemoteValue) -> bool:
+        """Put the run's input into the object store once more, if that is what `value` is."""
+        return self._inputs.put_again(value)
 
     def _submit(self, command: StartStage, options: Mapping[str, Any]) -> None:
         shape = self._admission.placement.shape(options)
@@ -220,7 +254,8 @@ class RayTasksExecutor:
             attempts.append(self._attempt(command, arguments))
             riders = self._group.riders(command.stage)
             for stage in passengers(command, riders) if riders else ():
-                if wants_actors(stage) or not self._admission.placement.carries(command.stage, stage):
+                placed = self._admission.placement.carries(command.stage, stage)
+                if wants_actors(stage) or not placed or _lacks_value(scope, stage):
                     break
                 path = scope.path(stage.index)
                 ride = StartStage(
@@ -232,7 +267,8 @@ class RayTasksExecutor:
                 attempts.append(attempt)
         first = commands[0]
         name = first.path if len(commands) == 1 else f"{first.path} +{len(commands) - 1}"
-        call = CallData(self._packed_run, tuple(attempts))
+        self._mailbox.open()
+        call = CallData(self._packed_run, tuple(attempts), self._mailbox.address if self._mailbox.works else None)
         cores = float(options.get("num_cpus") or 0.0)
         component = first.stage.component
         if component is not None and self._pools is not None and wants_actors(first.stage):
@@ -242,9 +278,8 @@ class RayTasksExecutor:
             reference = stage_data(first.stage).component
             self._pools.pool(component, options, reference).submit(waiting, call, arguments.given)
             return
-        for member in members:
-            if member.stage is not None and member.stage.timeout_s is not None:
-                self._deliver(StageBegan(path=member.path, attempt=member.attempt))
+        if not self._mailbox.works and first.stage.timeout_s is not None:
+            self._deliver(StageBegan(path=first.path, attempt=first.attempt))
         report, *values = self._remote_call.options(num_returns=1 + len(attempts), name=name, **options).remote(
             call, *arguments.given
         )
@@ -262,25 +297,15 @@ class RayTasksExecutor:
         return AttemptData(
             digest,
             packed,
-            bind(command.scope, stage, arguments, self._input_handle, before),
+            bind(command.scope, stage, arguments, self._inputs.handle, before),
             command.path,
             command.attempt,
             command.first_started_at,
             command.idempotency_key,
+            before is None,
+            stage.timeout_s is not None and not wants_actors(stage),
             reads,
         )
-
-    def _input_handle(self, value: Any) -> Any:
-        """Return the handle of an input: a large one is put into the object store once."""
-        if value is not self._run.input:
-            return value
-        if self._input is None:
-            size = len(orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS))
-            if size <= INLINE_LIMIT_BYTES:
-                self._input = value
-            else:
-                self._input = RemoteValue(reference=_ray.put(portable(value)), packed=None, size_bytes=size)
-        return self._input
 
     def _stage_data(self, stage: PlanStage) -> tuple[str, bytes]:
         key = id(stage)
@@ -334,12 +359,42 @@ class RayTasksExecutor:
             if report.status == "succeeded" and member.stage is not None:
                 self._group.measured(member.stage, report.duration_s)
             if member.wanted:
-                for told in report.told:
-                    self._deliver(told)
+                self._told(member.path, member.attempt, report.told)
                 self._deliver(event or stopped(member))
             elif event is not None and not report.drew_time and _still_waits(member):
                 assert member.scope is not None
-                self._rides.keep(member.path, member.scope, (*report.told, event))
+                self._rides.keep(member.path, member.scope, (*(said for _, said in report.told), event))
+
+    # -- what attempts say while they run -----------------------------------------------------------------------------
+
+    def _letters(self, letters: list[Letter]) -> None:
+        """Take what came through the mailbox."""
+        for path, attempt, number, event in letters:
+            call = self._calls.get(path)
+            if attempt > 0 and (call is None or not call.waits_for(path, attempt)):
+                continue  # its report is here, and has brought all of that
+            if isinstance(event, StageBegan):
+                self._deliver(event)
+            else:
+                self._hear(path, attempt, number, event)
+
+    def _hear(self, path: str, attempt: int, number: int, event: Event) -> None:
+        if number >= self._heard.get((path, attempt), 0):
+            self._heard[path, attempt] = number + 1
+            self._deliver(event)
+
+    def _told(self, path: str, attempt: int, told: Sequence[tuple[int, Event]]) -> None:
+        """Take what came with the report: what has not come before."""
+        for number, event in told:
+            self._hear(path, attempt, number, event)
+        if attempt > 0:  # a setup's letters may still come
+            self._heard.pop((path, attempt), None)
+
+    def _hear_no_more(self) -> None:
+        """The mailbox is gone: nobody will tell when attempts begin, so they are taken to have begun."""
+        for call in set(self._calls.values()):
+            for member in call.waited_for() if call.pool is None else ():
+                self._deliver(StageBegan(path=member.path, attempt=member.attempt))
 
     # -- stopping -----------------------------------------------------------------------------------------------------
 
@@ -353,6 +408,8 @@ class RayTasksExecutor:
         if self._admission.cancel(command.path):
             event = StageStopped(at=time(), path=command.path, attempt=command.attempt)
             self._loop.call_soon(self._deliver, event)
+            return
+        if self._recovery.cancel(command.path, command.attempt):
             return
         call = self._calls.get(command.path)
         if call is None:
@@ -368,6 +425,16 @@ class RayTasksExecutor:
             member.over = True
             del self._calls[command.path]
             self._loop.call_soon(self._deliver, stopped(member))
+
+    def _abandon(self, event: StageFailed) -> None:
+        """Let go of an attempt that can never run, and report that."""
+        call = self._calls.pop(event.path, None)
+        if call is not None:
+            for member in call.members:
+                member.over = member.over or member.path == event.path
+            if not call.waited_for():
+                call.cancel(force=True)
+        self._deliver(event)
 
     def _forget_held(self, command: CancelStage) -> bool:
         for group in self._held.values():
@@ -393,17 +460,38 @@ class RayTasksExecutor:
 
     def gather(self, command: GatherResults) -> Event | None:
         """Put a construct's value together: here when all is here, else on a worker."""
+        if not _values_read(command):
+            return self._local.gather(command)
+        return self._again(command)
+
+    def _send_gathering(self, command: GatherResults) -> None:
         arguments = Arguments()
         parts = {name: resolve_part(part, lambda h: binding(h, arguments)) for name, part in command.parts.items()}
         base = binding(command.base, arguments)
-        if not arguments.given:
-            return self._local.gather(command)
         options = {"num_returns": 2, "num_cpus": 0, "name": command.path, "max_retries": PURE_RETRIES}
         report, value = _remote_gather.options(**options).remote(
             command.head, parts, base, self._packed_run, *arguments.given
         )
         self._watch(Call([Member(command.path, command.attempt)], report, [value]))
-        return None
+
+
+def _lacks_value(scope: Scope, stage: PlanStage) -> bool:
+    return any(value.reference is None for value in remote_values(scope, stage))
+
+
+def _values_read(command: StartStage | GatherResults) -> Iterable[RemoteValue]:
+    """Return the values in the object store that an attempt, or a gathering, reads."""
+    if isinstance(command, StartStage):
+        return remote_values(command.scope, command.stage)
+    return [handle for handle in _handles(command) if isinstance(handle, RemoteValue)]
+
+
+def _handles(command: GatherResults) -> list[Any]:
+    """Return the handles that a gathering puts together."""
+    found: list[Any] = [command.base]
+    for part in command.parts.values():
+        resolve_part(part, found.append)
+    return found
 
 
 def _still_waits(member: Member) -> bool:

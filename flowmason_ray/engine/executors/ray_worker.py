@@ -16,14 +16,16 @@ import orjson
 import ray
 
 from flowmason_ray.engine.attempt import DECLINED, Value, at_once, fail, finish, is_final, prepare
-from flowmason_ray.engine.component import Cost
+from flowmason_ray.engine.component import ComponentSpec, Cost
 from flowmason_ray.engine.context import AttemptContext
 from flowmason_ray.engine.digests import contents_of
-from flowmason_ray.engine.events import Event
 from flowmason_ray.engine.executor import RunInfo
+from flowmason_ray.engine.executors.memory_limit import limited
 from flowmason_ray.engine.executors.ray_frames import portable, restore
+from flowmason_ray.engine.executors.ray_losses import lost_failure, lost_object
 from flowmason_ray.engine.executors.ray_messages import AttemptData, Binding, CallData, CallReport, Report
 from flowmason_ray.engine.executors.ray_stages import Work, WorkerScope, run_of, work_of
+from flowmason_ray.engine.executors.ray_telling import Teller
 from flowmason_ray.engine.executors.surroundings import surroundings
 from flowmason_ray.engine.executors.threads import AttemptStopped
 from flowmason_ray.engine.values import INLINE_LIMIT_BYTES
@@ -68,7 +70,7 @@ def run_attempts(
         if any(reports[earlier].status != "succeeded" for earlier in data.reads):
             report, value, large = NOT_RUN, None, None
         else:
-            report, value, large = run_attempt(classes, call.run, data, arguments, made, execute)
+            report, value, large = run_attempt(classes, call, data, arguments, made, execute)
         reports.append(report)
         made.append(value)
         kept.append(large)
@@ -87,29 +89,35 @@ def node_id() -> str:
 
 def run_attempt(
     classes: Mapping[str, Any],
-    packed_run: bytes,
+    call: CallData,
     data: AttemptData,
     arguments: Sequence[Any],
     made: Sequence[Any],
     execute: Execute,
 ) -> tuple[Report, Any, Any]:
-    """Run one attempt.
+    """Run one attempt of a call.
 
     Returns:
         The report; the value, for later attempts of the same call; and the value again, fit to be sent, if it is too large
         for the report (else None).
     """
     started = perf_counter()
-    told: list[Event] = []
+    teller = Teller(data.path, data.attempt)
+    begun = False
+    context: AttemptContext | None = None
     try:
-        run = run_of(packed_run)
+        run = run_of(call.run)
+        if data.live and call.mailbox is not None:
+            teller.post_to(call.mailbox)
+            if data.timed:
+                teller.began()
         work = work_of(data, classes)
         started = perf_counter()  # importing and compiling a stage is no part of it: this worker does that once
         scope = WorkerScope(data, work.id, run, arguments, made, _ray.get)
         given = prepare(work, scope)
         if given is DECLINED:
             return Report(status="declined", drew_time=scope.drew_time), None, None
-        drew_time = scope.drew_time
+        drew_time, begun = scope.drew_time, True
         if work.component is None:
             value: Value = given
         else:
@@ -119,32 +127,50 @@ def run_attempt(
                 path=data.path,
                 attempt=data.attempt,
                 first_started_at=data.first_started_at,
-                tell=told.append,
+                tell=teller.tell,
                 key=data.idempotency_key,
+                llm=work.llm,
             )
-            with surroundings(run, told.append, data.path, data.attempt, away=True):
+            with surroundings(run, teller.tell, data.path, data.attempt, away=True):
                 result = execute(work, given, context)
             value = finish(work.component, result, work.schema)
             drew_time = drew_time or context.drew_time
         report, large = _report(value, run, perf_counter() - started)
-        return report._replace(told=tuple(told), drew_time=drew_time), value.value, large
+        usage = _closed(context)
+        return report._replace(usage=usage, told=teller.told(), drew_time=drew_time), value.value, large
     except AttemptStopped:
-        return STOPPED, None, None
+        return STOPPED._replace(usage=_closed(context), told=teller.told()), None, None
     except Exception as exc:  # foreign code runs here: any exception is a failed attempt
-        failure = fail(exc, data.path, data.attempt)
+        lost = None if begun else lost_object(exc)
+        failure = lost_failure(lost, data.path, data.attempt) if lost else fail(exc, data.path, data.attempt)
         duration_s, final = perf_counter() - started, is_final(exc)
-        report = Report(status="failed", failure=failure, final=final, duration_s=duration_s, told=tuple(told))
+        usage = _closed(context)
+        report = Report(
+            status="failed", failure=failure, final=final, duration_s=duration_s, usage=usage, told=teller.told()
+        )
         return report, None, None
+
+
+def _closed(context: AttemptContext | None) -> Mapping[str, Any] | None:
+    """End what an attempt has shown so far; return what it has used of models."""
+    return None if context is None else context.close()
 
 
 def execute(work: Work, given: Any, context: AttemptContext) -> Any:
     """Call a component in this thread, which Ray interrupts when the call is cancelled."""
     assert work.component is not None
+    if work.memory_mib is not None:
+        with limited(work.memory_mib):
+            return _called(work, work.component, given, context)
+    return _called(work, work.component, given, context)
+
+
+def _called(work: Work, component: ComponentSpec, given: Any, context: AttemptContext) -> Any:
     result = work.instance.execute(given, context)
-    if not work.component.is_async:
+    if not component.is_async:
         return result
-    if work.component.cost is Cost.TRIVIAL:
-        return at_once(work.component, result)  # an event loop takes longer to make than it runs
+    if component.cost is Cost.TRIVIAL:
+        return at_once(component, result)  # an event loop takes longer to make than it runs
     return asyncio.run(_interruptible(result))
 
 
@@ -187,7 +213,7 @@ def gather_results(
 
 def _report(value: Value, run: RunInfo, duration_s: float) -> tuple[Report, Any]:
     """Return the report on a value, and the value fit to be sent if it does not go into the report."""
-    key, text = Encoder(run.blobs, secrets=run.secrets.values()).value(value.value)
+    key, text = Encoder(run.blobs, secrets=run.hidden).value(value.value)
     if key == "value" and len(text) <= INLINE_LIMIT_BYTES:
         return Report(status="succeeded", duration_s=duration_s, decision=value.decision, value=value.value), None
     report = Report(

@@ -26,7 +26,7 @@ def surroundings(
         away: Whether this is not the process in which the run is driven: nobody sees its streams, and it may be killed as soon
             as the attempt has ended.
     """
-    if run.trace is None and not run.listens:
+    if run.trace is None and not (run.listens or away):
         return _NOTHING
     return _both(run, tell, path, attempt, away)
 
@@ -34,7 +34,7 @@ def surroundings(
 @contextmanager
 def _both(run: RunInfo, tell: Callable[[Event], None], path: str, attempt: int, away: bool) -> Generator[None]:
     with attempt_context(run.trace, path, attempt, flush=away):
-        if run.listens:
+        if run.listens or away:
             if away:
                 keep_ears_open()
             with heard(tell, path, attempt, shown=not away):

@@ -507,6 +507,10 @@ async def a_kept_result_is_there_for_other_runs(open_store: OpenStore) -> None:
         assert found is not None
         assert (found.value, found.decision, found.run_id) == (event.value, event.decision, "r_1")
         assert abs(found.created_at - time()) < 3600
+        beside = await open_store().kept_result(fingerprint)
+        assert beside is not None, "a store tells it without a run"
+        assert beside.value == event.value
+    assert await open_store().kept_result("short") is None
     assert await other.kept_result("short") is None, "it has expired"
     other.keep_result("f", succeeded({"x": 2}), ttl_s=None)
     await other.flush()

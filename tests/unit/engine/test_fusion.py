@@ -91,7 +91,7 @@ def plan_of(*stages: dict[str, Any], **keys: Any) -> Plan:
 
 def fusion(plan: Plan, **measured_s: float) -> dict[str, Fused]:
     """Return how every stage runs, given durations of earlier runs by path (`__` for `/`)."""
-    measured = {path.replace("__", "/"): Timing(10, seconds * 10) for path, seconds in measured_s.items()}
+    measured = {path.replace("__", "/"): Timing(10, seconds) for path, seconds in measured_s.items()}
     pacing = Pacing(plan, measured)
     found = fusion_of(plan, pacing.pace, pacing.lasts_s)
     return {
@@ -103,7 +103,7 @@ def fusion(plan: Plan, **measured_s: float) -> dict[str, Fused]:
 
 def groups(plan: Plan, **measured_s: float) -> list[list[str]]:
     """Return the calls that carry more than one stage, by ids."""
-    pacing = Pacing(plan, {path.replace("__", "/"): Timing(10, s * 10) for path, s in measured_s.items()})
+    pacing = Pacing(plan, {path.replace("__", "/"): Timing(10, s) for path, s in measured_s.items()})
     found: list[list[str]] = []
     for scope, row in zip(plan.scopes, fusion_of(plan, pacing.pace, pacing.lasts_s), strict=True):
         ids = [each.id for each in scope.stages]

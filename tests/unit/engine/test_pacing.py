@@ -43,7 +43,7 @@ def test_what_is_typical_lies_among_what_was_measured(durations: list[float]) ->
     for each in durations:
         timing.add(each)
     assert min(durations) - 1e-6 <= timing.typical_s <= max(durations) + 1e-6
-    assert timing.count <= len(durations)
+    assert timing.count == len(durations)
 
 
 @given(old=st.lists(DURATIONS, min_size=1, max_size=99), new=st.lists(DURATIONS, min_size=1, max_size=99))
@@ -58,11 +58,14 @@ def test_joining_lies_between_and_survives_being_stored(old: list[float], new: l
     assert min(old + new) - 1e-6 <= joined.typical_s <= max(old + new) + 1e-6
 
 
-def test_the_slowest_attempt_does_not_count() -> None:
+def test_a_few_that_had_to_wait_do_not_count_but_many_do() -> None:
     timing = Timing()
-    for each in (0.5, 0.0002, 0.0002, 0.0002):
-        timing.add(each)
+    for position in range(40):
+        timing.add(0.5 if position % 5 == 0 else 0.0002)
     assert abs(timing.typical_s - 0.0002) < 1e-9
+    for position in range(40):
+        timing.add(0.5 if position % 2 == 0 else 0.0002)
+    assert timing.typical_s > 0.1
 
 
 # -- paces ----------------------------------------------------------------------------------------------------------------
@@ -82,7 +85,7 @@ def test_the_first_items_of_a_loop_teach_the_rest() -> None:
 def test_a_call_lasts_about_as_long_as_it_should() -> None:
     plan = plan_of(crunch("x"))
     for typical_s in (0.000_001, 0.000_05, 0.0004, 0.0009):
-        pacing = Pacing(plan, {"x": Timing(10, 10 * typical_s)})
+        pacing = Pacing(plan, {"x": Timing(10, typical_s)})
         assert 1 <= pacing.limit(stage_of(plan, "x")) <= MAX_TOGETHER
         assert pacing.limit(stage_of(plan, "x")) * typical_s <= CALL_S * 1.01
 
@@ -106,7 +109,7 @@ def test_paces_do_not_flutter() -> None:
 
 def test_what_says_never_or_has_an_effect_goes_alone() -> None:
     plan = plan_of(crunch("n", placement={"fuse": "never"}), crunch("s", kind="send"), crunch("t", timeout_ms=9))
-    pacing = Pacing(plan, {id: Timing(10, 0.001) for id in ("n", "s", "t")})
+    pacing = Pacing(plan, {id: Timing(10, 0.0001) for id in ("n", "s", "t")})
     assert [pacing.limit(stage_of(plan, id)) for id in ("n", "s", "t")] == [1, 1, 1]
 
 

@@ -1,0 +1,178 @@
+"""What a provider allows: so many requests and tokens a minute, so many at a time; and what it says in its responses.
+
+Two buckets that fill all the time. A request takes one from the first and its estimated tokens from the second; what it really
+took is settled afterwards, so that the second may owe for a while. The buckets hold one second's worth of requests and ten
+seconds' worth of tokens: no minute sees more than the rate allows plus that.
+
+Responses say more: how much is left and until when (`anthropic-ratelimit-…`, `x-ratelimit-…`), and a refusal says when to come
+back. Both close the gate for everybody who uses the same provider and key. Runs on the hub's loop only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
+from datetime import datetime
+from time import time
+from typing import Protocol
+
+from flowmason_ray.settings import ProviderLimits
+
+REQUESTS_HELD_S = 1.0
+TOKENS_HELD_S = 10.0
+LONGEST_GATE_S = 120.0
+"""How long a response may close the gate: what asks for more is left to the error that comes then."""
+
+
+class Ticket:
+    """The right to make one request. `waited_s`: how long it took to get it."""
+
+    def __init__(self, tokens: int) -> None:
+        self.estimated = tokens
+        self.used: int | None = None
+        self.waited_s = 0.0
+
+
+class Limiter(Protocol):
+    """Hands out tickets."""
+
+    async def acquire(self, tokens: int) -> float:
+        """Wait for the rate to allow a request of about so many tokens. Returns: how long that took, in seconds."""
+        ...
+
+    def settle(self, difference: int) -> None:
+        """Correct an estimate: so many more tokens were used (fewer: negative)."""
+        ...
+
+    def close_for(self, seconds: float) -> None:
+        """Let nobody through for a while."""
+        ...
+
+
+class _Bucket:
+    """Fills at a rate. May be overdrawn by one taker at a time."""
+
+    def __init__(self, per_minute: float, held_s: float, now: float) -> None:
+        self.rate = per_minute / 60
+        self.capacity = max(1.0, self.rate * held_s)
+        self.level = self.capacity
+        self.at = now
+
+    def missing_s(self, now: float, amount: float) -> float:
+        """Return after how long `amount` can be taken; what is more than the bucket holds, when it is full."""
+        self.level = min(self.capacity, self.level + (now - self.at) * self.rate)
+        self.at = now
+        return max(0.0, min(amount, self.capacity) - self.level) / self.rate
+
+
+class LocalLimiter:
+    """The rates of one provider and key in this process. `now`: a clock in seconds; the loop's unless a test brings one."""
+
+    def __init__(self, limits: ProviderLimits, now: Callable[[], float]) -> None:
+        self._now = now
+        began = now()
+        self._requests = None if limits.rpm is None else _Bucket(limits.rpm, REQUESTS_HELD_S, began)
+        self._tokens = None if limits.tpm is None else _Bucket(limits.tpm, TOKENS_HELD_S, began)
+        self._closed_until = 0.0
+        self._turn = asyncio.Lock()
+
+    def take(self, tokens: int) -> float:
+        """Take what a request needs; return 0, or after how long to ask again (nothing is taken then)."""
+        now = self._now()
+        wait = max(0.0, self._closed_until - now)
+        if self._requests is not None:
+            wait = max(wait, self._requests.missing_s(now, 1))
+        if self._tokens is not None:
+            wait = max(wait, self._tokens.missing_s(now, tokens))
+        if wait > 1e-9:
+            return wait
+        if self._requests is not None:
+            self._requests.level -= 1
+        if self._tokens is not None:
+            self._tokens.level -= tokens
+        return 0.0
+
+    async def acquire(self, tokens: int) -> float:
+        """Wait in line."""
+        began = self._now()
+        async with self._turn:  # first come, first served
+            while (wait := self.take(tokens)) > 0:  # noqa: ASYNC110  # what is waited for is time
+                await asyncio.sleep(wait)
+        return self._now() - began
+
+    def settle(self, difference: int) -> None:
+        """Correct an estimate."""
+        if self._tokens is not None:
+            self._tokens.level -= difference
+
+    def close_for(self, seconds: float) -> None:
+        """Let nobody through for a while."""
+        self._closed_until = max(self._closed_until, self._now() + min(seconds, LONGEST_GATE_S))
+
+
+class Gate:
+    """A provider's limits as a call meets them: its place among those at the same time, then its turn."""
+
+    def __init__(self, limits: ProviderLimits, limiter: Limiter) -> None:
+        self._places = asyncio.Semaphore(limits.concurrency)
+        self._limiter = limiter
+
+    @asynccontextmanager
+    async def ticket(self, tokens: int) -> AsyncGenerator[Ticket]:
+        """Wait for the right to make a request of about so many tokens; give the place back afterwards."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        ticket = Ticket(tokens)
+        async with self._places:
+            await self._limiter.acquire(tokens)
+            ticket.waited_s = loop.time() - began
+            try:
+                yield ticket
+            finally:
+                if ticket.used is not None:
+                    self._limiter.settle(ticket.used - ticket.estimated)
+
+    def told(self, headers: Mapping[str, str]) -> None:
+        """Take a response's headers: where nothing is left, nobody goes before it is there again."""
+        wait = closed_for(headers)
+        if wait > 0:
+            self._limiter.close_for(wait)
+
+    def close_for(self, seconds: float) -> None:
+        """Let nobody through for a while: the provider has said so."""
+        self._limiter.close_for(seconds)
+
+
+_SPAN = re.compile(r"([0-9.]+)(ms|s|m|h)")
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_KINDS = ("requests", "tokens", "input-tokens", "output-tokens")
+
+
+def closed_for(headers: Mapping[str, str], now: Callable[[], float] = time) -> float:
+    """Return for how long, in seconds, a response's headers say that nothing is left; 0: something is.
+
+    Anthropic says the time at which a limit is whole again (RFC 3339), OpenAI and those who follow it a span (`6m0s`).
+    """
+    longest = 0.0
+    for kind in _KINDS:
+        for left, reset in (
+            (f"anthropic-ratelimit-{kind}-remaining", f"anthropic-ratelimit-{kind}-reset"),
+            (f"x-ratelimit-remaining-{kind}", f"x-ratelimit-reset-{kind}"),
+        ):
+            try:
+                if float(headers.get(left, "1")) <= 0:
+                    longest = max(longest, _seconds(headers.get(reset, ""), now))
+            except ValueError:
+                continue  # nothing that we understand: the provider will refuse, and say when to come back
+    return min(longest, LONGEST_GATE_S)
+
+
+def _seconds(text: str, now: Callable[[], float]) -> float:
+    if "T" in text:
+        return max(0.0, datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp() - now())
+    spans = _SPAN.findall(text)
+    if spans:
+        return sum(float(amount) * _UNITS[unit] for amount, unit in spans)
+    return float(text) if text else 0.0
