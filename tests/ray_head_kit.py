@@ -26,6 +26,8 @@ import pytest
 
 START_S = 90.0
 """How long a head may take to be there: 10 s quiet, much longer on a busy machine."""
+TRIES = 5
+"""How often it is tried: Ray gives a node 30 s to be there, whatever the machine does (ray/_private/node.py)."""
 _PORTS = (
     "port",
     "node-manager-port",
@@ -149,7 +151,7 @@ def serving(**environment: str) -> Iterator[Head]:
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)
-    for left in (2, 1, 0):
+    for left in range(TRIES - 1, -1, -1):
         head = Head()
         try:
             try:
