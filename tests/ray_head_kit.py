@@ -107,7 +107,7 @@ class Head:
         deadline = time.monotonic() + START_S
         # The dashboard answers before the node is there, and the node may give up starting after that.
         while not (self._says("Ray runtime started") and self._takes_jobs()):
-            gone = self._process.poll() is not None
+            gone = self._process.poll() is not None or self._says("Traceback")
             if gone or time.monotonic() > deadline:
                 said = (self.folder / "start.log").read_text(errors="replace")
                 raise AssertionError(f"the head {'ended' if gone else 'is not there'}:\n{said[-3000:]}")
@@ -156,9 +156,7 @@ def serving(**environment: str) -> Iterator[Head]:
         try:
             try:
                 head.start(**environment)
-            except (
-                AssertionError
-            ):  # Ray gives a node 30 s to be there, whatever the machine does (ray/_private/node.py)
+            except AssertionError:
                 if not left:
                     raise
                 continue
