@@ -33,7 +33,9 @@ RETRY_S = 0.25
 RECENT_S = 5.0
 """What was posted so long ago has arrived, or never will."""
 MOST_MESSAGES = 2_000
-"""How many messages an attempt may send; the log of a run is no place for data."""
+"""How many messages an attempt may send at once; the log of a run is no place for data."""
+MESSAGES_PER_S = 100.0
+"""How many it may send in a second after that, as long as it runs."""
 MOST_CHARS = 2**20
 """How much text they may have."""
 LINE_CHARS = 4_000
@@ -56,6 +58,8 @@ class Teller:
         self._count = 0
         self._chars = 0
         self._dropped = 0
+        self._left = float(MOST_MESSAGES)
+        self._filled_at = monotonic()
         self._recent: deque[tuple[float, int, Event]] = deque()
 
     def post_to(self, mailbox: tuple[str, str]) -> None:
@@ -74,13 +78,23 @@ class Teller:
             if isinstance(event, StageLogged):
                 event = _plain(event)
                 self._chars += len(event.message)
-            if self._count >= MOST_MESSAGES or self._chars > MOST_CHARS:
-                self._dropped += 1
+            if not self._may_speak() or self._chars > MOST_CHARS:
+                self._dropped += (event.dropped if isinstance(event, StageLogged) else 0) or 1
                 return
             number, self._count = self._count, self._count + 1
             self._keep(number, event)
         if self._mailbox is not None:
             _post.send(self._mailbox, (self._path, self._attempt, number, event))
+
+    def _may_speak(self) -> bool:
+        """Take one message of what the attempt may send, which fills up again with time."""
+        now = monotonic()
+        self._left = min(float(MOST_MESSAGES), self._left + (now - self._filled_at) * MESSAGES_PER_S)
+        self._filled_at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
 
     def _keep(self, number: int, event: Event) -> None:
         now = monotonic()
@@ -95,7 +109,7 @@ class Teller:
         with self._lock:
             if self._dropped:
                 message = f"It said more than is passed on: {self._dropped} messages or lines were dropped."
-                event = StageLogged(at=time(), path=self._path, level="warning", message=message)
+                event = StageLogged(at=time(), path=self._path, level="warning", message=message, dropped=self._dropped)
                 self._recent.append((monotonic(), self._count, event))
             return tuple((number, event) for _, number, event in self._recent)
 
