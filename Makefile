@@ -24,8 +24,8 @@ demo: .venv/.demo ## Run the demo pipeline on an embedded Ray and say where its 
 	$(BIN)/fm run $(DEMO) --sample --on ray
 	@test -f $(REPORT) && echo "The report: $(REPORT)"
 
-test: .venv/.dev ## Run all tests (unit tests beside the Ray tests; JOBS processes)
-	RAY_AUTH_MODE=disabled $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --max-worker-restart 0 $(PYTEST_ARGS)
+test: .venv/.dev ## Run all tests: those without Ray in JOBS processes, then those that use it (PYTEST_ARGS=…)
+	JOBS=$(JOBS) scripts/test $(BIN)/python $(PYTEST_ARGS)
 
 chaos: .venv/.dev ## Kill runs a thousand times and more, on SQLite and PostgreSQL (CHAOS_KILLS=1000 CHAOS_SEED=1)
 	CHAOS_KILLS=$${CHAOS_KILLS:-1000} $(BIN)/python -m pytest -s -q tests/chaos

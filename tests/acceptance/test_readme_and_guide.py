@@ -38,7 +38,11 @@ PAGES = [
             "caching-and-reuse",
             "project",
             "diff-and-merge",
+            "documents-and-retrieval",
+            "compliance",
             "models",
+            "data",
+            "delivery",
         )
     ),
 ]
