@@ -20,13 +20,16 @@ from flowmason_ray.cli import (
     info_command,
     init_command,
     lock_command,
+    mcp_commands,
     merge_command,
     plan_command,
+    prompts_commands,
     providers_commands,
     resolve_command,
     resume_command,
     run_command,
     runs_commands,
+    submit_command,
     test_command,
     validate_command,
 )
@@ -60,6 +63,7 @@ def make_app() -> typer.Typer:
         """FlowMason: pipelines as plain JSON files that run in-process and on Ray."""
 
     app.command("run")(run_command.run)
+    app.command("submit")(submit_command.submit)
     app.command("resume")(resume_command.resume)
     app.command("pause")(control_commands.pause)
     app.command("cancel")(control_commands.cancel)
@@ -75,10 +79,12 @@ def make_app() -> typer.Typer:
     app.command("merge")(merge_command.merge)
     app.command("init")(init_command.init)
     app.add_typer(components_commands.group, name="components")
+    app.add_typer(prompts_commands.group, name="prompts")
     app.add_typer(runs_commands.group, name="runs")
     app.add_typer(providers_commands.group, name="providers")
     app.add_typer(db_commands.group, name="db")
     app.add_typer(git_command.group, name="git")
+    app.add_typer(mcp_commands.group, name="mcp")
     return app
 
 

@@ -66,6 +66,7 @@ def _declare(
     expressions: Iterable[str],
     raw: Iterable[str],
     actors: Actors | None,
+    prompts: Iterable[str],
 ) -> None:
     where = f"{cls.__module__}.{cls.__qualname__}"
     models = {part: getattr(cls, part, None) for part in ("Input", "Output")}
@@ -128,6 +129,7 @@ def _declare(
         file=_project_file(cls),
         expression_fields=frozenset(expressions),
         raw_fields=frozenset(raw),
+        prompts=tuple(prompts),
         resources=dict(resources or {}),
         tags=tuple(tags),
         has_setup=has_setup,
@@ -192,6 +194,7 @@ def _decorator(kind: Kind, default_effect: Effect) -> Any:
         expressions: Iterable[str] = (),
         raw: Iterable[str] = (),
         actors: Actors | None = None,
+        prompts: Iterable[str] = (),
     ) -> Any:
         def apply(target: type) -> type:
             _declare(
@@ -208,6 +211,7 @@ def _decorator(kind: Kind, default_effect: Effect) -> Any:
                 expressions=tuple(expressions),
                 raw=tuple(raw),
                 actors=actors,
+                prompts=prompts,
             )
             return target
 
@@ -241,6 +245,7 @@ class _Declare:
         expressions: Iterable[str] = (),
         raw: Iterable[str] = (),
         actors: Actors | None = None,
+        prompts: Iterable[str] = (),
     ) -> Callable[[C], C]: ...
     def __call__(self, *args: Any, **options: Any) -> Any:
         return self._decorate(*args, **options)
@@ -273,6 +278,8 @@ operator = _Declare(
         expressions: Input fields that hold an expression over the component's own variables; not rendered.
         raw: Input fields that are passed on as written: neither rendered nor searched for references.
         actors: Bounds of the component's actors on Ray; a component with `setup` has actors also without this.
+        prompts: The prompts that it asks models with (`components.prompting`), by name. Their content becomes part of what
+            identifies a result; a field `prompt_version`, which must be among `raw`, says which version is meant.
     """,
 )
 

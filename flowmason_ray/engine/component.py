@@ -121,6 +121,8 @@ class ComponentSpec:
     """Input fields that hold an expression of our language over the component's own variables; not rendered as templates."""
     raw_fields: frozenset[str] = frozenset()
     """Input fields that are passed on as they are written: neither rendered nor searched for references."""
+    prompts: tuple[str, ...] = ()
+    """The prompts that it asks models with, by name; which text each stands for is settled when a plan is made."""
     resources: Mapping[str, Any] = field(default_factory=dict[str, Any])
     tags: tuple[str, ...] = ()
     has_setup: bool = False

@@ -43,6 +43,10 @@ ModelChoice = Callable[[Sequence[Mapping[str, Any]]], Mapping[str, Any]]
 """From what the pipeline and the stage say (`llm_settings`, the weaker first), which settings hold: what neither says comes
 from the project and the environment. Raises `InvalidPipeline` for what cannot be."""
 
+PromptChoice = Callable[[Sequence[str], "str | None"], Mapping[str, Any]]
+"""From the prompts that a component asks with, and the version that a stage wants, what its plan keeps: name → `version` and
+`text`. Raises `InvalidPipeline` for what cannot be."""
+
 OUTPUT = "$output"
 """The hidden stage that makes the run's result. No written stage can be called so."""
 COLLECT = "$collect"
@@ -92,6 +96,7 @@ def try_plan(
     pipelines: PipelineFinder | None = None,
     datasets: Mapping[str, str | None] | None = None,
     models: ModelChoice | None = None,
+    prompts: PromptChoice | None = None,
     within: Sequence[str] = (),
     sealed: bool = False,
 ) -> tuple[Plan | None, list[Problem]]:
@@ -123,6 +128,7 @@ def try_plan(
             pipelines=pipelines,
             datasets=datasets,
             models=models,
+            prompts=prompts,
             within=chain,
             sealed=sealed or composed,
         )
@@ -131,7 +137,8 @@ def try_plan(
     bodies = find_bodies(drafts, report)
     plan: Plan | None = None
     if bodies is not None:
-        planner = _Planner(loaded, drafts, bodies, _names(pipeline, env, secrets, sealed=sealed), report, models)
+        names = _names(pipeline, env, secrets, sealed=sealed)
+        planner = _Planner(loaded, drafts, bodies, names, report, models, prompts)
         planner.datasets = datasets or {}
         plan = planner.plan()
     if any(p.severity == "error" for p in problems):
@@ -203,9 +210,11 @@ class _Planner:
         names: Names,
         report: Report,
         models: ModelChoice | None,
+        prompts: PromptChoice | None,
     ) -> None:
         self._loaded = loaded
         self._models = models
+        self._prompts = prompts
         self._pipeline = loaded.pipeline
         self._drafts = drafts
         self._bodies = bodies
@@ -490,7 +499,9 @@ class _Planner:
             options=draft.shape.options,
             pointer=draft.pointer,
             **self._placement(draft, scope),
-            llm=_model_settings(draft, self._pipeline, self._models, self._report),
+            llm=_with_prompts(
+                _model_settings(draft, self._pipeline, self._models, self._report), draft, self._prompts, self._report
+            ),
             **_execution(draft, self._pipeline, self._report),
         )
 
@@ -584,6 +595,26 @@ def _model_settings(
     if choose is not None:
         return choose(layers)
     return {name: value for layer in layers for name, value in layer.items()}
+
+
+def _with_prompts(
+    settings: Mapping[str, Any] | None, draft: Draft, choose: PromptChoice | None, report: Report
+) -> Mapping[str, Any] | None:
+    """Return a stage's model settings with the text of its prompts, so that the text goes where the stage goes."""
+    if choose is None or draft.component is None or not draft.component.prompts:
+        return settings
+    version = draft.fixed.get("prompt_version")
+    try:
+        found = choose(draft.component.prompts, None if version is None else str(version))
+    except InvalidPipeline as exc:
+        said = "prompt_version" in draft.fixed
+        for problem in exc.problems:
+            where = f"{draft.pointer}/config/prompt_version" if said else draft.pointer
+            # The pipeline is where it is told; the prompt's own file, if that is what is wrong, stands in the message.
+            message = f"{problem.message} ({problem.file})" if problem.file else problem.message
+            report(problem.code, message, where, nearest=problem.nearest, hint=problem.hint)
+        return settings
+    return {**(settings or {}), "prompts": found}
 
 
 _ONCE = RetryPolicy()

@@ -6,7 +6,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import boto3  # pyright: ignore[reportMissingTypeStubs]  # it has no types
@@ -63,7 +63,7 @@ def project(
             endpoint: str = request.getfixturevalue("s3_endpoint")
             bucket = f"b-{uuid4().hex[:12]}"
             keys = {"aws_access_key_id": "id", "aws_secret_access_key": PASSWORD, "region_name": "us-east-1"}
-            seen["s3"] = boto3.resource("s3", endpoint_url=endpoint, **keys).Bucket(bucket)  # pyright: ignore[reportUnknownMemberType]
+            seen["s3"] = cast("Any", boto3).resource("s3", endpoint_url=endpoint, **keys).Bucket(bucket)
             seen["s3"].create()
             connections["lake"] = {
                 "type": "s3", "endpoint_url": endpoint, "bucket": bucket, "region": "us-east-1",
