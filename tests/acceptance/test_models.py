@@ -197,6 +197,7 @@ def test_who_is_asked_can_be_tried(fm: Fm, server: LlmServer, pipeline: Path, mo
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(300)  # every worker imports an SDK first
 def test_on_ray_it_is_the_same(
     server: LlmServer, pipeline: Path, ray_cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,6 +215,7 @@ def test_on_ray_it_is_the_same(
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(300)  # every worker imports an SDK first
 def test_on_ray_all_workers_keep_one_rate(server: LlmServer, pipeline: Path, ray_cluster: str) -> None:
     data = json.loads(pipeline.read_text(encoding="utf-8"))
     data["stages"][0]["config"]["max_parallel"] = 8
