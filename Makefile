@@ -13,7 +13,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS = 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo test chaos check check-style check-files check-layers check-types check-wheel bench fmt lock clean
+.PHONY: help env demo test chaos llama check check-style check-files check-layers check-types check-wheel bench fmt lock clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
@@ -24,11 +24,13 @@ demo: .venv/.demo ## Run the demo pipeline on an embedded Ray and say where its 
 	$(BIN)/fm run $(DEMO) --sample --on ray
 	@test -f $(REPORT) && echo "The report: $(REPORT)"
 
-test: .venv/.dev ## Run all tests (unit tests beside the Ray tests; JOBS processes)
-	RAY_AUTH_MODE=disabled $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --max-worker-restart 0 $(PYTEST_ARGS)
+test: .venv/.dev ## Run all tests: those without Ray in JOBS processes, then those that use it (PYTEST_ARGS=…)
+	JOBS=$(JOBS) scripts/test $(BIN)/python $(PYTEST_ARGS)
 
 chaos: .venv/.dev ## Kill runs a thousand times and more, on SQLite and PostgreSQL (CHAOS_KILLS=1000 CHAOS_SEED=1)
 	CHAOS_KILLS=$${CHAOS_KILLS:-1000} $(BIN)/python -m pytest -s -q tests/chaos
+
+llama: .venv/.llama ## Compile and install llama.cpp, for the tests marked llama (once: the wheel is kept in the cache directory)
 
 check: check-style check-files check-layers check-types check-wheel ## Style, types, layers, lock and generated files, wheel: all that CI checks
 
@@ -76,6 +78,10 @@ clean: ## Remove .venv and everything that tools leave behind
 
 .venv/.demo: .venv/.pip requirements/demo.txt pyproject.toml scripts/install
 	scripts/install .venv requirements/demo.txt --editable .
+	@touch $@
+
+.venv/.llama: .venv/.dev requirements/llama.txt scripts/install_llama
+	scripts/install_llama .venv
 	@touch $@
 
 .venv/.dev: .venv/.pip requirements/dev.txt pyproject.toml scripts/install

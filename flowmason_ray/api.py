@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from flowmason_ray.components.base import InvalidComponent
 from flowmason_ray.engine.events import Event, RunCancelled, RunPaused, RunSucceeded
 from flowmason_ray.engine.executor import Digesting, Executor
+from flowmason_ray.engine.pace import Timing
+from flowmason_ray.engine.pacing import Pacing
 from flowmason_ray.engine.past import Past
 from flowmason_ray.engine.recipes import Recipes
 from flowmason_ray.engine.replay import Replayed
@@ -23,6 +25,7 @@ from flowmason_ray.engine.reuse import Knowledge, ReuseRules, Reusing
 from flowmason_ray.engine.run_log import RunLog, RunRecord, RunStore
 from flowmason_ray.engine.runner import Durability, Observer, Runner
 from flowmason_ray.engine.summary import StageSummary, Summary
+from flowmason_ray.engine.timings import Timings
 from flowmason_ray.engine.values import presentable
 from flowmason_ray.errors import Failure, InvalidCall, InvalidInput, InvalidPipeline, Problem, RunFailed
 from flowmason_ray.reusing.asking import Reuse, rules_for
@@ -221,7 +224,8 @@ class PreparedRun:
         knowledge = await self._known()
         log = self._log()
         try:
-            self._runner = self._runner_of(executor, log, knowledge)
+            timings = await self._timings(log)
+            self._runner = self._runner_of(executor, log, knowledge, timings)
         except BaseException:
             await log.close()  # or its lease would be renewed for as long as this process lives
             raise
@@ -244,7 +248,20 @@ class PreparedRun:
             stages=self._summary.stages,
         )
 
-    def _runner_of(self, executor: Executor, log: RunLog, knowledge: Knowledge) -> Runner:
+    async def _timings(self, log: RunLog) -> Timings | None:
+        """Take over what earlier runs have measured; return where this one leaves what it measures."""
+        if not log.remembers or self._recipes is None:
+            self.info = replace(self.info, pacing=Pacing(self.plan))
+            return None
+        timings = await Timings.read(log, self.plan, self._recipes.definitions)
+        self.info = replace(self.info, pacing=Pacing(self.plan, self._measured(timings)))
+        return timings
+
+    def _measured(self, timings: Timings) -> Mapping[str, Timing]:
+        """Return the durations that the run begins with."""
+        return timings.usable()
+
+    def _runner_of(self, executor: Executor, log: RunLog, knowledge: Knowledge, timings: Timings | None) -> Runner:
         reusing = self._reusing(executor, log, knowledge)
         if reusing is not None:
             self.info = replace(self.info, fingerprints=True)
@@ -257,6 +274,7 @@ class PreparedRun:
             durability=self._durability,
             resumed=self._resumed(),
             reusing=reusing,
+            timings=timings,
         )
 
     def _rules_of(self, asked: Reuse) -> ReuseRules:

@@ -32,11 +32,13 @@ from flowmason_ray.engine.events import (
     StageStarted,
     StageSucceeded,
 )
+from flowmason_ray.engine.pace import Timing
 from flowmason_ray.engine.replay import Replayed, replay
 from flowmason_ray.engine.reuse import InDoubt, Knowledge, ReuseRules
 from flowmason_ray.engine.run_log import RunLog, RunRecord, RunStore
 from flowmason_ray.engine.runner import Observer
 from flowmason_ray.engine.summary import Summary
+from flowmason_ray.engine.timings import Timings
 from flowmason_ray.errors import Failure, InvalidCall, InvalidInput, RunNotFound, StoreError
 from flowmason_ray.reusing.asking import Reuse, rules_for
 from flowmason_ray.reusing.faithful import Faithfulness
@@ -150,6 +152,11 @@ class ResumedRun(PreparedRun):
         reused = [event for event in self._recorded if isinstance(event, StageReused)]
         taken = [(str(e.source.get("run")), str(e.source.get("path", e.path))) for e in reused]
         return replace(self._knowledge(earlier.past), taken=taken, keys=self._keys)
+
+    def _measured(self, timings: Timings) -> Mapping[str, Timing]:
+        """Return the durations that moved stages when the run began: it goes on as it was."""
+        moved: Mapping[str, float] = self._created.options.get("measured", {})
+        return {path: Timing(1, typical_s) for path, typical_s in moved.items()}
 
     def _log(self) -> RunLog:
         assert self._store is not None

@@ -5,11 +5,13 @@ A directory without `flowmason.json` is a project too, with every default: the p
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from flowmason_ray.connections import CONNECTION_TYPES, AnyConnection
 from flowmason_ray.errors import InvalidPipeline, Problem, nearest
 
 PROJECT_FILE = "flowmason.json"
@@ -50,6 +52,20 @@ class StoreSettings(BaseModel):
     )
 
 
+class RetrievalSettings(BaseModel):
+    """Where `index_documents` and `retriever` keep their vectors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: str = Field(
+        default=".flowmason/vectors.db", description="The embedded vector store: a file, relative to the project."
+    )
+    connection: str | None = Field(
+        default=None,
+        description="One of the project's `connections` of type `postgres`, to use pgvector there instead of the file.",
+    )
+
+
 class TestingSettings(BaseModel):
     """Settings of `fm test`."""
 
@@ -67,6 +83,38 @@ class TestingSettings(BaseModel):
         ge=0,
         le=100,
         description="The percentage of stages that the tests must run; below it `fm test` fails.",
+    )
+
+
+class DatasetSettings(BaseModel):
+    """Where a dataset lies, so that stages can run near it (`placement.near`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str | None = Field(
+        default=None, description="Its directory, file or URL: `placement.near` may name any path that begins with it."
+    )
+    labels: dict[str, str] = Field(
+        description="Labels of the nodes that are near it, such as `ray.io/region`; values as in `resources.labels`."
+    )
+
+
+class RaySettings(BaseModel):
+    """How runs use a Ray cluster."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    region: str | None = Field(
+        default=None,
+        description="The region (node label `ray.io/region`) of stages that ask for none. Absent: any. The environment variable "
+        "FLOWMASON_REGION comes first.",
+    )
+    wait_for_resources_s: float = Field(
+        default=0,
+        ge=0,
+        le=7 * 24 * 3600,
+        description="How long a stage waits for a node that the cluster does not have yet, in seconds: for an autoscaler, or for "
+        "somebody who adds one. 0: what no node can give is an error at once.",
     )
 
 
@@ -200,8 +248,19 @@ class ProjectSettings(BaseModel):
     llm_settings: ModelDefaults = Field(
         default=ModelDefaults(), description="Which model is asked, and how, where neither stage nor pipeline says so."
     )
+    connections: dict[str, AnyConnection] = Field(
+        default={},
+        description="The servers that stages use, by the name that they say: databases, Redis, S3, mail, webhooks.",
+    )
+    retrieval: RetrievalSettings = Field(
+        default=RetrievalSettings(), description="Where vectors of documents are kept."
+    )
     testing: TestingSettings = Field(default=TestingSettings(), description="Settings of `fm test`.")
     stores: StoreSettings = Field(default=StoreSettings(), description="Where runs are recorded.")
+    ray: RaySettings = Field(default=RaySettings(), description="How runs use a Ray cluster.")
+    datasets: dict[str, DatasetSettings] = Field(
+        default={}, description="Where data lies, for stages that are to run near it (`placement.near`)."
+    )
     regions: dict[str, Any] = Field(default={}, description="Other clusters that stages can run in.")
     http: HttpSettings = Field(default=HttpSettings(), description="What `http_request` may reach.")
 
@@ -257,14 +316,25 @@ def _read(file: Path) -> ProjectSettings:
 
 
 def _problem(file: Path, error: Any) -> Problem:
-    path = "".join(f"/{part}" for part in error["loc"])
-    key = str(error["loc"][-1]) if error["loc"] else ""
+    place, known = _place(error["loc"])
+    path = "".join(f"/{part}" for part in place)
+    key = str(place[-1]) if place else ""
     if error["type"] == "extra_forbidden":
         return Problem(
             code="unknown_key",
             message=f"Unknown key {key!r}.",
             path=path,
             file=str(file),
-            nearest=nearest(key, ProjectSettings.model_fields),
+            nearest=nearest(key, known),
         )
-    return Problem(code="invalid_value", message=f"{path or 'The file'}: {error['msg']}.", path=path, file=str(file))
+    said = str(error["msg"]).removeprefix("Value error, ")  # pydantic's words before ours
+    return Problem(code="invalid_value", message=f"{path or 'The file'}: {said}.", path=path, file=str(file))
+
+
+def _place(location: tuple[Any, ...]) -> tuple[tuple[Any, ...], Iterable[str]]:
+    """Return where in the file an error is, and the keys that are known there."""
+    if len(location) > 2 and location[0] == "connections" and location[2] in CONNECTION_TYPES:
+        # pydantic also says which of several models it tried, and which of several types of a value.
+        name, kind, *inner = location[1:]
+        return ("connections", name, *inner[:1]), CONNECTION_TYPES[kind].model_fields
+    return location, ProjectSettings.model_fields

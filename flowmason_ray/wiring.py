@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowmason_ray.components.prompting import PromptLibrary
 from flowmason_ray.components.registry import Registry
+from flowmason_ray.connections import secrets_of, with_environment
 from flowmason_ray.engine.context import read_environment
 from flowmason_ray.engine.executor import Executor, RunInfo
 from flowmason_ray.engine.plan import Plan
@@ -89,6 +90,7 @@ class Workspace:
             env=settings.env_allow,
             secrets=settings.secrets,
             pipelines=library,
+            datasets={name: dataset.path for name, dataset in settings.datasets.items()},
             models=self.choices.settle,
             prompts=PromptLibrary(self.project.root).choose,
         )
@@ -123,6 +125,7 @@ class Workspace:
         """
         settings = self.project.settings
         keys = provider_keys(self.choices)
+        secrets_by_name = {**read_environment(settings.secrets), **secrets_of(settings.connections, os.environ)}
         return RunInfo(
             run_id=run_id or new_run_id(),
             pipeline=plan.name,
@@ -131,9 +134,10 @@ class Workspace:
             seed=secrets.randbits(63) if seed is None else seed,
             input=input,
             project_dir=self.project.root,
-            settings=settings,
+            settings=settings.model_copy(update={"connections": with_environment(settings.connections, os.environ)}),
             env=read_environment(settings.env_allow),
-            secrets={name: Secret(value) for name, value in read_environment(settings.secrets).items()},
+            secrets={name: Secret(value) for name, value in secrets_by_name.items()},
+            region=os.environ.get("FLOWMASON_REGION") or settings.ray.region,
             keys=keys,
             models=LazyModels(self.choices, keys, self.project.root, priced_only=priced_only),
             streams=streams,

@@ -44,13 +44,17 @@ def names(requirements: list[Any]) -> set[str]:
 DEMO_EXTRAS = ("ray", "tables", "charts")
 """What the demo needs; `scripts/lock` says the same."""
 
+APART = ("llama-cpp", "vllm")
+"""Extras that are not installed for development: the one is compiled (`scripts/install_llama`), the other brings gigabytes."""
+
 
 def main() -> int:
     """Print what is wrong and return how to exit: 0 nothing, 1 something."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     base = names(project["project"]["dependencies"])
-    extras = base.union(*(names(r) for r in project["project"]["optional-dependencies"].values()))
     optional = project["project"]["optional-dependencies"]
+    extras = base.union(*(names(r) for r in optional.values()))
+    extras -= set[str]().union(*(names(optional[name]) for name in APART)) - base
     demo = base.union(*(names(optional[name]) for name in DEMO_EXTRAS))
     groups = {name: names(r) for name, r in project["dependency-groups"].items()}
     wanted = {
@@ -58,6 +62,7 @@ def main() -> int:
         "demo": demo | groups["build"],
         "base": base,
         "uv": {"uv"},
+        "llama": names(optional["llama-cpp"]),
     }
     complaints: list[str] = []
     locked: dict[str, dict[str, str]] = {}

@@ -14,7 +14,7 @@ from typing import Any, cast
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from flowmason_ray.cli.component_page import example, fields_of, type_words
+from flowmason_ray.cli.component_page import declared_example, example, fields_of, type_words
 from flowmason_ray.components.builtin import ALIASES, BUILTIN
 from flowmason_ray.components.registry import Registry
 from flowmason_ray.engine.component import ComponentSpec
@@ -67,7 +67,7 @@ def _section(spec: ComponentSpec, stages: dict[str, tuple[Path, dict[str, Any]]]
         yield f"| `{field.alias or name}` | {_cell(type_words(field.annotation))} | {default} | {_cell(meaning)} |"
     yield "\n| output | type | meaning |\n|---|---|---|"
     yield from _outputs(spec.output_model)
-    found = stages.get(spec.name)
+    found = None if declared_example(spec) else stages.get(spec.name)
     if found is None:
         yield f"\n```json\n{example(spec)}\n```\n"
         return

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from flowmason_ray import settings
+from flowmason_ray import connections, settings
 from flowmason_ray.pipeline_tests import cases
 from flowmason_ray.pipeline_tests import json_schema as test_schema
 from flowmason_ray.spec import pipeline
@@ -66,12 +66,16 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "project": lambda: field_table(settings.ProjectSettings),
     "project-testing": lambda: field_table(settings.TestingSettings),
     "project-stores": lambda: field_table(settings.StoreSettings),
+    "project-retrieval": lambda: field_table(settings.RetrievalSettings),
+    "project-ray": lambda: field_table(settings.RaySettings),
+    "project-datasets": lambda: field_table(settings.DatasetSettings),
     "project-http": lambda: field_table(settings.HttpSettings),
     "project-providers": lambda: field_table(settings.ProviderSettings),
     "project-keys": lambda: field_table(settings.KeySource),
     "project-limits": lambda: field_table(settings.ProviderLimits),
     "project-prices": lambda: field_table(settings.ModelPrices),
     "project-llm": lambda: field_table(settings.ModelDefaults),
+    **{f"connection-{name}": partial(field_table, model) for name, model in connections.CONNECTION_TYPES.items()},
 }
 """Every part that documents may ask for, by the name in the marker."""
 

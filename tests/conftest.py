@@ -1,7 +1,7 @@
 """Fixtures of the whole suite: one Ray for all tests that need it, a project directory, and libraries that are not there.
 
-Unit tests (`tests/unit`) never touch Ray. Tests marked `ray` share one embedded cluster; with xdist they all run in one
-process, beside the others.
+Unit tests (`tests/unit`) never touch Ray. Tests marked `ray` share one embedded cluster. `scripts/test`
+runs them in a process of their own, after the others.
 """
 
 from __future__ import annotations
@@ -23,9 +23,12 @@ import pytest
 from hypothesis import settings
 
 from tests.postgres_kit import MIGRATED, Server, prepare_template, serving
+from tests.servers_kit import Receiver, http_receiver, redis_server, s3_server
 
-for _variable in [name for name in os.environ if name.startswith(("ANTHROPIC_", "OPENAI_", "FLOWMASON_"))]:
-    del os.environ[_variable]  # no test asks a model that costs money, or depends on who runs it
+for _name in [name for name in os.environ if name.startswith(("ANTHROPIC_", "OPENAI_"))]:
+    del os.environ[_name]  # no test asks a model that costs money, or depends on who runs it
+for _name in ("FLOWMASON_PROVIDER", "FLOWMASON_MODEL"):
+    os.environ.pop(_name, None)
 
 settings.register_profile("default", deadline=None)  # a loaded machine is no failure
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)  # the same examples on every run
@@ -42,7 +45,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "ray_cluster" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.ray)
         if item.get_closest_marker("ray") is not None:
-            item.add_marker(pytest.mark.xdist_group("ray"))
+            item.add_marker(pytest.mark.xdist_group("ray"))  # one process, also under plain `pytest -n`
             if item.get_closest_marker("timeout") is None:
                 item.add_marker(pytest.mark.timeout(RAY_TEST_TIMEOUT_S))
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
@@ -81,6 +84,24 @@ def postgres() -> Iterator[Server]:
 def postgres_url(postgres: Server) -> str:
     """The address of a fresh database with our tables."""
     return postgres.url(postgres.new_database(MIGRATED))
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """A Redis server for the session; its password is `servers_kit.PASSWORD`."""
+    yield from redis_server()
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """The address of an S3 server for the session."""
+    yield from s3_server()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """An HTTP server that keeps what it is sent."""
+    yield from http_receiver()
 
 
 @pytest.fixture

@@ -93,5 +93,10 @@ def start(arguments: Sequence[str]) -> NoReturn:
         # A file name or a message may hold what the terminal's encoding has not: show it escaped, never fail over it.
         if (reconfigure := getattr(stream, "reconfigure", None)) is not None:
             reconfigure(errors="backslashreplace")
-    make_app()(args=list(arguments), prog_name="fm")
+    from flowmason_ray.cli.stdout_guard import end_stdout
+
+    try:
+        make_app()(args=list(arguments), prog_name="fm")
+    finally:
+        end_stdout()
     raise SystemExit(0)

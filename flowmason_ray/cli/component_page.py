@@ -108,14 +108,21 @@ def type_words(annotation: Any) -> str:
 
 
 def example(spec: ComponentSpec) -> str:
-    """Return a stage that uses the component, with its required fields."""
-    required = {
+    """Return a stage that uses the component: with the config that it declares, else with its required fields."""
+    required = declared_example(spec) or {
         _written(name, field): _sample(name, field)
         for name, field in spec.input_model.model_fields.items()
         if field.is_required()
     }
     stage = {"id": f"my_{spec.name}", "component_type": spec.name, "config": required}
     return json.dumps(stage, indent=2, ensure_ascii=False)
+
+
+def declared_example(spec: ComponentSpec) -> dict[str, Any] | None:
+    """Return the first example that the component's Input declares (JSON Schema's `examples`), or None."""
+    extra: Any = spec.input_model.model_config.get("json_schema_extra")
+    examples: Any = extra.get("examples") if isinstance(extra, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # JSON of any kind
+    return examples[0] if examples else None
 
 
 def _sample(name: str, field: FieldInfo) -> Any:

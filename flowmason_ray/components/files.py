@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from flowmason_ray.errors import PermanentError, nearest
+
+T = TypeVar("T")
 
 
 def resolve_inside(project_dir: Path, path: str) -> Path:
@@ -78,6 +81,26 @@ def write_atomic(file: Path, write: Callable[[Path], None]) -> int:
 
     Returns: the size in bytes.
     """
+    with _beside(file) as temporary:
+        write(temporary)
+        size = _put_in_place(temporary, file)
+    return size
+
+
+async def write_atomic_async(file: Path, write: Callable[[Path], Awaitable[T]]) -> tuple[int, T]:
+    """Do the same with a `write` that waits.
+
+    Returns: the size in bytes, and what `write` returned.
+    """
+    with _beside(file) as temporary:
+        returned = await write(temporary)
+        size = _put_in_place(temporary, file)
+    return size, returned
+
+
+@contextmanager
+def _beside(file: Path) -> Generator[Path]:
+    """Make a temporary file beside `file`; in the end it is gone, unless it was put in place."""
     file.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.", suffix=".tmp")
     temporary = Path(name)
@@ -85,14 +108,16 @@ def write_atomic(file: Path, write: Callable[[Path], None]) -> int:
         # mkstemp makes files that only their owner may read; a result is an ordinary file.
         os.fchmod(handle, _mode(file))
         os.close(handle)
-        write(temporary)
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        size = temporary.stat().st_size
-        temporary.replace(file)
-    except BaseException:
+        yield temporary
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
+
+
+def _put_in_place(temporary: Path, file: Path) -> int:
+    with temporary.open("rb") as written:
+        os.fsync(written.fileno())
+    size = temporary.stat().st_size
+    temporary.replace(file)
     return size
 
 

@@ -24,6 +24,8 @@ from flowmason_ray.engine.component import Catalogue, Cost, Effect, Kind
 from flowmason_ray.engine.composing import draft_compositions, mapping_scope, written_pointer
 from flowmason_ray.engine.drafts import Draft, Report, draft_stages, parse_at, problem_sink
 from flowmason_ray.engine.edges import EdgeFinder, Edges, Names, find_cycle
+from flowmason_ray.engine.fusion import check_fusion
+from flowmason_ray.engine.placing import Placing, check_labels
 from flowmason_ray.engine.plan import Plan, PlanStage, Region, ScopePlan, Target
 from flowmason_ray.engine.reachability import LOOP_EXITS, check_reachability
 from flowmason_ray.engine.retry import RetryPolicy
@@ -64,6 +66,7 @@ def make_plan(
     env: Collection[str] = (),
     secrets: Collection[str] = (),
     pipelines: PipelineFinder | None = None,
+    datasets: Mapping[str, str | None] | None = None,
 ) -> Plan:
     """Compile a pipeline.
 
@@ -73,11 +76,12 @@ def make_plan(
         env: The environment variables that templates may read.
         secrets: The secrets that templates may read.
         pipelines: How pipelines that it calls are found.
+        datasets: What stages may be near of besides stages: names, each with its path if it has one.
 
     Raises:
         InvalidPipeline: it cannot be run; `problems` holds everything that was found.
     """
-    plan, problems = try_plan(loaded, catalogue, env=env, secrets=secrets, pipelines=pipelines)
+    plan, problems = try_plan(loaded, catalogue, env=env, secrets=secrets, pipelines=pipelines, datasets=datasets)
     if plan is None:
         raise InvalidPipeline([p for p in problems if p.severity == "error"])
     return plan
@@ -90,6 +94,7 @@ def try_plan(
     env: Collection[str] = (),
     secrets: Collection[str] = (),
     pipelines: PipelineFinder | None = None,
+    datasets: Mapping[str, str | None] | None = None,
     models: ModelChoice | None = None,
     prompts: PromptChoice | None = None,
     within: Sequence[str] = (),
@@ -109,6 +114,8 @@ def try_plan(
     pipeline = loaded.pipeline
     _refuse_what_is_not_built(pipeline, report)
     check_default_cache(pipeline, report)
+    if pipeline.defaults.resources is not None:
+        check_labels(pipeline.defaults.resources.labels, "/defaults/resources/labels", report)
     drafts = draft_stages(pipeline.stages, catalogue, report)
     drafts |= draft_compositions(pipeline.compositions, catalogue, report)
 
@@ -119,6 +126,7 @@ def try_plan(
             env=env,
             secrets=secrets,
             pipelines=pipelines,
+            datasets=datasets,
             models=models,
             prompts=prompts,
             within=chain,
@@ -131,6 +139,7 @@ def try_plan(
     if bodies is not None:
         names = _names(pipeline, env, secrets, sealed=sealed)
         planner = _Planner(loaded, drafts, bodies, names, report, models, prompts)
+        planner.datasets = datasets or {}
         plan = planner.plan()
     if any(p.severity == "error" for p in problems):
         plan = None
@@ -216,6 +225,8 @@ class _Planner:
         self._callee_scope: dict[str, int] = {}
         self._place: dict[str, tuple[_ScopeDraft, int]] = {}
         self._position = {draft.id: i for i, draft in enumerate(drafts.values())}
+        self.datasets: Mapping[str, str | None] = {}
+        """What stages may be near of besides stages."""
 
     @property
     def _edges(self) -> Edges:
@@ -237,7 +248,9 @@ class _Planner:
         check_types(self._pipeline, self._drafts, self._bodies, hidden, self._report)
         input_schema = self._schema(self._pipeline.input_schema, "/input_schema")
         self._place_callees()
+        self._placing = Placing(self._drafts, self._bodies, self._edges, self.datasets, self._report)
         scopes = [self._scope_plan(scope) for scope in self._scopes]
+        check_fusion((stage for scope in scopes for stage in scope.stages), self._report)
         for name, offset in self._callee_scope.items():
             draft = self._drafts[name]
             assert draft.callee is not None
@@ -485,11 +498,27 @@ class _Planner:
             schema=self._checked_by(draft),
             options=draft.shape.options,
             pointer=draft.pointer,
+            **self._placement(draft, scope),
             llm=_with_prompts(
                 _model_settings(draft, self._pipeline, self._models, self._report), draft, self._prompts, self._report
             ),
             **_execution(draft, self._pipeline, self._report),
         )
+
+    def _placement(self, draft: Draft, scope: _ScopeDraft) -> dict[str, Any]:
+        said = draft.spec.placement if draft.spec else None
+        if draft.spec is not None and draft.spec.resources is not None:
+            check_labels(draft.spec.resources.labels, f"{draft.pointer}/resources/labels", self._report)
+        if said is None:
+            return {}
+        near = None if said.near is None else self._placing.near(draft, said.near)
+        self._placing.check(draft, said)
+        return {
+            "near": self._target(near.stage, scope) if near and near.stage else near.dataset if near else None,
+            "strategy": said.strategy,
+            "gang": said.gang,
+            "fuse": said.fuse,
+        }
 
     def _checked_by(self, draft: Draft) -> InputSchema | None:
         """Return what the stage's own value must satisfy: a call's input, a `return`'s output."""
@@ -537,7 +566,6 @@ def _execution(draft: Draft, pipeline: Pipeline, report: Report) -> dict[str, An
         "cache": plan_cache(draft, effect, pipeline, report),
         "cost": component.cost if component else Cost.TRIVIAL,
         "resources": resources,
-        "fuse": spec.placement.fuse if spec.placement else "auto",
     }
 
 

@@ -165,6 +165,11 @@ class Reusing:
         for task in self._lookups.values():
             task.cancel()
 
+    @property
+    def takes_over(self) -> bool:
+        """Whether results of an earlier run are taken over."""
+        return self._past is not None
+
     def created(self) -> dict[str, Any]:
         """Return what the run's first event says because of all this."""
         facts: dict[str, Any] = {"definitions": self._recipes.definitions_recorded}

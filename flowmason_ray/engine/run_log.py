@@ -173,6 +173,10 @@ class RunStore(Protocol):
         """
         ...
 
+    async def kept_result(self, fingerprint: str) -> CachedResult | None:
+        """Return a result that a run has kept (`RunLog.keep_result`), unless it has expired or cannot be read any more."""
+        ...
+
     async def request(self, run_id: str, kind: str, body: Mapping[str, Any]) -> None:
         """Ask something of a run (`Request`); its coordinator takes it up within a second."""
         ...

@@ -42,7 +42,7 @@ from flowmason_ray.engine.events import (
     StageSucceeded,
     TimerFired,
 )
-from flowmason_ray.engine.executor import Executor, RunInfo
+from flowmason_ray.engine.executor import Executor, Preparing, RunInfo
 from flowmason_ray.engine.kept import plain
 from flowmason_ray.engine.pausing import Pause
 from flowmason_ray.engine.plan import Plan
@@ -52,6 +52,7 @@ from flowmason_ray.engine.reuse import Reusing
 from flowmason_ray.engine.run_log import RunLog
 from flowmason_ray.engine.run_state import RunState
 from flowmason_ray.engine.secrecy import Masking
+from flowmason_ray.engine.timings import Timings
 from flowmason_ray.errors import Failure, FlowMasonError, StoreError
 
 Observer = Callable[[Event], None]
@@ -90,6 +91,7 @@ class Runner:
         durability: Durability = "run",
         resumed: Replayed | None = None,
         reusing: Reusing | None = None,
+        timings: Timings | None = None,
     ) -> None:
         """
         Args:
@@ -101,6 +103,7 @@ class Runner:
             durability: What is durable when.
             resumed: The state of a run that was interrupted; None: a new run.
             reusing: What knows results of earlier runs; None: everything is executed.
+            timings: Where the durations of this run are left for later ones (`RunInfo.pacing`); None: nowhere.
         """
         self._plan = plan
         self._executor = executor
@@ -110,6 +113,7 @@ class Runner:
         self._durability = durability if log.durable else "none"
         self._resumed = resumed
         self._reusing = reusing
+        self._timings = timings
         self._state = RunState(plan) if resumed is None else resumed.state
         self._masking = Masking(run.hidden)
         self._inbox: deque[Event] = deque()
@@ -186,11 +190,15 @@ class Runner:
         async with executor:
             try:
                 self._executor.open(self._run, self._deliver)
+                refused = self._prepare()
                 if self._reusing is not None:
                     self._reusing.open(self._record, self._start, self._deliver, self._arrived.set)
                 if self._plan.timeout_s is not None:
                     limit = self._loop.call_later(self._plan.timeout_s, self._run_overdue)
-                if self._resumed is None:
+                if refused is not None:
+                    self._record(self._created())
+                    self._last = RunFailed(at=time(), failure=refused)
+                elif self._resumed is None:
                     self._inbox.appendleft(
                         self._created()
                     )  # before a cancellation that came while the executor was opened
@@ -221,9 +229,22 @@ class Runner:
                     if task is not None:
                         task.cancel()
 
+    def _prepare(self) -> Failure | None:
+        """Tell the executor what is to come; return why nothing of it can be begun, if so."""
+        if not isinstance(self._executor, Preparing):
+            return None
+        again = self._resumed is not None or (self._reusing is not None and self._reusing.takes_over)
+        try:
+            self._executor.prepare(self._plan, check=not again)
+        except FlowMasonError as exc:
+            return Failure(code=exc.code, message=exc.message)
+        return None
+
     def _created(self) -> RunCreated:
         run = self._run
-        facts = {} if self._reusing is None else self._reusing.created()
+        facts: dict[str, Any] = {} if self._reusing is None else self._reusing.created()
+        if run.pacing is not None and run.pacing.moved:
+            facts["options"] = {**facts.get("options", {}), "measured": run.pacing.moved}
         if run.budget:
             facts["options"] = {**facts.get("options", {}), "budget": dict(run.budget)}
         return RunCreated(
@@ -461,6 +482,8 @@ class Runner:
             except FlowMasonError as exc:
                 failure = Failure(code=exc.code, message=f"The result cannot be fetched: {exc.message}")
                 event = RunFailed(at=time(), failure=failure)
+        if self._timings is not None and self._run.pacing is not None:
+            self._timings.keep(self._log, self._run.pacing)
         self._log.append(event)
         await self._log.flush()
         return Ended(event=event, value=value)

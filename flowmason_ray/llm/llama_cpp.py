@@ -1,21 +1,19 @@
 """A model from a GGUF file, in this process, through llama.cpp: no server, no network, exact counts, answers held to a grammar.
 
 One model is loaded once for each process and answers one request after the other, in a thread of its own. What a request shares with the one
-before, from its beginning, is not read again (the file's cache of keys and values), so requests that begin alike should come together; what
-was spared is told as `cached_tokens`.
+before, from its beginning, is not read again (the engine's cache of keys and values), so requests that begin alike come together
+(`llm.queueing`); what was spared is told as `cached_tokens`.
 
 A schema becomes a grammar: the model cannot say anything else. Tools too: it either says which tool with which arguments, or answers.
 """
 
 from __future__ import annotations
 
-import asyncio
 import codecs
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar, cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
 
 import llama_cpp as engine
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
@@ -24,9 +22,8 @@ from flowmason_ray.engine.models import FinishReason, Message, Text, ToolCall, T
 from flowmason_ray.errors import PermanentError
 from flowmason_ray.llm import errors
 from flowmason_ray.llm.base import Opening, Progress, Reply, Request, Unable
+from flowmason_ray.llm.queueing import PrefixQueue
 from flowmason_ray.llm.structured import with_instruction
-
-T = TypeVar("T")
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
@@ -51,15 +48,14 @@ class LlamaProvider(Unable):
             message = f"Model provider {opening.name!r} has no 'model_path': say which GGUF file it is."
             raise PermanentError(message, code="provider_not_configured")
         self._opening = opening
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="flowmason-llama")
+        self._queue = PrefixQueue("flowmason-llama")
         self._model: Any = None
         self._embedder: Any = None
         self._format: Any = None
 
     async def close(self) -> None:
         """Give the memory back."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._free)
-        self._thread.shutdown(wait=False)
+        await self._queue.close(self._free)
 
     def _free(self) -> None:
         for each in (self._model, self._embedder):
@@ -67,22 +63,14 @@ class LlamaProvider(Unable):
                 each.close()
         self._model = self._embedder = None
 
-    async def _in_thread(self, work: Callable[[threading.Event], T]) -> T:
-        """Do something with the model; when whoever waits is cancelled, it is told so."""
-        stop = threading.Event()
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, work, stop)
-        except asyncio.CancelledError:
-            stop.set()
-            raise
-
     async def generate(self, request: Request, progress: Progress) -> Reply:
         """Answer one request."""
-        return await self._in_thread(lambda stop: self._generate(request, progress, stop))
+        text = "\n".join([request.system or "", *(_words(message) for message in request.messages)])
+        return await self._queue.ask(lambda stop: self._generate(request, progress, stop), text=text)
 
     async def count_tokens(self, request: Request) -> int:
         """Count them: they are ours."""
-        return await self._in_thread(lambda _: len(self._prompt(request)))
+        return await self._queue.ask(lambda _: len(self._prompt(request)))
 
     async def embed(
         self, model: str, texts: Sequence[str], dimensions: int | None, progress: Progress
@@ -102,7 +90,7 @@ class LlamaProvider(Unable):
                 vectors.append(_mean(vector) if vector and isinstance(vector[0], list) else tuple(vector))
             return vectors
 
-        made = await self._in_thread(work)
+        made = await self._queue.ask(work)
         if dimensions is not None and made and len(made[0]) != dimensions:
             message = f"Model {model!r} makes vectors of length {len(made[0])}; {dimensions} are asked for."
             raise PermanentError(message, code="provider_refused_request")

@@ -201,6 +201,10 @@ class MemoryRunStore:
         ids = [record.run_id for record in await self.list_runs(limit=len(self.logs))]
         return self.logs[find_run(run_id, ids[::-1])].record
 
+    async def kept_result(self, fingerprint: str) -> CachedResult | None:
+        """Return a result that a run has kept."""
+        return self.kept(fingerprint)
+
     async def request(self, run_id: str, kind: str, body: Mapping[str, Any]) -> None:
         """Ask something of a run of this process."""
         log = self._log(run_id)

@@ -13,15 +13,15 @@ from typing import Any, LiteralString, TypeVar
 
 import orjson
 
-from flowmason_ray.engine.run_log import Pruned, Recorded, RunLog, RunRecord
+from flowmason_ray.engine.run_log import CachedResult, Pruned, Recorded, RunLog, RunRecord
 from flowmason_ray.errors import RunNotFound
 from flowmason_ray.stores.blobs import BlobStore
 from flowmason_ray.stores.following import follow
 from flowmason_ray.stores.group_commit import PATIENCE_S, CommittingRunLog, ConnectionLost
 from flowmason_ray.stores.owners import LEASE_S, clock
 from flowmason_ray.stores.postgres_connections import NOW, Address, Connection, clear_errors, close, connect
-from flowmason_ray.stores.postgres_journal import CHANNEL, PostgresJournal
-from flowmason_ray.stores.records import COLUMNS, only_one, record_of, recorded_of, sound
+from flowmason_ray.stores.postgres_journal import CHANNEL, KEPT, PostgresJournal
+from flowmason_ray.stores.records import COLUMNS, only_one, record_of, recorded_of, result_of, sound
 
 READ_PAGE = 1000
 """Events read at a time, so that following a long run takes bounded memory."""
@@ -256,6 +256,19 @@ class PostgresRunStore:
                 return session.find(run_id)
             finally:
                 session.close()
+
+        return await asyncio.to_thread(work)
+
+    async def kept_result(self, fingerprint: str) -> CachedResult | None:
+        """Return a result that a run has kept."""
+
+        def work() -> CachedResult | None:
+            session = _Session(self._address)
+            try:
+                rows = session.rows(KEPT, (fingerprint,))
+            finally:
+                session.close()
+            return result_of(self.blobs, *rows[0]) if rows else None
 
         return await asyncio.to_thread(work)
 

@@ -36,6 +36,10 @@ CHANNEL = "flowmason_events"
 """What followers listen to; the message is the run's id."""
 BLOB_LOCK = 0x666D_626C_6F62
 """The advisory lock between recording references to blobs (shared) and removing blobs (alone)."""
+KEPT: LiteralString = (
+    "SELECT run_id, created_at, body FROM results WHERE fingerprint = %s"
+    f" AND (expires_at IS NULL OR expires_at > {NOW})"
+)
 NOTIFY_S = 0.05
 """How often followers are told of news at most."""
 LOCK_TIMEOUT = "5s"
@@ -307,11 +311,7 @@ class PostgresJournal:
     def kept_result(self, fingerprint: str) -> CachedResult | None:
         """Return a result that is kept."""
         try:
-            rows = self._rows(
-                "SELECT run_id, created_at, body FROM results WHERE fingerprint = %s"
-                f" AND (expires_at IS NULL OR expires_at > {NOW})",
-                (fingerprint,),
-            )
+            rows = self._rows(KEPT, (fingerprint,))
         except StoreError:
             return None
         return result_of(self._blobs, *rows[0]) if rows else None

@@ -18,15 +18,15 @@ from typing import Any
 
 import orjson
 
-from flowmason_ray.engine.run_log import Pruned, Recorded, RunLog, RunRecord
+from flowmason_ray.engine.run_log import CachedResult, Pruned, Recorded, RunLog, RunRecord
 from flowmason_ray.errors import RunNotFound
 from flowmason_ray.stores.blobs import BlobStore
 from flowmason_ray.stores.following import follow
 from flowmason_ray.stores.group_commit import CommittingRunLog
 from flowmason_ray.stores.owners import LEASE_S, clock
-from flowmason_ray.stores.records import COLUMNS, only_one, record_of, recorded_of, sound
+from flowmason_ray.stores.records import COLUMNS, only_one, record_of, recorded_of, result_of, sound
 from flowmason_ray.stores.sqlite_files import NOW, clear_errors, open_for_reading, open_for_writing
-from flowmason_ray.stores.sqlite_journal import SqliteJournal
+from flowmason_ray.stores.sqlite_journal import KEPT, SqliteJournal
 
 READ_PAGE = 1000
 """Events read at a time, so that following a long run takes bounded memory."""
@@ -169,6 +169,17 @@ class SqliteRunStore:
             if not rows and connection.execute("SELECT 1 FROM runs WHERE run_id = ?", (run_id,)).fetchone() is None:
                 raise RunNotFound(f"There is no run {run_id!r}.")
             return [recorded_of(*row) for row in rows]
+
+    async def kept_result(self, fingerprint: str) -> CachedResult | None:
+        """Return a result that a run has kept."""
+        return await asyncio.to_thread(self._kept, fingerprint)
+
+    def _kept(self, fingerprint: str) -> CachedResult | None:
+        with self._reading() as opened:
+            if opened is None or opened[1] < 2:  # the first revision kept none
+                return None
+            row = opened[0].execute(KEPT, (fingerprint,)).fetchone()
+            return None if row is None else result_of(self.blobs, *row)
 
     async def follow(self, run_id: str, *, after: int = 0) -> AsyncIterator[Recorded]:
         """Yield the events of a run as they are recorded, until one of them ends or pauses it, or it is interrupted."""

@@ -29,6 +29,9 @@ from flowmason_ray.stores.records import (
 )
 from flowmason_ray.stores.sqlite_files import NOW, clear_errors, open_for_reading, open_for_writing
 
+KEPT = (
+    f"SELECT run_id, created_at, body FROM results WHERE fingerprint = ? AND (expires_at IS NULL OR expires_at > {NOW})"
+)
 _INSERT_EVENT = "INSERT INTO events (run, position, at, kind, path, body)"
 
 
@@ -268,11 +271,7 @@ class SqliteJournal:
     def kept_result(self, fingerprint: str) -> CachedResult | None:
         """Return a result that is kept."""
         try:
-            rows = self._rows(
-                "SELECT run_id, created_at, body FROM results WHERE fingerprint = ?"
-                f" AND (expires_at IS NULL OR expires_at > {NOW})",
-                (fingerprint,),
-            )
+            rows = self._rows(KEPT, (fingerprint,))
         except StoreError:
             return None
         return result_of(self._blobs, *rows[0]) if rows else None

@@ -15,6 +15,7 @@ from random import Random
 from typing import Any, Literal
 from uuid import UUID
 
+from flowmason_ray.connections import C, resolved, secrets_of, with_environment
 from flowmason_ray.engine.models import AttemptModels
 from flowmason_ray.llm.choosing import choices_of
 from flowmason_ray.llm.gateway import Gateway
@@ -60,6 +61,11 @@ class RecordingContext:
 
     def __post_init__(self) -> None:
         self._random = Random(self.seed)
+
+    def connection(self, name: str, wanted: type[C] | tuple[type[C], ...]) -> C:
+        """Return a connection of `settings`, its secrets from the environment."""
+        connections = with_environment(self.settings.connections, os.environ)
+        return resolved(connections, name, secrets_of(connections, os.environ), wanted=wanted)
 
     def now(self) -> datetime:
         """Return the time at which the run started."""

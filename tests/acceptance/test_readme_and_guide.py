@@ -39,7 +39,11 @@ PAGES = [
             "project",
             "prompts",
             "diff-and-merge",
+            "documents-and-retrieval",
+            "compliance",
             "models",
+            "data",
+            "delivery",
         )
     ),
 ]

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "flowmason_ray"
 PAGE = ROOT / "docs" / "guide" / "errors.md"
 
-CODE = re.compile(r"[a-z]+(_[a-z0-9]+)*")
+CODE = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 REPORTERS = {"report", "_report", "problem"}
 """Functions that take a code as their first argument."""
 GIVE_CODES = {"_code_and_expected", "_PATTERNS"}

@@ -12,22 +12,20 @@ URLs appear in outputs and messages without user, password, query and fragment: 
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import time
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from typing import Annotated, Any, Literal
 
 import httpx
 from pydantic import BaseModel, ConfigDict, Field
 
 from flowmason_ray.components.base import operator
-from flowmason_ray.components.builtin.http_exchange import Reply, TooLarge, exchange, shown
+from flowmason_ray.components.builtin.http_exchange import Reply, shown
+from flowmason_ray.components.builtin.http_sending import body_of, refused, sent
 from flowmason_ray.components.frames import is_frame
 from flowmason_ray.engine.component import Context
-from flowmason_ray.errors import PermanentError, TemporaryError
+from flowmason_ray.errors import PermanentError
 
 _CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
@@ -108,41 +106,18 @@ class HttpRequest:
             TemporaryError: `http_connect`, `http_timeout`, `http_protocol`, `http_status` (429 and 5xx).
         """
         request = _request(input, context)
-        where = shown(request.url)
         allow = list(context.settings.http.allow_hosts)
         started = time.monotonic()
-        try:
-            async with asyncio.timeout(input.timeout):
-                reply = await exchange(
-                    request,
-                    allow_hosts=allow,
-                    max_redirects=10 if input.follow_redirects else 0,
-                    max_bytes=input.max_response_bytes,
-                    verify=input.verify_ssl,
-                )
-        except (TimeoutError, httpx.TimeoutException) as exc:
-            raise TemporaryError(
-                f"{input.method} {where} got no answer within {input.timeout:g} s.", code="http_timeout"
-            ) from exc
-        except TooLarge as exc:
-            raise PermanentError(
-                f"{input.method} {where} answered with more than {input.max_response_bytes} bytes; raise 'max_response_bytes' if that is right.",
-                code="http_too_large",
-            ) from exc
-        except (httpx.UnsupportedProtocol, httpx.LocalProtocolError):
-            # Not the exception's own words: they repeat the header that is wrong, which may be a secret.
-            raise PermanentError(
-                f"{input.method} {where} cannot be sent: a header holds characters that headers cannot hold.",
-                code="http_invalid_request",
-            ) from None
-        except httpx.ConnectError as exc:
-            raise TemporaryError(f"{input.method} {where} cannot connect: {exc}.", code="http_connect") from exc
-        except httpx.HTTPError as exc:
-            raise TemporaryError(
-                f"{input.method} {where} broke off: {type(exc).__name__}: {exc}.", code="http_protocol"
-            ) from exc
+        reply = await sent(
+            request,
+            allow_hosts=allow,
+            within_s=input.timeout,
+            max_redirects=10 if input.follow_redirects else 0,
+            max_bytes=input.max_response_bytes,
+            verify=input.verify_ssl,
+        )
         success = _judge(input, reply)
-        body, encoding = _body(reply)
+        body, encoding = body_of(reply)
         return self.Output(
             status_code=reply.status,
             headers=reply.headers,
@@ -217,38 +192,5 @@ def _judge(input: HttpRequest.Input, reply: Reply) -> bool:
         message = f"{input.method} {shown(reply.url)} answered {reply.status}"
         if input.expect_status is not None:
             message += f", expected {' or '.join(map(str, input.expect_status))}"
-        details = {"status_code": reply.status}
-        if reply.status == 429 or reply.status >= 500:
-            raise TemporaryError(
-                f"{message}.", code="http_status", delay=_retry_after(reply.headers.get("retry-after")), details=details
-            )
-        raise PermanentError(f"{message}.", code="http_status", details=details)
+        raise refused(reply, message)
     return success
-
-
-def _retry_after(value: str | None) -> timedelta | None:
-    """Return the delay that a `Retry-After` header asks for (RFC 9110, 10.2.3: seconds or a date), or None."""
-    if value is None:
-        return None
-    if value.strip().isdigit():
-        return timedelta(seconds=min(int(value), 86_400))
-    try:
-        until = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    if until.tzinfo is None:
-        until = until.replace(tzinfo=UTC)
-    return max(until - datetime.now(UTC), timedelta(0))
-
-
-def _body(reply: Reply) -> tuple[Any, Literal["json", "text", "base64"]]:
-    media_type = reply.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type == "application/json" or media_type.endswith("+json"):
-        try:
-            return json.loads(reply.body), "json"
-        except ValueError:
-            pass  # it says JSON and is not: show what came
-    try:
-        return reply.body.decode(reply.charset), "text"
-    except (UnicodeDecodeError, LookupError):
-        return base64.b64encode(reply.body).decode("ascii"), "base64"

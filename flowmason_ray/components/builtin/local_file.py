@@ -6,9 +6,6 @@ promise on a repeated attempt, so it keeps a journal beside the file (see `appen
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flowmason_ray.components.base import operator
 from flowmason_ray.components.builtin.append_once import append_once
+from flowmason_ray.components.builtin.contents import ContentFormat, decoded, encoded
 from flowmason_ray.components.files import existing_file, file_errors, relative, resolve_inside, write_atomic
 from flowmason_ray.engine.component import Context
 from flowmason_ray.errors import PermanentError
@@ -41,7 +39,7 @@ class LocalFile:
             default=None,
             description="For write and append: a text, base64 for format 'bytes', or any JSON value for format 'json'.",
         )
-        format: Literal["text", "json", "bytes"] = Field(
+        format: ContentFormat = Field(
             default="text", description="How the content is read and written; 'bytes' is base64 in the pipeline."
         )
         encoding: str = Field(default="utf-8", description="The encoding of texts.")
@@ -81,7 +79,8 @@ class LocalFile:
                 f"File {input.path!r} has {size} bytes; local_file reads up to {MAX_READ_BYTES}. For tables use table_read.",
                 code="file_too_large",
             )
-        return self._about(file, context, content=_decode(file.read_bytes(), input), size_bytes=size)
+        content = decoded(file.read_bytes(), input.format, of=f"File {input.path!r}", encoding=input.encoding)
+        return self._about(file, context, content=content, size_bytes=size)
 
     def _write(self, input: Input, context: Context) -> Output:
         file = _target(context, input.path, overwrite=input.overwrite)
@@ -176,39 +175,5 @@ def _put(file: Path, data: bytes) -> None:
 
 
 def _encode(input: LocalFile.Input) -> bytes:
-    content: Any = input.content
-    if input.format == "json":
-        return json.dumps(content, ensure_ascii=False, indent=2).encode("utf-8") + b"\n"
-    if not isinstance(content, str):
-        raise PermanentError(
-            f"Format {input.format!r} writes a text, and 'content' is of type {type(content).__name__!r}. "
-            "Use format 'json' for other values.",
-            code="invalid_input",
-        )
-    if input.format == "bytes":
-        try:
-            return base64.b64decode(content, validate=True)
-        except binascii.Error as exc:
-            raise PermanentError(f"'content' is not base64: {exc}.", code="invalid_input") from exc
-    try:
-        return content.encode(input.encoding)
-    except (UnicodeEncodeError, LookupError) as exc:
-        raise PermanentError(
-            f"The content cannot be written as {input.encoding!r}: {exc}.", code="encoding_error"
-        ) from exc
-
-
-def _decode(data: bytes, input: LocalFile.Input) -> Any:
-    if input.format == "bytes":
-        return base64.b64encode(data).decode("ascii")
-    try:
-        text = data.decode("utf-8" if input.format == "json" else input.encoding)
-        return json.loads(text) if input.format == "json" else text
-    except (UnicodeDecodeError, LookupError) as exc:
-        raise PermanentError(
-            f"File {input.path!r} cannot be read as {input.encoding!r}: {exc}.", code="encoding_error"
-        ) from exc
-    except json.JSONDecodeError as exc:
-        raise PermanentError(
-            f"File {input.path!r} is not JSON: {exc.msg} in line {exc.lineno}, column {exc.colno}.", code="invalid_json"
-        ) from exc
+    data = encoded(input.content, input.format, encoding=input.encoding, indent=2)
+    return data + b"\n" if input.format == "json" else data

@@ -11,6 +11,7 @@ from typing import Any, cast
 from pydantic import BaseModel, Field
 
 from flowmason_ray.components.base import control_flow, operator
+from flowmason_ray.components.builtin.examples import closed
 from flowmason_ray.engine.component import Context, Cost, Effect
 from flowmason_ray.engine.values import Decision, Items, is_frame
 from flowmason_ray.errors import PermanentError
@@ -170,6 +171,8 @@ class Loop:
 
     class Input(BaseModel):
         """The items, and how they are split."""
+
+        model_config = closed({"items": ["a", "b", "c"], "batch_size": 2})
 
         items: list[Any] = Field(description="The items.")
         batch_size: int = Field(

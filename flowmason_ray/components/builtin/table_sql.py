@@ -17,6 +17,7 @@ from typing import Any, cast
 from pydantic import BaseModel, ConfigDict, Field
 
 from flowmason_ray.components.base import operator
+from flowmason_ray.components.builtin.sql_text import TOKEN, unknown_parameter
 from flowmason_ray.components.builtin.table_errors import brief, shown, table_errors
 from flowmason_ray.components.extras import needs
 from flowmason_ray.components.frames import Frame
@@ -30,18 +31,6 @@ with needs("The table components", extra="tables"):
 _READS_FILES = re.compile(r"\bread_(csv|ipc|json|ndjson|parquet|delta|iceberg|avro|excel|text)\b", re.IGNORECASE)
 _SCAN = re.compile(r"^\s*\S.* SCAN \[", re.MULTILINE)
 """How polars' plan shows a file that it would read."""
-
-_TOKEN = re.compile(
-    r"""
-    '(?:[^']|'')*'          # a text
-  | "(?:[^"]|"")*"          # a quoted name
-  | --[^\n]*                # a comment to the end of the line
-  | /\*.*?\*/               # a comment
-  | ::                      # a cast, not a parameter
-  | :(?P<name>[A-Za-z_]\w*)
-    """,
-    re.VERBOSE | re.DOTALL,
-)
 
 
 @operator(effect="pure", cost="cpu", category="tables")
@@ -119,12 +108,10 @@ def with_parameters(query: str, parameters: Mapping[str, Any]) -> str:
         if name is None:
             return match.group()
         if name not in parameters:
-            near = nearest(name, parameters)
-            hint = f" Did you mean {near!r}?" if near else " Give it in 'parameters'."
-            raise PermanentError(f"The query's parameter {name!r} has no value.{hint}", code="unknown_parameter")
+            raise unknown_parameter(name, parameters)
         return literal(parameters[name], name)
 
-    return _TOKEN.sub(put, query)
+    return TOKEN.sub(put, query)
 
 
 def literal(value: Any, name: str) -> str:

@@ -6,7 +6,6 @@ import asyncio
 import shutil
 import socket
 import ssl
-import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,6 +18,7 @@ from flowmason_ray.components.builtin import http_exchange
 from flowmason_ray.components.builtin.http_request import HttpRequest
 from flowmason_ray.errors import TemporaryError
 from flowmason_ray.testing.context import RecordingContext, allowing
+from tests.servers_kit import make_certificate
 
 pytestmark = pytest.mark.skipif(
     shutil.which("openssl") is None, reason="needs the openssl command to make a certificate"
@@ -27,34 +27,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("tls")
-    key, cert = folder / "key.pem", folder / "cert.pem"
-    subprocess.run(
-        [
-            "openssl",
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-            "-keyout",
-            key,
-            "-out",
-            cert,
-            "-days",
-            "2",
-            "-subj",
-            "/CN=api.test",
-            "-addext",
-            "subjectAltName=DNS:api.test",
-        ],
-        check=True,
-        capture_output=True,
-        timeout=30,
-    )
-    return key, cert
+    return make_certificate(tmp_path_factory.mktemp("tls"), "DNS:api.test")
 
 
 @pytest.fixture

@@ -27,6 +27,14 @@ EFFECTS = {
     "table_write": Effect.IDEMPOTENT,
     "chart": Effect.IDEMPOTENT,
     "report": Effect.IDEMPOTENT,
+    "document_reader": Effect.IDEMPOTENT,
+    "chunker": Effect.PURE,
+    "index_documents": Effect.IDEMPOTENT,
+    "retriever": Effect.IDEMPOTENT,
+    "knowledge_query": Effect.IDEMPOTENT,
+    "policy_lookup": Effect.IDEMPOTENT,
+    "rule_checker": Effect.PURE,
+    "compliance_evaluator": Effect.IDEMPOTENT,
 }
 
 

@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pypdf
+import pytest
+
+from flowmason_ray.components.builtin.document_reader import DocumentReader
+from flowmason_ray.errors import PermanentError
+from flowmason_ray.testing.context import RecordingContext
+from tests.documents_kit import pdf_bytes, write_docx
+
+HTML = """<!doctype html><html lang="en"><head><title> The  Handbook </title><meta name="author" content="Ada">
+<style>p { color: red }</style></head><body><script>alert('x < y')</script>
+<h1>Leave</h1><p>Everybody has <b>30</b>
+days.</p><!-- not shown --><ul><li>summer</li><li>winter</li></ul>
+<h2>Parental &amp; care</h2><table><tr><td>kind</td><td>days</td></tr><tr><td>paid</td><td>90</td></tr></table>
+<pre>a
+  b</pre></body></html>"""
+
+MARKDOWN = """---
+title: The Handbook
+author: "Ada"
+---
+Before.
+
+# Leave *of* absence
+
+Thirty days.
+
+```
+# no heading
+```
+
+Parental
+--------
+
+Ninety `days`.
+"""
+
+
+def read(folder: Path, path: str, **more: Any) -> DocumentReader.Output:
+    context = RecordingContext(project_dir=folder)
+    return DocumentReader().execute(DocumentReader.Input(path=path, **more), context)
+
+
+def refused(folder: Path, path: str, **more: Any) -> str:
+    with pytest.raises(PermanentError) as caught:
+        read(folder, path, **more)
+    assert path in caught.value.message or "pages" in caught.value.message
+    return caught.value.code
+
+
+def parts(output: DocumentReader.Output) -> list[tuple[str | None, int, str]]:
+    return [(s.heading, s.level, output.text[s.start : s.end].strip()) for s in output.sections]
+
+
+def test_a_pdf_has_pages_where_they_say_they_are(tmp_path: Path) -> None:
+    (tmp_path / "a.pdf").write_bytes(pdf_bytes(["One apple.\nTwo pears.", "", "The end."], title="Fruit"))
+    context = RecordingContext(project_dir=tmp_path)
+    output = DocumentReader().execute(DocumentReader.Input(path="a.pdf"), context)
+    texts = [output.text[p.start : p.end] for p in output.pages]
+    assert [p.number for p in output.pages] == [1, 2, 3]
+    assert texts[0].split() == ["One", "apple.", "Two", "pears."]
+    assert (texts[1], texts[2]) == ("", "The end.")
+    assert output.metadata["title"] == "Fruit"
+    assert output.metadata["page_count"] == 3
+    assert output.metadata["created"].startswith("2024-01-02T03:04:05")
+    assert output.empty_pages == [2]
+    assert context.messages("warning") == ["1 page(s) of 'a.pdf' hold no text: 2."]
+
+
+def test_some_pages_of_a_pdf(tmp_path: Path) -> None:
+    (tmp_path / "a.pdf").write_bytes(pdf_bytes([f"page {n}" for n in range(1, 6)]))
+    assert read(tmp_path, "a.pdf", pages="4-, 2").text.split("\n\n") == ["page 2", "page 4", "page 5"]
+    assert [p.number for p in read(tmp_path, "a.pdf", pages="1-2").pages] == [1, 2]
+    assert refused(tmp_path, "a.pdf", pages="6") == "invalid_pages"
+    for wrong in ("0", "3-1", "x", "1,,2", ""):
+        assert refused(tmp_path, "a.pdf", pages=wrong) == "invalid_pages"
+
+
+def test_a_scanned_pdf_is_an_error_and_no_empty_success(tmp_path: Path) -> None:
+    (tmp_path / "scan.pdf").write_bytes(pdf_bytes(["", ""]))
+    with pytest.raises(PermanentError, match=r"None of the 2 page\(s\).*OCR") as caught:
+        read(tmp_path, "scan.pdf")
+    assert caught.value.code == "document_has_no_text"
+
+
+def test_an_encrypted_pdf_needs_its_password(tmp_path: Path) -> None:
+    writer = pypdf.PdfWriter(clone_from=io.BytesIO(pdf_bytes(["The secret."])))
+    writer.encrypt("sesame", algorithm="RC4-128")
+    writer.write(tmp_path / "locked.pdf")
+    assert refused(tmp_path, "locked.pdf") == "document_encrypted"
+    assert refused(tmp_path, "locked.pdf", password="wrong") == "document_encrypted"
+    assert read(tmp_path, "locked.pdf", password="sesame").text == "The secret."
+
+
+@pytest.mark.parametrize("keep", [20, 200, 400, 600])
+def test_a_damaged_pdf_is_told_or_read_never_a_traceback(tmp_path: Path, keep: int) -> None:
+    (tmp_path / "cut.pdf").write_bytes(pdf_bytes(["Words.", "More."])[:keep])
+    assert refused(tmp_path, "cut.pdf") in ("document_damaged", "document_has_no_text")
+
+
+def test_a_pdf_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "no.pdf").write_bytes(b"hello")
+    assert refused(tmp_path, "no.pdf") == "document_damaged"
+
+
+def test_a_word_file(tmp_path: Path) -> None:
+    write_docx(tmp_path / "a.docx")
+    output = read(tmp_path, "a.docx")
+    assert parts(output) == [
+        ("Handbook", 1, "Handbook\n\nWelcome to the company."),
+        ("Leave", 1, "Leave\n\nEverybody has 30 days.\n\nkind | days\nparental | 90"),
+        ("Parental leave", 2, "Parental leave\n\nIt is paid."),
+    ]
+    assert output.metadata["title"] == "Handbook"
+    assert output.metadata["author"] == "Ada"
+
+
+def test_an_archive_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    write_docx(tmp_path / "a.docx")
+    with zipfile.ZipFile(tmp_path / "a.docx", "a", compression=zipfile.ZIP_DEFLATED) as archive:
+        zeros = bytes(1024 * 1024)
+        with archive.open("word/media/bomb.bin", "w", force_zip64=True) as part:
+            for _ in range(201):
+                part.write(zeros)
+    assert (tmp_path / "a.docx").stat().st_size < 1024 * 1024
+    assert refused(tmp_path, "a.docx") == "document_too_large"
+
+
+def test_an_archive_that_lies_about_its_size_is_damaged(tmp_path: Path) -> None:
+    write_docx(tmp_path / "a.docx")
+    with zipfile.ZipFile(tmp_path / "a.docx") as archive:
+        size = archive.getinfo("word/document.xml").file_size
+    data = (tmp_path / "a.docx").read_bytes()
+    assert data.count(size.to_bytes(4, "little")) >= 1
+    (tmp_path / "a.docx").write_bytes(data.replace(size.to_bytes(4, "little"), (10).to_bytes(4, "little")))
+    assert refused(tmp_path, "a.docx") == "document_damaged"
+
+
+def test_a_word_file_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "a.docx").write_bytes(b"PK\x03\x04nothing")
+    assert refused(tmp_path, "a.docx") == "document_damaged"
+    with zipfile.ZipFile(tmp_path / "b.docx", "w") as archive:
+        archive.writestr("hello.txt", "hello")
+    assert refused(tmp_path, "b.docx") == "document_damaged"
+
+
+def test_an_entity_of_a_word_file_reaches_nothing(tmp_path: Path) -> None:
+    (tmp_path / "secret.txt").write_text("the secret")
+    write_docx(tmp_path / "a.docx")
+    with zipfile.ZipFile(tmp_path / "a.docx") as archive:
+        inside = {name: archive.read(name) for name in archive.namelist()}
+    declared = f'<!DOCTYPE x [<!ENTITY e SYSTEM "file://{tmp_path}/secret.txt">]>'.encode()
+    body = inside["word/document.xml"].replace(b"Everybody has", b"Everybody &e; has")
+    inside["word/document.xml"] = body.replace(b"?>", b"?>" + declared, 1)
+    with zipfile.ZipFile(tmp_path / "b.docx", "w") as archive:
+        for name, data in inside.items():
+            archive.writestr(name, data)
+    try:
+        assert "the secret" not in read(tmp_path, "b.docx").text
+    except PermanentError as exc:
+        assert exc.code == "document_damaged"  # noqa: PT017  # both ends are right, as long as nothing is read
+
+
+def test_a_web_page(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_text(HTML)
+    output = read(tmp_path, "a.html")
+    assert parts(output) == [
+        ("Leave", 1, "Leave\n\nEverybody has 30 days.\n- summer\n- winter"),
+        ("Parental & care", 2, "Parental & care\n\nkind | days\n\npaid | 90\n\na\n  b"),
+    ]
+    assert output.metadata == {"title": "The Handbook", "author": "Ada", "language": "en"}
+
+
+def test_a_web_page_says_its_encoding(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_bytes('<meta charset="latin-1"><p>Käse</p>'.encode("latin-1"))
+    (tmp_path / "b.html").write_text("<p>Käse</p>", encoding="utf-8")
+    (tmp_path / "c.html").write_bytes("<p>Käse</p>".encode("latin-1"))
+    assert read(tmp_path, "a.html").text == read(tmp_path, "b.html").text == "Käse"
+    assert read(tmp_path, "c.html", encoding="latin-1").text == "Käse"
+    assert refused(tmp_path, "empty.html" if _put(tmp_path, "empty.html", "<script>x</script>") else "") == (
+        "document_has_no_text"
+    )
+
+
+def _put(folder: Path, name: str, text: str) -> bool:
+    (folder / name).write_text(text)
+    return True
+
+
+def test_a_deep_web_page_ends(tmp_path: Path) -> None:
+    _put(tmp_path, "deep.html", "<div>" * 100_000 + "down here")
+    try:
+        assert "down here" in read(tmp_path, "deep.html").text
+    except PermanentError as exc:
+        assert exc.code in ("document_damaged", "document_has_no_text")  # noqa: PT017  # it ends, in words of ours
+
+
+def test_markdown_keeps_its_text_and_finds_its_headings(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text(MARKDOWN)
+    output = read(tmp_path, "a.md")
+    assert output.text == MARKDOWN
+    assert [(heading, level) for heading, level, _ in parts(output)] == [
+        (None, 0),
+        ("Leave of absence", 1),
+        ("Parental", 2),
+    ]
+    assert parts(output)[1][2].startswith("# Leave *of* absence\n\nThirty days.\n\n```\n# no heading")
+    assert output.metadata == {"title": "The Handbook", "author": "Ada"}
+
+
+def test_plain_text_with_form_feeds_has_pages(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"one\r\n\ftwo\n\f")
+    output = read(tmp_path, "a.txt")
+    assert output.text == "one\n\ftwo\n\f"
+    assert [(p.number, output.text[p.start : p.end]) for p in output.pages] == [(1, "one\n"), (2, "two\n"), (3, "")]
+
+
+def test_plain_text_in_other_encodings(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("Käse".encode("utf-16"))
+    (tmp_path / "b.txt").write_bytes("Käse".encode("latin-1"))
+    (tmp_path / "c.txt").write_bytes(b"\xef\xbb\xbfhi")
+    assert read(tmp_path, "a.txt").text == "Käse"
+    assert refused(tmp_path, "b.txt") == "encoding_error"
+    assert read(tmp_path, "b.txt", encoding="latin-1").text == "Käse"
+    assert refused(tmp_path, "b.txt", encoding="nonsense") == "encoding_error"
+    assert read(tmp_path, "c.txt").text == "hi"
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.xlsx").write_bytes(b"PK")
+    (tmp_path / "empty.txt").write_text(" \n")
+    (tmp_path / "binary.txt").write_bytes(b"a\x00b")
+    (tmp_path / "large.txt").write_bytes(b"x" * 200_000)
+    assert refused(tmp_path, "a.xlsx") == "unknown_document_format"
+    assert refused(tmp_path, "empty.txt") == "document_has_no_text"
+    assert refused(tmp_path, "binary.txt") == "document_damaged"
+    assert refused(tmp_path, "large.txt", max_size_mib=0.1) == "document_too_large"
+    assert refused(tmp_path, "large.txt", pages="1") == "invalid_pages"
+    assert refused(tmp_path, "missing.txt") == "file_not_found"
+    assert refused(tmp_path, "../outside.txt") == "path_outside_project"
+
+
+def test_the_first_bytes_tell_a_pdf_without_an_ending(tmp_path: Path) -> None:
+    (tmp_path / "paper").write_bytes(pdf_bytes(["Words."]))
+    (tmp_path / "notes").write_text("Words.")
+    assert read(tmp_path, "paper").format == "pdf"
+    assert read(tmp_path, "notes").format == "text"

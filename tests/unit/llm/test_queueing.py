@@ -1,0 +1,83 @@
+"""What begins alike comes together, and nobody is forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flowmason_ray.llm.queueing import MOST_PASSED_OVER, PrefixQueue
+
+
+def nothing(stop: threading.Event) -> None: ...
+
+
+def order(texts: list[str]) -> list[str]:
+    queue = PrefixQueue("test")
+    for text in texts:
+        queue.put(text, nothing)
+    return [queue.choose().text for _ in texts]
+
+
+def test_what_shares_a_beginning_comes_together() -> None:
+    texts = ["north 1", "south 1", "north 2", "south 2", "north 3"]
+    assert order(texts) == ["north 1", "north 2", "north 3", "south 1", "south 2"]
+
+
+def test_what_shares_nothing_keeps_its_order() -> None:
+    assert order(["a", "b", "c"]) == ["a", "b", "c"]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.sampled_from(["aa", "ab", "ba", "bb", ""]), max_size=30))
+def test_each_comes_exactly_once(texts: list[str]) -> None:
+    assert sorted(order(texts)) == sorted(texts)
+
+
+def test_nobody_is_passed_over_for_ever() -> None:
+    queue = PrefixQueue("test")
+    queue.put("north", nothing)
+    queue.choose()
+    lonely = queue.put("south", nothing)
+    taken = 0
+    while True:
+        queue.put("north", nothing)
+        if queue.choose() is lonely:
+            break
+        taken += 1
+    assert taken == MOST_PASSED_OVER
+
+
+def test_what_is_cancelled_before_its_turn_never_begins_and_what_runs_is_told() -> None:
+    async def story() -> list[str]:
+        queue = PrefixQueue("test")
+        begun = threading.Event()
+        seen: list[str] = []
+
+        def long(stop: threading.Event) -> None:
+            begun.set()
+            assert stop.wait(30)
+            seen.append("told")
+
+        first = asyncio.create_task(queue.ask(long))
+        second = asyncio.create_task(queue.ask(lambda _: seen.append("never")))
+        await asyncio.to_thread(begun.wait, 30)
+        for task in (second, first):
+            task.cancel()
+        await asyncio.gather(first, second, return_exceptions=True)
+        await queue.ask(lambda _: seen.append("last"))
+        await queue.close(lambda: None)
+        return seen
+
+    assert asyncio.run(asyncio.wait_for(story(), 60)) == ["told", "last"]
+
+
+def test_an_error_reaches_who_waits() -> None:
+    def fails(stop: threading.Event) -> None:
+        raise KeyError("no")
+
+    with pytest.raises(KeyError):
+        asyncio.run(PrefixQueue("test").ask(fails))
