@@ -104,7 +104,7 @@ class Ours:
         return prepared
 
 
-def start_ray(cpus: int) -> None:
+def start_ray(cpus: int, *, object_store_mib: int = 512) -> None:
     """Start an embedded cluster for a benchmark; it ends with the process."""
     import os
 
@@ -116,7 +116,7 @@ def start_ray(cpus: int) -> None:
     ray_without_types.init(
         address="local",
         num_cpus=cpus,
-        object_store_memory=512 * 2**20,
+        object_store_memory=object_store_mib * 2**20,
         include_dashboard=False,
         log_to_driver=False,
         configure_logging=False,

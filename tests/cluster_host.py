@@ -58,6 +58,11 @@ class Host:
         accepted, _ = client.drain_node(node, 2, "the test says so", int((time() + seconds) * 1000))
         return bool(accepted)
 
+    def free(self) -> list[float]:
+        """Return how many cores are free, and how many there are."""
+        state = self._cluster.global_state
+        return [float(found().get("CPU", 0.0)) for found in (state.available_resources, state.cluster_resources)]
+
     def close(self) -> None:
         """End all of it."""
         self._cluster.shutdown()

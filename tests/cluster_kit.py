@@ -61,6 +61,11 @@ class Nodes:
         """Ask a node to go within some seconds."""
         return self._order("drain", node=node, seconds=seconds)
 
+    def all_free(self) -> bool:
+        """Tell whether nobody holds a core."""
+        free, there = self._order("free")
+        return free == there
+
     def only_head(self) -> None:
         """Take all nodes away that were added, for the next test."""
         for node in list(self._added):

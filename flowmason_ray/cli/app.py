@@ -20,6 +20,7 @@ from flowmason_ray.cli import (
     info_command,
     init_command,
     lock_command,
+    mcp_commands,
     merge_command,
     plan_command,
     prompts_commands,
@@ -28,6 +29,7 @@ from flowmason_ray.cli import (
     resume_command,
     run_command,
     runs_commands,
+    submit_command,
     test_command,
     validate_command,
 )
@@ -61,6 +63,7 @@ def make_app() -> typer.Typer:
         """FlowMason: pipelines as plain JSON files that run in-process and on Ray."""
 
     app.command("run")(run_command.run)
+    app.command("submit")(submit_command.submit)
     app.command("resume")(resume_command.resume)
     app.command("pause")(control_commands.pause)
     app.command("cancel")(control_commands.cancel)
@@ -81,6 +84,7 @@ def make_app() -> typer.Typer:
     app.add_typer(providers_commands.group, name="providers")
     app.add_typer(db_commands.group, name="db")
     app.add_typer(git_command.group, name="git")
+    app.add_typer(mcp_commands.group, name="mcp")
     return app
 
 

@@ -7,7 +7,7 @@ import json
 import re
 import types
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, Union, cast, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
@@ -121,7 +121,7 @@ def example(spec: ComponentSpec) -> str:
 def declared_example(spec: ComponentSpec) -> dict[str, Any] | None:
     """Return the first example that the component's Input declares (JSON Schema's `examples`), or None."""
     extra: Any = spec.input_model.model_config.get("json_schema_extra")
-    examples: Any = extra.get("examples") if isinstance(extra, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # JSON of any kind
+    examples = cast("dict[str, Any]", extra).get("examples") if isinstance(extra, dict) else None
     return examples[0] if examples else None
 
 

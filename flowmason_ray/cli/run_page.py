@@ -37,6 +37,8 @@ class RecordedRun:
     output: Any
     output_missing: str | None
     """Why the output cannot be read, if it cannot."""
+    trace: str | None = None
+    """The traceparent of its span, if it was traced."""
     measured: Mapping[str, float]
     """The stages that ran elsewhere than declared, because earlier runs took so many seconds for them."""
 
@@ -50,11 +52,13 @@ async def read_run(store: RunStore, run: str) -> RecordedRun:
     record = await store.find(run)
     summary, output, missing = Summary(), None, None
     measured: Mapping[str, float] = {}
+    trace: str | None = None
     async for recorded in store.read(record.run_id):
         event = event_from_json(recorded.event)
         summary(event)
         if isinstance(event, RunCreated):
             measured = event.options.get("measured", {})
+            trace = event.options.get("trace")
         elif isinstance(event, RunSucceeded):
             try:
                 output = Decoder(getattr(store, "blobs", None)).value(recorded.event)
@@ -62,7 +66,9 @@ async def read_run(store: RunStore, run: str) -> RecordedRun:
                 missing = str(exc)
     if record.status == "interrupted":
         summary.stand_still("interrupted")
-    return RecordedRun(record=record, summary=summary, output=output, output_missing=missing, measured=measured)
+    return RecordedRun(
+        record=record, summary=summary, output=output, output_missing=missing, measured=measured, trace=trace
+    )
 
 
 def run_document(run: RecordedRun) -> dict[str, Any]:
@@ -76,6 +82,7 @@ def run_document(run: RecordedRun) -> dict[str, Any]:
         "usage": run.summary.usage,
         **about,
         **({"measured": run.measured} if run.measured else {}),
+        **({"trace_id": run.trace.split("-")[1]} if run.trace else {}),
         "stages": {path: stage.to_json() for path, stage in run.summary.stages.items()},
     }
 
@@ -94,6 +101,7 @@ def run_page(run: RecordedRun, paint: Paint) -> str:
         f"started  {when(record.created_at)}",
     ]
     lines += [f"goes on with run {record.based_on}"] if record.based_on else []
+    lines += [f"trace    {run.trace.split('-')[1]}"] if run.trace else []
     lines += [f"file     {shown_path(record.file)}"] if record.file else []
     lines += [f"used     {usage_words(run.summary.usage)}"] if run.summary.usage else []
     lines += [f"measured {_measured(run.measured)}"] if run.measured else []

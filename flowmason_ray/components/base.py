@@ -65,8 +65,8 @@ def _declare(
     resources: Mapping[str, Any] | None,
     expressions: Iterable[str],
     raw: Iterable[str],
-    prompts: Iterable[str],
     actors: Actors | None,
+    prompts: Iterable[str],
 ) -> None:
     where = f"{cls.__module__}.{cls.__qualname__}"
     models = {part: getattr(cls, part, None) for part in ("Input", "Output")}
@@ -193,8 +193,8 @@ def _decorator(kind: Kind, default_effect: Effect) -> Any:
         resources: Mapping[str, Any] | None = None,
         expressions: Iterable[str] = (),
         raw: Iterable[str] = (),
-        prompts: Iterable[str] = (),
         actors: Actors | None = None,
+        prompts: Iterable[str] = (),
     ) -> Any:
         def apply(target: type) -> type:
             _declare(
@@ -210,8 +210,8 @@ def _decorator(kind: Kind, default_effect: Effect) -> Any:
                 resources=resources,
                 expressions=tuple(expressions),
                 raw=tuple(raw),
-                prompts=prompts,
                 actors=actors,
+                prompts=prompts,
             )
             return target
 
@@ -244,8 +244,8 @@ class _Declare:
         resources: Mapping[str, Any] | None = None,
         expressions: Iterable[str] = (),
         raw: Iterable[str] = (),
-        prompts: Iterable[str] = (),
         actors: Actors | None = None,
+        prompts: Iterable[str] = (),
     ) -> Callable[[C], C]: ...
     def __call__(self, *args: Any, **options: Any) -> Any:
         return self._decorate(*args, **options)
@@ -277,9 +277,9 @@ operator = _Declare(
         resources: Default resources of a stage, as in the format (`num_cpus`, `memory_mib`, …).
         expressions: Input fields that hold an expression over the component's own variables; not rendered.
         raw: Input fields that are passed on as written: neither rendered nor searched for references.
+        actors: Bounds of the component's actors on Ray; a component with `setup` has actors also without this.
         prompts: The prompts that it asks models with (`components.prompting`), by name. Their content becomes part of what
             identifies a result; a field `prompt_version`, which must be among `raw`, says which version is meant.
-        actors: Bounds of the component's actors on Ray; a component with `setup` has actors also without this.
     """,
 )
 

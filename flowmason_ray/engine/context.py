@@ -105,7 +105,7 @@ class AttemptContext:
         """A connection of the project, with its secrets."""
         secrets = {key: secret.reveal() for key, secret in self._run.secrets.items()}
         settings = self._run.settings
-        return resolved({} if settings is None else settings.connections, name, secrets, wanted=wanted)
+        return resolved({} if settings is None else settings.reachable, name, secrets, wanted=wanted)
 
     @property
     def idempotency_key(self) -> str:
@@ -133,7 +133,9 @@ class AttemptContext:
 
     def log(self, level: Literal["debug", "info", "warning", "error"], message: str, **fields: Any) -> None:
         """Say something to whoever follows the run."""
-        self._tell(StageLogged(at=time(), path=self.path, level=level, message=message, fields=fields))
+        self._tell(
+            StageLogged(at=time(), path=self.path, attempt=self.attempt, level=level, message=message, fields=fields)
+        )
 
     def progress(self, done: float, total: float | None = None) -> None:
         """Report how far this attempt is."""

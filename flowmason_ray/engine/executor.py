@@ -58,6 +58,10 @@ class RunInfo:
     """Whether attempts get fingerprints, so that workers report the contents of the values that stay with them."""
     pacing: Pacing | None = None
     """What is known about how long attempts take, and learns more; None: only what is declared."""
+    trace: str | None = None
+    """The traceparent of the run's span (`flowmason_ray.telemetry`); None: nothing is traced."""
+    listens: bool = False
+    """Whether what components print is kept, as what they say is."""
     blobs: Any = None
     """Where workers put values that the log refers to (`stores.blobs.BlobStore`); None when nothing is kept."""
 

@@ -24,6 +24,7 @@ from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage
 from flowmason_ray.engine.component import Effect
 from flowmason_ray.engine.deadlines import Deadlines
 from flowmason_ray.engine.events import (
+    ATTEMPT_ENDED,
     RUN_ENDED,
     ApprovalRequested,
     CancelRequested,
@@ -52,6 +53,7 @@ from flowmason_ray.engine.reuse import Reusing
 from flowmason_ray.engine.run_log import RunLog
 from flowmason_ray.engine.run_state import RunState
 from flowmason_ray.engine.secrecy import Masking
+from flowmason_ray.engine.stage_logs import StageLogs
 from flowmason_ray.engine.timings import Timings
 from flowmason_ray.errors import Failure, FlowMasonError, StoreError
 
@@ -116,6 +118,7 @@ class Runner:
         self._timings = timings
         self._state = RunState(plan) if resumed is None else resumed.state
         self._masking = Masking(run.hidden)
+        self._said = StageLogs() if log.remembers else None
         self._inbox: deque[Event] = deque()
         self._arrived = asyncio.Event()
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -179,6 +182,16 @@ class Runner:
         if interrupted is not None:
             raise interrupted
         return ended
+
+    async def accept(self) -> None:
+        """Record that the run was made, and nothing else: another process takes it up from its log.
+
+        Raises:
+            StoreError: the log cannot be written.
+        """
+        created = self._created()
+        self._log.append(replace(created, options={**created.options, "handed_over": True}))
+        await self._log.close()
 
     async def _drive(self) -> tuple[Ended, asyncio.CancelledError | None]:
         """Turn until the run has ended; return how, and the cancellation of our task if that is why."""
@@ -247,6 +260,10 @@ class Runner:
             facts["options"] = {**facts.get("options", {}), "measured": run.pacing.moved}
         if run.budget:
             facts["options"] = {**facts.get("options", {}), "budget": dict(run.budget)}
+        if run.trace is not None:
+            facts["options"] = {**facts.get("options", {}), "trace": run.trace}
+        if self._durability == "none" and self._log.durable:
+            facts["options"] = {**facts.get("options", {}), "durability": "none"}
         return RunCreated(
             at=time(),  # now, not when the run was prepared: starting an executor may have taken a while
             run_id=run.run_id,
@@ -310,10 +327,19 @@ class Runner:
         if type(event) is StageBegan:
             self._deadlines.begin(event.path, event.attempt)
         elif event.live:
-            self._show(self._masked(event))
+            masked = self._masked(event)
+            if self._said is not None and type(masked) is StageLogged:
+                self._keep_said(masked)
+            self._show(masked)
         else:
             self._inbox.append(event)
             self._arrived.set()
+
+    def _keep_said(self, event: StageLogged) -> None:
+        """Keep what a stage said beside the log."""
+        assert self._said is not None
+        for kept in self._said.kept(event):
+            self._log.say(kept)
 
     def _handle(self, event: Event) -> None:
         """One stimulus and everything that the state machine makes of it."""
@@ -325,6 +351,9 @@ class Runner:
             self._unwritten += event.size_bytes
         elif isinstance(event, StageFailed):
             event = self._masked(replace(event, draw=self._random.random()))
+        if self._said is not None and self._said.watching and isinstance(event, ATTEMPT_ENDED):
+            for kept in self._said.ended(event.path, event.at):
+                self._log.say(kept)
         self._record(event)
         if self._reusing is not None and self._reusing.keeps and type(event) is StageSucceeded:
             self._reusing.keep(event)
@@ -374,6 +403,8 @@ class Runner:
     # -- attempts -----------------------------------------------------------------------------------------------------
 
     def _hand_out(self, started: StageStarted, command: StartStage) -> None:
+        if self._said is not None and started.attempt > 1:
+            self._said.started(started)
         if self._pause.asked:
             self._pause.hold(command)  # told as started when it begins, after the pause
         elif self._reusing is not None:

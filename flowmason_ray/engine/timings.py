@@ -7,6 +7,7 @@ forgotten when its component, its code or its config changes. Of two runs that e
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from time import time
 from typing import Any, Protocol, cast
@@ -20,6 +21,8 @@ from flowmason_ray.engine.run_log import CachedResult, RunLog
 
 KEPT_S = 90 * 86_400.0
 """How long durations are kept after the last run that had something new to say."""
+READ_S = 1.0
+"""How long a run waits for what earlier ones have left: it can do without."""
 
 
 class KeepsResults(Protocol):
@@ -42,7 +45,7 @@ class Timings:
     async def read(cls, source: KeepsResults, plan: Plan, definitions: Definitions) -> Timings:
         """Read what earlier runs have left for the pipeline of `plan`. That nothing is there, or can be read, is no error."""
         try:
-            found = await source.kept_result(_key(plan))
+            found = await asyncio.wait_for(source.kept_result(_key(plan)), READ_S)
         except Exception:  # a store's own trouble ends the run where it records something, not where it only saves time
             found = None
         value: Any = None if found is None else found.value

@@ -128,6 +128,10 @@ class Encoder:
         marker = {"digest": self._put(text), "size_bytes": len(text), "media_type": JSON_TYPE, "form": "value_json"}
         return "_packed", orjson.dumps({BLOB: marker})
 
+    def plain(self, value: Any) -> bytes:
+        """Return something small as JSON text, with secrets masked; what JSON has no form for is written as text."""
+        return self._masking.encoded(orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS))
+
     def value(self, value: Any) -> tuple[str, bytes]:
         """Return how a value is recorded: (`value` or `packed`, JSON text)."""
         if isinstance(value, Packed):

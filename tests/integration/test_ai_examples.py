@@ -86,7 +86,13 @@ def test_every_ai_example_is_tested_here():
 def test_the_review_loop_ends_when_the_draft_is_good_enough(project: Path, server: LlmServer):
     def judged(score: int) -> dict[str, Any]:
         scores = {"criterion_1": score, "criterion_2": score}
-        return {"feedback": "f", "strengths": [], "improvements": ["shorter"], "criteria_scores": scores, "score": score}
+        return {
+            "feedback": "f",
+            "strengths": [],
+            "improvements": ["shorter"],
+            "criteria_scores": scores,
+            "score": score,
+        }
 
     server.says("First draft.")
     server.says_json(judged(5))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.cli_kit import stage
-from tests.cluster_kit import Nodes, Runs, runs_on
+from tests.cluster_kit import Nodes, Runs, runs_on, until
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
@@ -245,3 +245,40 @@ def test_the_only_node_that_could_run_a_stage_dies(nodes: Nodes, runs: Runs) -> 
     nodes.kill(node)
     done = runs.end(process)
     assert done["error"]["code"] == "infeasible_resources"
+
+
+def test_a_component_that_leaks_memory(runs: Runs) -> None:
+    """It ends with a clear error, and takes nobody with it."""
+    stages = [
+        work("leaks", "effectful", config={"grow_mib": 4000}, resources={"memory_mib": 50}, on_error="continue"),
+        work("lives", "pure", "leaks", config={"size": 3}),
+        work("beside", "pure", config={"wait_for": "go"}),
+    ]
+    process = runs.start(
+        stages, output={"error": "{{ stages.leaks.error }}", "lives": "{{ stages.lives.data }}{{ stages.beside.data }}"}
+    )
+    runs.noted("lives")
+    runs.say("go")
+    done = runs.end(process)
+    assert done["status"] == "succeeded", done.get("error")
+    assert done["output"]["error"]["code"] == "out_of_memory"
+    assert "its stage asks for 50 MiB" in done["output"]["error"]["message"]
+    assert done["output"]["lives"] == "xxx"
+
+
+def test_cancelling_gives_everything_back(nodes: Nodes, runs: Runs) -> None:
+    config = {"items": [1, 2], "loop_stages": ["item"], "max_parallel": 2}
+    each = stage("each", "foreach", config=config, placement={"gang": True})
+    process = runs.start(
+        [
+            each,
+            work("item", "pure", config={"wait_for": "never"}),
+            work("queued", "effectful", config={"wait_for": "never"}),
+        ]
+    )
+    runs.noted("item", times=2)
+    assert not nodes.all_free()
+    cancelled = runs.begin("cancel", "last")
+    assert runs.end(process)["status"] == "cancelled"
+    cancelled.communicate()
+    until(nodes.all_free)

@@ -194,11 +194,10 @@ def _named(statement: str, parameters: dict[str, Any]) -> tuple[Any, dict[str, A
 
 def _adapted(value: Any) -> Any:
     """Return a value as psycopg takes it: objects are jsonb, and so is a list of objects; other lists are arrays."""
-    if isinstance(value, dict):
-        return Jsonb(value)
-    if isinstance(value, list) and any(isinstance(each, dict) for each in cast("list[Any]", value)):
-        return Jsonb(value)
-    return value
+    plain: Any = value
+    several = cast("list[Any]", value) if isinstance(value, list) else []
+    is_json = isinstance(value, dict) or any(isinstance(each, dict) for each in several)
+    return Jsonb(plain) if is_json else plain
 
 
 async def _fetched(cursor: Any, input: Postgres.Input) -> dict[str, Any]:
@@ -209,7 +208,7 @@ async def _fetched(cursor: Any, input: Postgres.Input) -> dict[str, Any]:
 
 def _rows(data: Any) -> tuple[list[str], Any]:
     if is_frame(data):
-        return list(data.columns), cast("Any", data).iter_rows()
+        return data.columns, cast("Any", data).iter_rows()
     if not isinstance(data, list) or not all(isinstance(row, dict) for row in cast("list[Any]", data)):
         raise PermanentError(
             "Operation 'copy_in' needs a list of objects, or a table, in 'data'.", code="invalid_input"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from time import perf_counter, time
 from typing import Any, Self
@@ -31,7 +31,9 @@ from flowmason_ray.engine.events import (
 )
 from flowmason_ray.engine.executor import STOP_GRACE_S, Deliver, RunInfo
 from flowmason_ray.engine.executors.instances import TEARDOWN_S, Instance, Instances, teardown_failed
+from flowmason_ray.engine.executors.prints import close_ears, open_ears
 from flowmason_ray.engine.executors.slots import Demand, Slots
+from flowmason_ray.engine.executors.surroundings import surroundings
 from flowmason_ray.engine.executors.threads import AttemptStopped, ComponentLoop, ThreadJob, WorkerThreads
 from flowmason_ray.engine.kept import Kept, Shelf, gathered, plain, read_value
 from flowmason_ray.engine.pace import Pace
@@ -74,6 +76,7 @@ class InProcessExecutor:
         self._attempts: dict[str, _Attempt] = {}
         self._instances = Instances()
         self._shelf: Shelf | None = None
+        self._listens = False
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -92,6 +95,8 @@ class InProcessExecutor:
             for instance in self._instances.leave():
                 await self._tear_down(instance)
         finally:
+            if self._listens:
+                close_ears()
             self._threads.close()
             for loop in (self._component_loop, *self._abandoned_loops):
                 if loop is not None:
@@ -120,6 +125,9 @@ class InProcessExecutor:
     def open(self, run: RunInfo, deliver: Deliver) -> None:
         """Begin to serve a run."""
         self._run = run
+        if run.listens:
+            open_ears()
+            self._listens = True
         self._pacing = run.pacing
         self._deliver = deliver
 
@@ -166,8 +174,13 @@ class InProcessExecutor:
             if component is None:
                 value: Value = given
             else:
-                coroutine = self._instances.of(component).object.execute(given, self._context(command))
-                value = finish(component, at_once(component, coroutine), stage.schema)
+                execute = self._instances.of(component).object.execute
+                if component.file is None:  # an installed one: it prints nothing and traces nothing
+                    result = at_once(component, execute(given, self._context(command)))
+                else:
+                    with self._around(command):
+                        result = at_once(component, execute(given, self._context(command)))
+                value = finish(component, result, stage.schema)
         except KeyboardInterrupt:
             raise  # somebody's Ctrl-C: this is the program's own thread
         except BaseException as exc:  # foreign code runs here: whatever it raises is a failed attempt
@@ -212,7 +225,8 @@ class InProcessExecutor:
                 ready = await instance.ready_async(say)
                 if began is not None:
                     self._tell(began)
-                return await ready.execute(given, context)
+                with self._around(command):
+                    return await ready.execute(given, context)
 
             attempt.stop = self._components().submit(call, command.path, done)
         else:
@@ -221,7 +235,8 @@ class InProcessExecutor:
                 ready = instance.ready(say)
                 if began is not None:
                     self._tell(began)
-                return ready.execute(given, context)
+                with self._around(command):
+                    return ready.execute(given, context)
 
             job = ThreadJob(call_in_thread, done)
             attempt.stop = job.stop
@@ -311,6 +326,9 @@ class InProcessExecutor:
             key=command.idempotency_key,
             llm=command.stage.llm,
         )
+
+    def _around(self, command: StartStage) -> AbstractContextManager[None]:
+        return surroundings(self._run, self._tell, command.path, command.attempt)
 
     def _tell(self, event: Event) -> None:
         """Pass on a live event, from whatever thread it comes."""

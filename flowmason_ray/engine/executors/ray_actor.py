@@ -22,9 +22,10 @@ from flowmason_ray.engine.attempt import fail, is_final, setup_failed
 from flowmason_ray.engine.context import AttemptContext, InstanceContext
 from flowmason_ray.engine.events import Event
 from flowmason_ray.engine.executors.instances import Instance
+from flowmason_ray.engine.executors.prints import heard, keep_ears_open
 from flowmason_ray.engine.executors.ray_messages import CallData, CallReport
 from flowmason_ray.engine.executors.ray_stages import Work, component_of, run_of
-from flowmason_ray.engine.executors.ray_telling import Teller, speaking
+from flowmason_ray.engine.executors.ray_telling import Teller
 from flowmason_ray.engine.executors.ray_worker import node_id, run_attempts
 from flowmason_ray.engine.executors.threads import AttemptStopped, ComponentLoop, ThreadJob
 from flowmason_ray.errors import Failure
@@ -61,7 +62,7 @@ class ComponentActor:
         self._kept: dict[tuple[str, int], Any] = {}
         self._never = threading.Event()
 
-    def set_up(self, path: str, number: int, mailbox: str | None) -> Ready:
+    def set_up(self, path: str, number: int, mailbox: tuple[str, str] | None) -> Ready:
         """Make the instance ready. What it says counts to `path`, that of the attempt which it is needed for first.
 
         `number` tells setups apart, in the place of an attempt's number: it is negative.
@@ -72,13 +73,14 @@ class ComponentActor:
         try:
             run = run_of(self._packed_run)
             if mailbox is not None:
-                teller.post_to(mailbox, run.run_id)
+                teller.post_to(mailbox)
             component = component_of(self._reference, self._classes)
+            keep_ears_open()
             try:
                 instance = Instance(component)
                 if component.is_async:
                     self._loop = ComponentLoop()
-                with speaking(teller):
+                with heard(teller.tell, path, number, shown=False):
                     self._set_up(instance, lambda: InstanceContext(run, path, teller.tell))
                 self._instance = instance
             except Exception as exc:

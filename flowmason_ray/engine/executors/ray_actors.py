@@ -312,7 +312,7 @@ class Pools:
         *,
         run_id: str,
         packed_run: bytes,
-        mailbox: str | None,
+        mailbox: tuple[str, str] | None,
         watch: Callable[[Call], None],
         ended: Callable[[Call, Outcome], None],
         deliver: Callable[[Event], None],
@@ -324,7 +324,7 @@ class Pools:
         Args:
             run_id: The run's.
             packed_run: What actors know about it.
-            mailbox: The name of the mailbox for what setups say while they run.
+            mailbox: Where what setups say while they run is posted.
             watch: Has `arrived` called when a call's report is there.
             ended: Takes how a call ended.
             deliver: Takes live events.

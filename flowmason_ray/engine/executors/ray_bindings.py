@@ -112,7 +112,7 @@ def bind(
     scope: Scope,
     stage: PlanStage,
     arguments: Arguments,
-    input_handle: Callable[[Any], Any],
+    input_handle: Callable[[Any, PlanStage], Any],
     before: Mapping[int, int] | None = None,
 ) -> Bindings:
     """Say where everything comes from that an attempt reads; references are added to `arguments`.
@@ -121,7 +121,7 @@ def bind(
         scope: Where its references are looked up.
         stage: What it is an attempt of.
         arguments: What the call brings along.
-        input_handle: Returns the handle of a scope's input.
+        input_handle: Returns the handle of a scope's input for a stage.
         before: The stages of the same scope that are attempted earlier in the same call: their positions in the scope, and
             in the call. They are taken to have succeeded; the worker makes sure of it.
     """
@@ -138,7 +138,7 @@ def bind(
     roots = stage.roots
     if "vars" in roots:
         variables = {name: binding(handle, arguments) for name, handle in visible_variables(scope).items()}
-    given = binding(input_handle(scope.input), arguments) if "input" in roots else None
+    given = binding(input_handle(scope.input, stage), arguments) if "input" in roots else None
     return Bindings(stages, variables, _loops(scope, stage, arguments), given)
 
 
@@ -193,6 +193,7 @@ def stage_data(stage: PlanStage) -> StageData:
         stage.fixed,
         stage.when.source if stage.when else None,
         stage.schema.schema if stage.schema else None,
+        stage.resources.get("memory_mib"),
         stage.llm,
     )
     digest = sha256(orjson.dumps(source, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)).hexdigest()
@@ -204,5 +205,6 @@ def stage_data(stage: PlanStage) -> StageData:
         fixed=stage.fixed,
         when=stage.when.source if stage.when else None,
         schema=stage.schema.schema if stage.schema else None,
+        memory_mib=stage.resources.get("memory_mib"),
         llm=stage.llm,
     )

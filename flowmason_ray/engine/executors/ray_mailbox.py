@@ -26,7 +26,7 @@ from flowmason_ray.engine.executors.ray_telling import Letter
 MOST_WAITING = 1_000
 """Letters of a run that wait to be fetched; a coordinator that is further behind misses the oldest."""
 REMEMBERED = 1_000
-"""Runs that are over of which letters may still come."""
+"""Boxes that are closed of which letters may still come."""
 MOST_FAILURES = 5
 """After how many failures in a row the mailbox is given up: what is said then comes with the reports."""
 
@@ -43,28 +43,28 @@ class _Box:
         self._filled: dict[str, asyncio.Event] = {}
         self._closed: deque[str] = deque(maxlen=REMEMBERED)
 
-    async def post(self, run_id: str, letters: bytes) -> None:
-        """Leave letters for a run; they are dropped if it is over."""
-        if run_id not in self._closed:
-            waiting = self._waiting.setdefault(run_id, [])
+    async def post(self, box: str, letters: bytes) -> None:
+        """Leave letters in a box; they are dropped if it is closed."""
+        if box not in self._closed:
+            waiting = self._waiting.setdefault(box, [])
             waiting.append(letters)
             del waiting[:-MOST_WAITING]
-            self._filled.setdefault(run_id, asyncio.Event()).set()
+            self._filled.setdefault(box, asyncio.Event()).set()
 
-    async def take(self, run_id: str) -> list[bytes]:
-        """Return the letters of a run, as soon as there are any; none if it is closed meanwhile."""
-        if run_id in self._closed:
+    async def take(self, box: str) -> list[bytes]:
+        """Return the letters in a box, as soon as there are any; none if it is closed meanwhile."""
+        if box in self._closed:
             return []
-        filled = self._filled.setdefault(run_id, asyncio.Event())
+        filled = self._filled.setdefault(box, asyncio.Event())
         await filled.wait()
         filled.clear()
-        return self._waiting.pop(run_id, [])
+        return self._waiting.pop(box, [])
 
-    async def close(self, run_id: str) -> None:
-        """Forget a run."""
-        self._closed.append(run_id)
-        self._waiting.pop(run_id, None)
-        filled = self._filled.pop(run_id, None)
+    async def close(self, box: str) -> None:
+        """Forget a box."""
+        self._closed.append(box)
+        self._waiting.pop(box, None)
+        filled = self._filled.pop(box, None)
         if filled is not None:
             filled.set()
 
@@ -96,13 +96,13 @@ class Mailbox:
             heard: Takes letters, in order.
             given_up: Is called when no letters will come any more.
         """
-        self.name = _name
+        # A box for each coordination of a run: one that is paused and resumed here gets a fresh one.
+        self.address = (_name, f"{run_id} {uuid4().hex[:12]}")
         self.works = True
-        self._run_id = run_id
         self._heard = heard
         self._given_up = given_up
         self._listening: asyncio.Task[None] | None = None
-        self._box: Any = None
+        self._actor: Any = None
 
     def open(self) -> None:
         """Begin to listen, if that has not begun yet."""
@@ -113,9 +113,9 @@ class Mailbox:
         failures = 0
         while failures < MOST_FAILURES:
             try:
-                if self._box is None:
-                    self._box = await asyncio.to_thread(_mailbox)
-                for letters in await self._box.take.remote(self._run_id):
+                if self._actor is None:
+                    self._actor = await asyncio.to_thread(_mailbox)
+                for letters in await self._actor.take.remote(self.address[1]):
                     self._heard(_cloudpickle.loads(letters))
                 failures = 0
             except RayError:
@@ -130,5 +130,5 @@ class Mailbox:
             self._listening.cancel()
             with suppress(asyncio.CancelledError, RayError):
                 await self._listening
-        if self._box is not None:
-            self._box.close.remote(self._run_id)
+        if self._actor is not None:
+            self._actor.close.remote(self.address[1])

@@ -31,6 +31,8 @@ class StageData:
     fixed: Mapping[str, Any]
     when: str | None
     schema: Mapping[str, Any] | None
+    memory_mib: float | None = None
+    """By how much an attempt may grow its worker."""
     llm: Mapping[str, Any] | None = None
     """The effective `llm_settings`."""
 
@@ -84,8 +86,8 @@ class CallData(NamedTuple):
     """The run's facts (`pack_run`): sent with every call, read once per worker, which beats a reference that every task would
     have to borrow (measured: 3 ms a task)."""
     attempts: tuple[AttemptData, ...]
-    mailbox: str | None = None
-    """The name of the mailbox for what attempts say while they run; None: there is none."""
+    mailbox: tuple[str, str] | None = None
+    """Where to post what attempts say while they run: the name of the mailbox and the box in it; None: nowhere."""
 
 
 class Report(NamedTuple):

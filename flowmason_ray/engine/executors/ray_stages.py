@@ -16,6 +16,7 @@ import orjson
 import ray
 from ray import cloudpickle
 
+from flowmason_ray import telemetry
 from flowmason_ray.components.base import spec_of
 from flowmason_ray.components.registry import load_project_module
 from flowmason_ray.engine.component import ComponentSpec
@@ -63,6 +64,7 @@ class Work:
     fixed: Mapping[str, Any]
     when: Expression | None
     schema: InputSchema | None
+    memory_mib: float | None
     llm: Mapping[str, Any] | None
     instance: Any
 
@@ -91,6 +93,7 @@ def _compile(stage: StageData, classes: Mapping[str, Any]) -> Work:
         fixed=stage.fixed,
         when=None if stage.when is None else parse_expression(stage.when),
         schema=None if stage.schema is None else InputSchema(stage.schema),
+        memory_mib=stage.memory_mib,
         llm=stage.llm,
         instance=component.create() if component is not None else None,
     )
@@ -214,6 +217,9 @@ def pack_run(run: RunInfo) -> bytes:
             "region": run.region,
             "blobs": None if run.blobs is None else run.blobs.address,
             "fingerprints": run.fingerprints,
+            "listens": run.listens,
+            "trace": run.trace,
+            "telemetry": {} if run.trace is None else telemetry.environment(),
         }
     )
 
@@ -233,6 +239,7 @@ def _unpack_run(packed: bytes) -> RunInfo:
         facts["models"] = unpack_models(facts["models"], facts["keys"])
     facts["blobs"] = None if facts["blobs"] is None else open_blobs(facts["blobs"])
     facts["region"] = _region() or facts["region"]
+    telemetry.adopt(facts.pop("telemetry"))
     return RunInfo(**facts)
 
 

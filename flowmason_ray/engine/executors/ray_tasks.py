@@ -18,7 +18,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from time import time
 from typing import Any, Self
 
-import orjson
 import ray
 from ray import cloudpickle
 from ray.exceptions import RayError
@@ -44,7 +43,8 @@ from flowmason_ray.engine.executors.ray_bindings import (
 )
 from flowmason_ray.engine.executors.ray_calls import Arrivals, Call, Member, end_of, lost, outcome_of, stopped, words_of
 from flowmason_ray.engine.executors.ray_cluster import connect
-from flowmason_ray.engine.executors.ray_frames import portable, restore
+from flowmason_ray.engine.executors.ray_frames import restore
+from flowmason_ray.engine.executors.ray_inputs import Inputs
 from flowmason_ray.engine.executors.ray_losses import ValueLost, lost_object
 from flowmason_ray.engine.executors.ray_mailbox import Mailbox
 from flowmason_ray.engine.executors.ray_messages import AttemptData, CallData, CallReport
@@ -55,7 +55,6 @@ from flowmason_ray.engine.executors.ray_telling import Letter
 from flowmason_ray.engine.executors.ray_worker import gather_results, run_call
 from flowmason_ray.engine.plan import Plan, PlanStage
 from flowmason_ray.engine.scope import Scope, Status
-from flowmason_ray.engine.values import INLINE_LIMIT_BYTES
 
 
 def _call_with(classes: Mapping[str, Any]) -> Any:
@@ -131,13 +130,13 @@ class RayTasksExecutor:
         self._group: Grouping = self._grouping or run.pacing or Alone()
         self._local.open(run, deliver)
         self._packed_run = pack_run(run)
-        self._input: Any = None
+        self._inputs = Inputs(run.input, self._recovery.register)
         self._classes: dict[str, Any] = {}
         self._remote_call = _plain_call
         self._admission.open(run, self._submit, self._deliver, self._recovery.under_way, self._abandon)
         self._mailbox = Mailbox(run.run_id, self._letters, self._hear_no_more)
         self._pools = Pools(
-            mailbox=self._mailbox.name,
+            mailbox=self._mailbox.address,
             told=self._told,
             run_id=run.run_id,
             packed_run=self._packed_run,
@@ -216,10 +215,7 @@ class RayTasksExecutor:
 
     def _put_again(self, value: RemoteValue) -> bool:
         """Put the run's input into the object store once more, if that is what `value` is."""
-        if value is not self._input:
-            return False
-        value.rebind(_ray.put(portable(self._run.input)))
-        return True
+        return self._inputs.put_again(value)
 
     def _submit(self, command: StartStage, options: Mapping[str, Any]) -> None:
         shape = self._admission.placement.shape(options)
@@ -272,7 +268,7 @@ class RayTasksExecutor:
         first = commands[0]
         name = first.path if len(commands) == 1 else f"{first.path} +{len(commands) - 1}"
         self._mailbox.open()
-        call = CallData(self._packed_run, tuple(attempts), self._mailbox.name if self._mailbox.works else None)
+        call = CallData(self._packed_run, tuple(attempts), self._mailbox.address if self._mailbox.works else None)
         cores = float(options.get("num_cpus") or 0.0)
         component = first.stage.component
         if component is not None and self._pools is not None and wants_actors(first.stage):
@@ -301,7 +297,7 @@ class RayTasksExecutor:
         return AttemptData(
             digest,
             packed,
-            bind(command.scope, stage, arguments, self._input_handle, before),
+            bind(command.scope, stage, arguments, self._inputs.handle, before),
             command.path,
             command.attempt,
             command.first_started_at,
@@ -310,19 +306,6 @@ class RayTasksExecutor:
             stage.timeout_s is not None and not wants_actors(stage),
             reads,
         )
-
-    def _input_handle(self, value: Any) -> Any:
-        """Return the handle of an input: a large one is put into the object store once."""
-        if value is not self._run.input:
-            return value
-        if self._input is None:
-            size = len(orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS))
-            if size <= INLINE_LIMIT_BYTES:
-                self._input = value
-            else:
-                self._input = RemoteValue(reference=_ray.put(portable(value)), packed=None, size_bytes=size)
-                self._recovery.register(self._input, None)
-        return self._input
 
     def _stage_data(self, stage: PlanStage) -> tuple[str, bytes]:
         key = id(stage)

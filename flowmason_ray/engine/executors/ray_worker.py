@@ -16,15 +16,17 @@ import orjson
 import ray
 
 from flowmason_ray.engine.attempt import DECLINED, Value, at_once, fail, finish, is_final, prepare
-from flowmason_ray.engine.component import Cost
+from flowmason_ray.engine.component import ComponentSpec, Cost
 from flowmason_ray.engine.context import AttemptContext
 from flowmason_ray.engine.digests import contents_of
 from flowmason_ray.engine.executor import RunInfo
+from flowmason_ray.engine.executors.memory_limit import limited
 from flowmason_ray.engine.executors.ray_frames import portable, restore
 from flowmason_ray.engine.executors.ray_losses import lost_failure, lost_object
 from flowmason_ray.engine.executors.ray_messages import AttemptData, Binding, CallData, CallReport, Report
 from flowmason_ray.engine.executors.ray_stages import Work, WorkerScope, run_of, work_of
-from flowmason_ray.engine.executors.ray_telling import Teller, speaking
+from flowmason_ray.engine.executors.ray_telling import Teller
+from flowmason_ray.engine.executors.surroundings import surroundings
 from flowmason_ray.engine.executors.threads import AttemptStopped
 from flowmason_ray.engine.values import INLINE_LIMIT_BYTES
 from flowmason_ray.stores.encoding import Encoder
@@ -106,7 +108,7 @@ def run_attempt(
     try:
         run = run_of(call.run)
         if data.live and call.mailbox is not None:
-            teller.post_to(call.mailbox, run.run_id)
+            teller.post_to(call.mailbox)
             if data.timed:
                 teller.began()
         work = work_of(data, classes)
@@ -129,7 +131,7 @@ def run_attempt(
                 key=data.idempotency_key,
                 llm=work.llm,
             )
-            with speaking(teller):
+            with surroundings(run, teller.tell, data.path, data.attempt, away=True):
                 result = execute(work, given, context)
             value = finish(work.component, result, work.schema)
             drew_time = drew_time or context.drew_time
@@ -157,11 +159,18 @@ def _closed(context: AttemptContext | None) -> Mapping[str, Any] | None:
 def execute(work: Work, given: Any, context: AttemptContext) -> Any:
     """Call a component in this thread, which Ray interrupts when the call is cancelled."""
     assert work.component is not None
+    if work.memory_mib is not None:
+        with limited(work.memory_mib):
+            return _called(work, work.component, given, context)
+    return _called(work, work.component, given, context)
+
+
+def _called(work: Work, component: ComponentSpec, given: Any, context: AttemptContext) -> Any:
     result = work.instance.execute(given, context)
-    if not work.component.is_async:
+    if not component.is_async:
         return result
-    if work.component.cost is Cost.TRIVIAL:
-        return at_once(work.component, result)  # an event loop takes longer to make than it runs
+    if component.cost is Cost.TRIVIAL:
+        return at_once(component, result)  # an event loop takes longer to make than it runs
     return asyncio.run(_interruptible(result))
 
 
