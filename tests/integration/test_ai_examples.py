@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,20 +119,24 @@ def _never_satisfied(asked: Asked) -> str:
     if "changes" in asked.schema["properties"]:
         return json.dumps({"content": "Better.", "changes": []})
     scores = {"criterion_1": 2, "criterion_2": 2}
-    said = {"feedback": "f", "strengths": [], "improvements": [], "criteria_scores": scores, "score": 2}
-    return json.dumps(said)
+    lists: dict[str, list[str]] = {"strengths": [], "improvements": []}
+    return json.dumps({"feedback": "f", **lists, "criteria_scores": scores, "score": 2})
 
 
 def test_invoices_are_read_and_checked(project: Path, server: LlmServer):
     lines = [{"text": "notebooks", "cents": 5400}, {"text": "pencils", "cents": 1850}]
     rest = {"vendor": "H", "number": "1", "date": "2024-06-03", "currency": "EUR"}
     right = {**rest, "lines": lines, "total_cents": 7250}
-    server.says_json(right, match=lambda asked: "HARBOUR" in asked.last)
-    server.says_json({**rest, "lines": [], "total_cents": 3850}, match=lambda asked: "Mill" in asked.last)
+    server.says_json(right, match=partial(_mentions, "HARBOUR"))
+    server.says_json({**rest, "lines": [], "total_cents": 3850}, match=partial(_mentions, "Mill"))
     output = output_of(project, "extract_invoices")
     check("extract_invoices", output, project)
     assert [each["adds_up"] for each in output["invoices"]] == [True, False]
     assert output["invoices"][0]["invoice"] == right
+
+
+def _mentions(word: str, asked: Asked) -> bool:
+    return word in asked.last
 
 
 def test_the_handbook_answers_with_citations_that_hold(project: Path, server: LlmServer):
@@ -150,6 +155,20 @@ def test_the_handbook_answers_with_citations_that_hold(project: Path, server: Ll
     assert output["answered"]
     (citation,) = output["citations"]
     assert citation["source"] == "handbook/leave.md"
+
+
+@pytest.mark.ray
+def test_an_edited_prompt_goes_where_its_stage_goes(project: Path, server: LlmServer, ray_cluster: str):
+    """A worker asks with the text that the plan settled, whatever it finds in its own files."""
+    prompt = project / "prompts" / "extractor" / "v1.md"
+    prompt.parent.mkdir(parents=True)
+    prompt.write_text("# user\nThe house's own words: {{ text }}", encoding="utf-8")
+    file = project / "extract_invoices.pipeline.json"
+    result = run(file, load_pipeline(file).data["sample_input"], on="ray")
+    assert result.status == "succeeded", result.failure
+    assert len(server.requests) == 2
+    assert all(asked.last.startswith("The house's own words:") for asked in server.requests)
+    assert result.usage["calls"] == 2
 
 
 @pytest.mark.llama
