@@ -213,6 +213,21 @@ def test_on_ray_it_is_the_same(
     assert stopped.failure.code == "budget_exceeded"
 
 
+@pytest.mark.ray
+def test_on_ray_all_workers_keep_one_rate(server: LlmServer, pipeline: Path, ray_cluster: str) -> None:
+    data = json.loads(pipeline.read_text(encoding="utf-8"))
+    data["stages"][0]["config"]["max_parallel"] = 8
+    pipeline.write_text(json.dumps(data), encoding="utf-8")
+    project(pipeline, providers={"openai": {**server.providers()["openai"], "limits": {"rpm": 600}}})
+    result = run(pipeline, {"items": list(range(40))}, on="ray")
+    assert result.status == "succeeded", result.failure
+    times = sorted(each.at for each in server.requests)
+    # Ten may come at once, and ten a second after that, whichever worker they come from.
+    assert times[-1] - times[0] >= 2.8
+    for first in times:
+        assert sum(first <= each < first + 1 for each in times) <= 21
+
+
 def _tokens_of(model: Path, items: int) -> int:
     """Count with llama.cpp itself what the model reads for so many items."""
     import llama_cpp

@@ -24,6 +24,7 @@ from flowmason_ray.engine.context import context_root, draw_text
 from flowmason_ray.engine.executor import RunInfo
 from flowmason_ray.engine.executors.placement import REGION_LABEL
 from flowmason_ray.engine.executors.ray_frames import restore
+from flowmason_ray.engine.executors.ray_limits import SharedLimiter
 from flowmason_ray.engine.executors.ray_messages import AttemptData, Binding, StageData
 from flowmason_ray.engine.secrecy import Secret
 from flowmason_ray.engine.values import Items
@@ -236,7 +237,7 @@ def _unpack_run(packed: bytes) -> RunInfo:
     facts["secrets"] = {name: Secret(value) for name, value in facts["secrets"].items()}
     facts["keys"] = {name: Secret(value) for name, value in facts["keys"].items()}
     if facts["models"] is not None:
-        facts["models"] = unpack_models(facts["models"], facts["keys"])
+        facts["models"] = unpack_models(facts["models"], facts["keys"], shared_limits=SharedLimiter)
     facts["blobs"] = None if facts["blobs"] is None else open_blobs(facts["blobs"])
     facts["region"] = _region() or facts["region"]
     telemetry.adopt(facts.pop("telemetry"))
