@@ -7,6 +7,7 @@ from typing import Any, Literal, cast
 from pydantic import Field
 
 from flowmason_ray.components.base import node
+from flowmason_ray.components.builtin.examples import closed
 from flowmason_ray.components.builtin.model_node import (
     Answered,
     Asking,
@@ -35,6 +36,8 @@ class Combiner:
 
     class Input(Asking):
         """The texts, and how they are combined."""
+
+        model_config = closed({"inputs": ["The lamp is bright.", "The lamp is cheap."], "strategy": "integrate"})
 
         inputs: list[Any] | dict[str, Any] = Field(
             description="The texts: a list, or an object whose keys name them. Other values are shown as JSON.",
@@ -82,6 +85,8 @@ class Selector:
 
     class Input(Asking):
         """The candidates, and what decides."""
+
+        model_config = closed({"candidates": ["Bright and cheap.", "A lamp."], "criteria": ["It says something."]})
 
         candidates: list[Any] = Field(
             description="What is chosen from: texts; other values are shown as JSON.", min_length=1, max_length=1000

@@ -7,6 +7,7 @@ from typing import Any, Literal, cast
 from pydantic import Field
 
 from flowmason_ray.components.base import node
+from flowmason_ray.components.builtin.examples import closed as with_example
 from flowmason_ray.components.builtin.model_node import (
     Answered,
     Asking,
@@ -36,6 +37,10 @@ class Analyzer:
 
     class Input(Asking):
         """The text, and what is asked about it."""
+
+        model_config = with_example(
+            {"content": "The lamp came late, and it is bright.", "aspects": ["delivery", "quality"]}
+        )
 
         content: str = Field(description="The text.", min_length=1)
         instructions: str | None = Field(default=None, description="What to look for.")
@@ -79,6 +84,13 @@ class Classifier:
 
     class Input(Asking):
         """The text and the labels."""
+
+        model_config = with_example(
+            {
+                "text": "Where is my lamp?",
+                "labels": {"delivery": "about when something comes", "quality": "about how it is"},
+            }
+        )
 
         text: str = Field(description="The text.", min_length=1)
         labels: list[str] | dict[str, str] = Field(
@@ -142,6 +154,13 @@ class Extractor:
 
     class Input(Asking):
         """The text, and the fields."""
+
+        model_config = with_example(
+            {
+                "text": "Order 7, two lamps, 79 euros.",
+                "fields": {"order": "the number of the order", "total": "the sum"},
+            }
+        )
 
         text: str = Field(description="The text.", min_length=1)
         schema_: dict[str, Any] | None = Field(

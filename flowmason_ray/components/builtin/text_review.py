@@ -8,6 +8,7 @@ from typing import Any, cast
 from pydantic import Field
 
 from flowmason_ray.components.base import node
+from flowmason_ray.components.builtin.examples import closed as with_example
 from flowmason_ray.components.builtin.model_node import (
     Answered,
     Asking,
@@ -30,6 +31,10 @@ class Critic:
 
     class Input(Asking):
         """The text, and what it is judged by."""
+
+        model_config = with_example(
+            {"content": "Our lamp is the best lamp.", "criteria": ["clarity", "proof"], "scale": 10}
+        )
 
         content: str = Field(description="The text.", min_length=1)
         criteria: list[str] | str = Field(
@@ -90,6 +95,8 @@ class Improver:
 
     class Input(Asking):
         """The text, and the feedback on it."""
+
+        model_config = with_example({"content": "Our lamp is the best lamp.", "feedback": ["Say why."]})
 
         content: str = Field(description="The text.", min_length=1)
         feedback: str | list[str] | dict[str, Any] | None = Field(
