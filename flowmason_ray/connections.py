@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from flowmason_ray.errors import PermanentError, nearest
 
@@ -160,6 +160,48 @@ CONNECTION_TYPES: Mapping[str, type[Connection]] = {
     "webhook": WebhookConnection,
 }
 C = TypeVar("C", bound=Connection)
+
+
+class McpServer(Connection):
+    """A server of the Model Context Protocol: a program that is started, or an address."""
+
+    hidden = frozenset()
+    command: str | None = Field(
+        default=None, description="The program to start; it speaks on its standard input and output."
+    )
+    args: list[str] = Field(default=[], description="Its arguments.")
+    env: dict[str, Text] = Field(
+        default={},
+        description='Its environment, beside PATH, HOME and a few others: texts, `{"env": NAME}` or `{"secret": NAME}`.',
+    )
+    cwd: str = Field(default=".", description="The directory that it is started in, relative to the project.")
+    url: Text | None = Field(default=None, description="Or an address (streamable HTTP): `https://host/mcp`.")
+    headers: dict[str, Text] = Field(
+        default={}, description='Headers to send; those that prove who we are must be `{"secret": NAME}`.'
+    )
+    timeout_s: float = Field(
+        default=60, gt=0, le=86_400, description="How long connecting and one call may take together, in seconds."
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> McpServer:
+        if (self.command is None) == (self.url is None):
+            raise ValueError("give either 'command' or 'url'")
+        if self.url is not None and (self.args or self.env):
+            raise ValueError("'args' and 'env' belong to 'command'")
+        if self.command is not None and self.headers:
+            raise ValueError("'headers' belong to 'url'")
+        if isinstance(self.url, str) and not self.url.startswith(("http://", "https://")):
+            raise ValueError("'url' must start with http:// or https://")
+        literal = next((n for n, v in self.headers.items() if n.lower() in _PROVING and isinstance(v, str)), None)
+        if literal is not None:
+            raise ValueError(f'header {literal!r} is a secret: write {{"secret": "NAME_OF_AN_ENVIRONMENT_VARIABLE"}}')
+        return self
+
+
+_PROVING = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key", "api-key"})
+MCP_PREFIX = "mcp:"
+"""Put before the names of MCP servers where they stand beside connections."""
 
 
 def secrets_of(connections: Mapping[str, Connection], environment: Mapping[str, str]) -> dict[str, str]:

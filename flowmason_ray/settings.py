@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from flowmason_ray.connections import CONNECTION_TYPES, AnyConnection
+from flowmason_ray.connections import CONNECTION_TYPES, MCP_PREFIX, AnyConnection, Connection, McpServer
 from flowmason_ray.errors import InvalidPipeline, Problem, nearest
 
 PROJECT_FILE = "flowmason.json"
@@ -252,6 +252,9 @@ class ProjectSettings(BaseModel):
         default={},
         description="The servers that stages use, by the name that they say: databases, Redis, S3, mail, webhooks.",
     )
+    mcp_servers: dict[str, McpServer] = Field(
+        default={}, description="Servers of the Model Context Protocol whose tools stages call, by name."
+    )
     retrieval: RetrievalSettings = Field(
         default=RetrievalSettings(), description="Where vectors of documents are kept."
     )
@@ -263,6 +266,11 @@ class ProjectSettings(BaseModel):
     )
     regions: dict[str, Any] = Field(default={}, description="Other clusters that stages can run in.")
     http: HttpSettings = Field(default=HttpSettings(), description="What `http_request` may reach.")
+
+    @property
+    def reachable(self) -> dict[str, Connection]:
+        """Everything that stages reach by name and that may need secrets: connections, and MCP servers under `mcp:NAME`."""
+        return {**self.connections, **{MCP_PREFIX + name: server for name, server in self.mcp_servers.items()}}
 
 
 class Project(BaseModel):

@@ -126,8 +126,8 @@ class Workspace:
         `priced_only`: models whose price is not known are not asked. `streams`: somebody wants to see texts as they grow.
         """
         settings = self.project.settings
+        secrets_by_name = {**read_environment(settings.secrets), **secrets_of(settings.reachable, os.environ)}
         keys = provider_keys(self.choices)
-        secrets_by_name = {**read_environment(settings.secrets), **secrets_of(settings.connections, os.environ)}
         return RunInfo(
             run_id=run_id or new_run_id(),
             pipeline=plan.name,
@@ -136,7 +136,12 @@ class Workspace:
             seed=secrets.randbits(63) if seed is None else seed,
             input=input,
             project_dir=self.project.root,
-            settings=settings.model_copy(update={"connections": with_environment(settings.connections, os.environ)}),
+            settings=settings.model_copy(
+                update={
+                    "connections": with_environment(settings.connections, os.environ),
+                    "mcp_servers": with_environment(settings.mcp_servers, os.environ),
+                }
+            ),
             env=read_environment(settings.env_allow),
             secrets={name: Secret(value) for name, value in secrets_by_name.items()},
             region=os.environ.get("FLOWMASON_REGION") or settings.ray.region,

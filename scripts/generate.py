@@ -66,6 +66,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "project": lambda: field_table(settings.ProjectSettings),
     "project-testing": lambda: field_table(settings.TestingSettings),
     "project-stores": lambda: field_table(settings.StoreSettings),
+    "project-mcp": lambda: field_table(connections.McpServer),
     "project-retrieval": lambda: field_table(settings.RetrievalSettings),
     "project-ray": lambda: field_table(settings.RaySettings),
     "project-datasets": lambda: field_table(settings.DatasetSettings),

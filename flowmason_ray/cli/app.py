@@ -20,6 +20,7 @@ from flowmason_ray.cli import (
     info_command,
     init_command,
     lock_command,
+    mcp_commands,
     merge_command,
     plan_command,
     prompts_commands,
@@ -83,6 +84,7 @@ def make_app() -> typer.Typer:
     app.add_typer(providers_commands.group, name="providers")
     app.add_typer(db_commands.group, name="db")
     app.add_typer(git_command.group, name="git")
+    app.add_typer(mcp_commands.group, name="mcp")
     return app
 
 

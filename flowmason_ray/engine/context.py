@@ -105,7 +105,7 @@ class AttemptContext:
         """A connection of the project, with its secrets."""
         secrets = {key: secret.reveal() for key, secret in self._run.secrets.items()}
         settings = self._run.settings
-        return resolved({} if settings is None else settings.connections, name, secrets, wanted=wanted)
+        return resolved({} if settings is None else settings.reachable, name, secrets, wanted=wanted)
 
     @property
     def idempotency_key(self) -> str:

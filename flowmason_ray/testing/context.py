@@ -64,7 +64,7 @@ class RecordingContext:
 
     def connection(self, name: str, wanted: type[C] | tuple[type[C], ...]) -> C:
         """Return a connection of `settings`, its secrets from the environment."""
-        connections = with_environment(self.settings.connections, os.environ)
+        connections = with_environment(self.settings.reachable, os.environ)
         return resolved(connections, name, secrets_of(connections, os.environ), wanted=wanted)
 
     def now(self) -> datetime:

@@ -41,6 +41,7 @@ PAGES = [
             "diff-and-merge",
             "documents-and-retrieval",
             "compliance",
+            "mcp",
             "models",
             "data",
             "delivery",
@@ -133,12 +134,13 @@ def blocks(page: Path) -> list[re.Match[str]]:
 
 
 def open_page(tmp_path: Path, **environment: str) -> Page:
-    """Return a page in an empty directory, with `fm` on the path."""
+    """Return a page in an empty directory, with `fm` and `python` on the path."""
     programs = tmp_path / "bin"
     programs.mkdir()
-    fm = programs / "fm"
-    fm.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m flowmason_ray "$@"\n', encoding="utf-8")
-    fm.chmod(0o755)
+    for name, command in (("fm", f'"{sys.executable}" -m flowmason_ray'), ("python", f'"{sys.executable}"')):
+        program = programs / name
+        program.write_text(f'#!/bin/sh\nexec {command} "$@"\n', encoding="utf-8")
+        program.chmod(0o755)
     home = tmp_path / "home"
     home.mkdir()
     kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}

@@ -74,6 +74,8 @@ BUILTIN: dict[str, str] = {
     "policy_lookup": f"{_HERE}.policy_lookup:PolicyLookup",
     "rule_checker": f"{_HERE}.rule_checker:RuleChecker",
     "compliance_evaluator": f"{_HERE}.compliance_evaluator:ComplianceEvaluator",
+    "mcp_list_tools": f"{_HERE}.mcp_list_tools:McpListTools",
+    "mcp_tool_call": f"{_HERE}.mcp_tool_call:McpToolCall",
 }
 """Canonical name → `module:Class`."""
 

@@ -142,7 +142,9 @@ class ComplianceEvaluator:
         invalid = [finding for finding in findings if not finding.valid]
         if invalid and input.invalid_findings == "fail":
             raise _refusal(invalid)
-        judgements = {each.policy_id: each.verdict for each in reply.judgements if each.policy_id in policies}
+        judgements: dict[str, Verdict] = {
+            each.policy_id: each.verdict for each in reply.judgements if each.policy_id in policies
+        }
         unjudged = [id for id in policies if id not in judgements]
         proven = {finding.policy_id for finding in findings if finding.valid}
         breached = {id for id, verdict in judgements.items() if verdict == "violates"}

@@ -120,7 +120,7 @@ def _policy(data: Any, name: str) -> Policy:
 def ranked(policies: Sequence[Policy], query: str) -> list[tuple[Policy, float]]:
     """Return the policies that hold words of a query, the best first: BM25 (Robertson, Zaragoza 2009) over title, tags, text."""
     texts = [Counter(words_of(" ".join([p.title or "", *p.tags, p.text]))) for p in policies]
-    mean = sum(map(Counter.total, texts)) / max(len(texts), 1) or 1.0
+    mean = sum(text.total() for text in texts) / max(len(texts), 1) or 1.0
     scored: list[tuple[Policy, float]] = []
     wanted = list(dict.fromkeys(words_of(query)))
     rarity = {word: _rarity(len(texts), sum(word in text for text in texts)) for word in wanted}

@@ -52,6 +52,8 @@ EFFECTS = {
     "policy_lookup": Effect.IDEMPOTENT,
     "rule_checker": Effect.PURE,
     "compliance_evaluator": Effect.IDEMPOTENT,
+    "mcp_list_tools": Effect.IDEMPOTENT,
+    "mcp_tool_call": Effect.EFFECTFUL,
 }
 
 

@@ -1,0 +1,186 @@
+"""`mcp_tool_call`: calls a tool of an MCP server.
+
+Effectful: what a tool does is known to its server alone. A tool may say that it only reads, or that it can be repeated; that is
+a hint of somebody else's, so it never changes silently what the engine may do. Who trusts it says so twice: `effect` on the
+stage, which the engine obeys, and `require_effect` here, which is held against the tool before it is called.
+
+An answer that does not come leaves open whether the tool was called. For a tool that may be repeated that is a temporary
+error; for any other it is `mcp_in_doubt`, and nobody repeats it silently.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError
+from pydantic import BaseModel, Field
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+
+from flowmason_ray.components.base import operator
+from flowmason_ray.components.builtin.examples import closed
+from flowmason_ray.components.mcp_client import connected, effect_of, tools_of
+from flowmason_ray.engine.component import Context
+from flowmason_ray.errors import PermanentError, TemporaryError, nearest
+
+if TYPE_CHECKING:
+    from mcp import Client
+    from mcp.types import CallToolResult, Tool
+
+MAX_RESULT_BYTES = 16 * 1024 * 1024
+"""A larger result is no message between stages."""
+KEY = "flowmason/idempotency-key"
+"""Where a call carries the attempt's idempotency key, for servers that know it (`_meta` of the request)."""
+_RANK = {"read_only": 0, "idempotent": 1, "effectful": 2}
+
+
+@operator(effect="effectful", cost="io", category="mcp")
+class McpToolCall:
+    """Calls a tool of an MCP server of the project and returns what it says."""
+
+    class Input(BaseModel):
+        """Which tool, and with what."""
+
+        model_config = closed({"server": "notes", "tool": "search", "arguments": {"query": "leave"}})
+
+        server: str = Field(description="The server's name under 'mcp_servers' in flowmason.json.")
+        tool: str = Field(description="The tool's name.")
+        arguments: dict[str, Any] = Field(
+            default={}, description="Its arguments; checked against its schema before the call."
+        )
+        require_effect: Literal["read_only", "idempotent"] | None = Field(
+            default=None,
+            description="Refuse to call the tool unless it declares that it only reads, or that it can be repeated. Give the "
+            "stage the 'effect' that fits.",
+        )
+        fail_on_error: bool = Field(
+            default=True, description="Whether an error that the tool reports fails the stage; else 'is_error' is true."
+        )
+        timeout: float | None = Field(
+            default=None, gt=0, le=86_400, description="Seconds for connecting and calling; null: the server's."
+        )
+
+    class Output(BaseModel):
+        """What the tool says."""
+
+        content: str = Field(description="Its texts, joined by line breaks.")
+        data: Any = Field(
+            description="Its structured result; else its text read as JSON, if it is an object or a list; else null."
+        )
+        parts: list[dict[str, Any]] = Field(
+            description="All that it returned: texts, images, links, as the protocol has them."
+        )
+        is_error: bool = Field(description="Whether the tool reports an error.")
+        effect: Literal["read_only", "idempotent", "effectful"] = Field(
+            description="What the tool declares that it does."
+        )
+
+    async def execute(self, input: Input, context: Context) -> Output:
+        """Call it.
+
+        Raises:
+            PermanentError: there is no such server or tool, the arguments do not fit (`mcp_invalid_arguments`), the tool declares
+                less than is required (`mcp_effect`), it reports an error (`mcp_tool_error`), or nobody knows whether it was
+                called (`mcp_in_doubt`).
+            TemporaryError: the server cannot be reached, or has not answered and may be asked again.
+        """
+        called: list[Tool] = []
+        try:
+            async with connected(context, input.server, timeout_s=input.timeout) as client:
+                tool = _tool(await tools_of(client, input.server), input)
+                _check_effect(tool, input)
+                _check_arguments(tool, input)
+                called.append(tool)
+                result = await _call(client, tool, input, context)
+                called.clear()
+        except TemporaryError as exc:
+            if called and effect_of(called[0]) == "effectful":
+                raise PermanentError(
+                    f"{exc.message} Tool {input.tool!r} may have done its work or not, and does not say that it can be repeated.",
+                    code="mcp_in_doubt",
+                ) from exc
+            raise
+        return self._output(result, tool, input)
+
+    def _output(self, result: CallToolResult, tool: Tool, input: Input) -> Output:
+        parts = [block.model_dump(mode="json", by_alias=True, exclude_none=True) for block in result.content]
+        size = sum(len(json.dumps(part)) for part in parts)
+        if size > MAX_RESULT_BYTES:
+            raise PermanentError(
+                f"Tool {input.tool!r} returned {size:,} bytes; up to {MAX_RESULT_BYTES:,} are taken.",
+                code="mcp_too_large",
+            )
+        content = "\n".join(part["text"] for part in parts if part["type"] == "text")
+        if result.is_error and input.fail_on_error:
+            raise PermanentError(
+                f"Tool {input.tool!r} of MCP server {input.server!r} reports an error: {content[:1000] or 'it says nothing more'}",
+                code="mcp_tool_error",
+            )
+        data: Any = result.structured_content
+        if data is None:
+            data = _as_json(content)
+        return self.Output.model_validate(
+            {"content": content, "data": data, "parts": parts, "is_error": result.is_error, "effect": effect_of(tool)}
+        )
+
+
+async def _call(client: Client, tool: Tool, input: McpToolCall.Input, context: Context) -> CallToolResult:
+    async def note(progress: float, total: float | None, message: str | None) -> None:
+        context.progress(progress, total)
+        if message:
+            context.log("info", message)
+
+    meta: Any = {KEY: context.idempotency_key}
+    return await client.call_tool(tool.name, input.arguments, progress_callback=note, meta=meta)
+
+
+def _tool(tools: Sequence[Tool], input: McpToolCall.Input) -> Tool:
+    found = next((tool for tool in tools if tool.name == input.tool), None)
+    if found is None:
+        names = [tool.name for tool in tools]
+        near = nearest(input.tool, names)
+        raise PermanentError(
+            f"MCP server {input.server!r} has no tool {input.tool!r}.{f' Did you mean {near!r}?' if near else ''} "
+            f"It has: {', '.join(names[:30]) or 'none'}.",
+            code="unknown_tool",
+        )
+    return found
+
+
+def _check_effect(tool: Tool, input: McpToolCall.Input) -> None:
+    declared = effect_of(tool)
+    if input.require_effect is not None and _RANK[declared] > _RANK[input.require_effect]:
+        raise PermanentError(
+            f"Tool {tool.name!r} declares itself {declared!r}, and 'require_effect' asks for {input.require_effect!r}. "
+            "It was not called.",
+            code="mcp_effect",
+        )
+
+
+def _check_arguments(tool: Tool, input: McpToolCall.Input) -> None:
+    """Refuse arguments that miss the tool's schema, before the server sees them. A schema that is none is the server's affair."""
+    try:
+        Draft202012Validator.check_schema(tool.input_schema)
+        # A registry of its own: nothing is fetched, whatever the schema refers to.
+        validator = Draft202012Validator(tool.input_schema, registry=cast("Any", Registry()))
+        errors: list[Any] = list(cast("Any", validator).iter_errors(input.arguments))
+    except (SchemaError, Unresolvable, RecursionError):
+        return
+    if errors:
+        words = "; ".join(f"/{'/'.join(map(str, e.absolute_path))}: {e.message}" for e in errors[:5])
+        raise PermanentError(
+            f"The arguments of tool {tool.name!r} do not fit its schema: {words}. It was not called.",
+            code="mcp_invalid_arguments",
+        )
+
+
+def _as_json(text: str) -> Any:
+    if not text.lstrip().startswith(("{", "[")):
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None

@@ -1,0 +1,299 @@
+"""`fm mcp serve`, with the SDK's own client, by stdio and by HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import httpx2
+import pytest
+from mcp import Client, StdioServerParameters
+from mcp.client.streamable_http import streamable_http_client
+
+from tests.cli_kit import ROOT
+
+pytestmark = pytest.mark.timeout(180)
+
+TOKEN = "a-token-for-tests-0123"
+ENVIRONMENT = {"PYTHONPATH": str(ROOT), "NO_COLOR": "1", "FLOWMASON_MCP_TOKEN": TOKEN}
+
+GREET = {
+    "name": "Greet somebody",
+    "version": "1.2.0",
+    "description": "Greets somebody by name.",
+    "input_schema": {
+        "type": "object", "properties": {"name": {"type": "string", "minLength": 2}}, "required": ["name"],
+    },
+    "stages": [{"id": "loud", "component_type": "loud", "config": {"text": "Hello {{ input.name }}"}}],
+    "output": {"text": "{{ stages.loud.text }}"},
+}  # fmt: skip
+
+LOUD = '''
+import subprocess
+from pydantic import BaseModel
+from flowmason_ray import operator
+
+@operator(effect="pure")
+class Loud:
+    """Prints a lot, itself and through a child."""
+
+    class Input(BaseModel):
+        text: str
+
+    class Output(BaseModel):
+        text: str
+
+    def execute(self, input, context):
+        print("printed by a component")
+        subprocess.run(["echo", "printed by a child"], check=True)
+        return {"text": input.text.upper()}
+'''
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "flowmason.json").write_text('{"name": "greetings"}')
+    (tmp_path / "components").mkdir()
+    (tmp_path / "components" / "loud.py").write_text(LOUD)
+    (tmp_path / "greet.pipeline.json").write_text(json.dumps(GREET))
+    base = {"name": "Base", "abstract": True, "stages": [{"id": "x", "component_type": "abstract"}]}
+    (tmp_path / "base.pipeline.json").write_text(json.dumps(base))
+    (tmp_path / "broken.pipeline.json").write_text('{"name": ')
+    return tmp_path
+
+
+Talk = Callable[[Client], Awaitable[None]]
+
+
+def by_stdio(project: Path, talk: Talk, *options: str) -> None:
+    command = ["-m", "flowmason_ray", "mcp", "serve", "--project", str(project), *options]
+
+    async def run() -> None:
+        parameters = StdioServerParameters(command=sys.executable, args=command, env=ENVIRONMENT, cwd=str(project))
+        async with asyncio.timeout(120), Client(parameters) as client:
+            await talk(client)
+
+    asyncio.run(run())
+
+
+@contextmanager
+def http_server(project: Path, *options: str, **environment: str) -> Generator[tuple[str, list[str]]]:
+    """Start the server; return its address and what it said before."""
+    command = [sys.executable, "-m", "flowmason_ray", "mcp", "serve", "--http", "127.0.0.1:0", *options]
+    env = {**os.environ, **ENVIRONMENT, **environment}
+    env = {name: value for name, value in env.items() if value}
+    with subprocess.Popen(
+        command, cwd=project, env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stderr is not None
+            said = [process.stderr.readline()]
+            address = re.search(r"http://\S+", said[0])
+            assert address is not None, said[0] + process.stderr.read()
+            if "FLOWMASON_MCP_TOKEN" not in env:
+                said.append(process.stderr.readline())
+            yield address[0], said
+        finally:
+            process.kill()
+
+
+@asynccontextmanager
+async def client_of(address: str, token: str = TOKEN) -> AsyncGenerator[Client]:
+    async with (
+        httpx2.AsyncClient(headers={"Authorization": f"Bearer {token}"}, timeout=60) as http,
+        Client(streamable_http_client(address, http_client=http)) as client,
+    ):
+        yield client
+
+
+def by_http(project: Path, talk: Talk, *options: str) -> None:
+    async def run(address: str) -> None:
+        async with asyncio.timeout(120), client_of(address) as client:
+            await talk(client)
+
+    with http_server(project, *options) as (address, _):
+        asyncio.run(run(address))
+
+
+@pytest.fixture(params=[by_stdio, by_http], ids=["stdio", "http"])
+def talking(request: pytest.FixtureRequest) -> Callable[..., None]:
+    return request.param
+
+
+async def document(client: Client, tool: str, **arguments: Any) -> Any:
+    """Call a tool; return its document."""
+    result = await client.call_tool(tool, arguments)
+    assert result.content[0].type == "text"
+    assert json.loads(result.content[0].text) == result.structured_content
+    return {**result.structured_content, "is_error": result.is_error}
+
+
+def test_a_conversation(talking: Callable[..., None], project: Path) -> None:
+    async def talk(client: Client) -> None:
+        tools = {tool.name: tool for tool in (await client.list_tools()).tools}
+        assert sorted(tools) == [
+            "list_pipelines", "list_runs", "run_greet_somebody", "run_pipeline", "show_run", "validate_pipeline",
+        ]  # fmt: skip
+        greet = tools["run_greet_somebody"]
+        assert greet.input_schema["properties"] == GREET["input_schema"]["properties"]  # type: ignore[index]
+        assert greet.description is not None
+        assert "Greets somebody by name." in greet.description
+        assert tools["list_runs"].annotations is not None
+        assert tools["list_runs"].annotations.read_only_hint
+        listed = await document(client, "list_pipelines")
+        assert {p["pipeline"]: p.get("tool") for p in listed["pipelines"]} == {
+            "base.pipeline.json": None, "greet.pipeline.json": "run_greet_somebody",
+        }  # fmt: skip
+        assert [b["pipeline"] for b in listed["broken"]] == ["broken.pipeline.json"]
+        seen: list[float] = []
+
+        async def note(progress: float, total: float | None, message: str | None) -> None:
+            seen.append(progress)
+
+        ran = await client.call_tool("run_greet_somebody", {"name": "Ada"}, progress_callback=note)
+        assert ran.structured_content["output"] == {"text": "HELLO ADA"}
+        assert ran.structured_content["status"] == "succeeded"
+        assert seen
+        again = await document(client, "run_pipeline", pipeline="greet.pipeline.json", input={"name": "Bob"})
+        assert again["output"] == {"text": "HELLO BOB"}
+        runs = await document(client, "list_runs", limit=5)
+        assert [run["run_id"] for run in runs["runs"]] == [again["run_id"], ran.structured_content["run_id"]]
+        shown = await document(client, "show_run", run="last")
+        assert (shown["status"], shown["output"]) == ("succeeded", {"text": "HELLO BOB"})
+
+    talking(project, talk)
+
+
+def test_what_goes_wrong_is_told(talking: Callable[..., None], project: Path) -> None:
+    (project / "wrong.pipeline.json").write_text(
+        json.dumps({**GREET, "name": "Wrong", "output": "{{ stages.lod.text }}"})
+    )
+    fails = {**GREET, "name": "Fails", "input_schema": None, "stages": [
+        {"id": "loud", "component_type": "loud", "config": {"text": "{{ input.missing }}"}}]}  # fmt: skip
+    (project / "fails.pipeline.json").write_text(json.dumps({k: v for k, v in fails.items() if v is not None}))
+
+    async def talk(client: Client) -> None:
+        async def problem(tool: str, **arguments: Any) -> Any:
+            found = await document(client, tool, **arguments)
+            assert found["is_error"], found
+            return found
+
+        assert "lod" in json.dumps(await problem("run_pipeline", pipeline="wrong.pipeline.json", input={"name": "Ada"}))
+        checked = await document(client, "validate_pipeline", pipeline="wrong.pipeline.json")
+        assert (checked["is_error"], checked["ok"]) == (False, False)
+        assert checked["problems"][0]["nearest"] == "loud"
+        assert (await document(client, "validate_pipeline", pipeline="greet.pipeline.json"))["ok"]
+        assert "'name'" in json.dumps(await problem("run_greet_somebody"))
+        failed = await problem("run_fails")
+        assert (failed["status"], failed["error"]["code"]) == ("failed", "missing_value")
+        for path in ("../x.pipeline.json", "/etc/passwd", "nope.pipeline.json"):
+            assert (await problem("run_pipeline", pipeline=path))["status"] == "invalid"
+        assert "run_fails" in json.dumps(await problem("run_fail"))
+        assert (await problem("show_run", run="r_nothing"))["error"]["code"] == "run_not_found"
+        assert "limit" in json.dumps(await problem("list_runs", limit=0))
+        # After all that it still works, and sees new files.
+        (project / "new.pipeline.json").write_text(json.dumps({**GREET, "name": "New"}))
+        assert (await document(client, "run_new", name="Eve"))["output"] == {"text": "HELLO EVE"}
+
+    talking(project, talk)
+
+
+def test_read_only(project: Path) -> None:
+    async def talk(client: Client) -> None:
+        names = {tool.name for tool in (await client.list_tools()).tools}
+        assert names == {"list_pipelines", "validate_pipeline", "list_runs", "show_run"}
+        for tool, arguments in (
+            ("run_greet_somebody", {"name": "Ada"}),
+            ("run_pipeline", {"pipeline": "greet.pipeline.json"}),
+        ):
+            assert (await document(client, tool, **arguments))["is_error"]
+        assert (await document(client, "list_runs"))["runs"] == []
+
+    by_stdio(project, talk, "--read-only")
+
+
+def test_nothing_but_the_protocol_on_stdout(project: Path) -> None:
+    def request(number: int, method: str, **params: Any) -> str:
+        return json.dumps({"jsonrpc": "2.0", "id": number, "method": method, "params": params})
+
+    about = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+    lines = [
+        request(1, "initialize", **about),
+        json.dumps({"jsonrpc": "2.0", "method": "notifications/initialized"}),
+        request(2, "tools/call", name="run_greet_somebody", arguments={"name": "Ada"}),
+    ]
+    with subprocess.Popen(
+        [sys.executable, "-m", "flowmason_ray", "mcp", "serve"], cwd=project, env={**os.environ, **ENVIRONMENT},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write("\n".join(lines) + "\n")
+        process.stdin.flush()
+        printed = [process.stdout.readline(), process.stdout.readline()]
+        rest, errors = process.communicate(timeout=60)  # closes its input: it ends
+    said = [json.loads(line) for line in [*printed, *rest.splitlines()] if line.strip()]
+    assert [each["id"] for each in said if "id" in each] == [1, 2]
+    assert said[-1]["result"]["structuredContent"]["output"] == {"text": "HELLO ADA"}
+    assert "printed by a component" in errors
+    assert "printed by a child" in errors
+    assert process.returncode == 0
+
+
+def test_http_needs_the_token(project: Path) -> None:
+    body = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+    accept = {"accept": "application/json, text/event-stream"}
+    with http_server(project) as (address, said):
+        assert TOKEN not in "".join(said)
+        for headers in (
+            {},
+            {"authorization": "Bearer wrong"},
+            {"authorization": TOKEN},
+            {"authorization": f"Basic {TOKEN}"},
+        ):
+            assert httpx.post(address, json=body, headers={**accept, **headers}).status_code == 401
+        known = {**accept, "authorization": f"Bearer {TOKEN}"}
+        assert httpx.post(address, json=body, headers={**known, "host": "evil.example"}).status_code in (403, 421)
+        assert httpx.post(address, json=body, headers={**known, "origin": "http://evil.example"}).status_code == 403
+        assert httpx.post(address, json=body, headers=known).status_code not in (401, 403, 421)
+
+
+def test_without_a_token_one_is_made(project: Path) -> None:
+    async def run(address: str, token: str) -> int:
+        async with asyncio.timeout(60), client_of(address, token) as client:
+            return len((await client.list_tools()).tools)
+
+    with http_server(project, FLOWMASON_MCP_TOKEN="") as (address, said):
+        found = re.search(r"Bearer (\S{20,})'", said[1])
+        assert found is not None
+        assert asyncio.run(run(address, found[1])) == 6
+
+
+@pytest.mark.parametrize(
+    ("address", "token", "said"),
+    [
+        ("0.0.0.0:0", "", "other machines can connect"),
+        ("127.0.0.1:0", "short", "at least 16"),
+        ("127.0.0.1", TOKEN, "write HOST:PORT"),
+        ("127.0.0.1:99999", TOKEN, "write HOST:PORT"),
+        ("203.0.113.7:80", TOKEN, "cannot listen"),
+    ],
+)
+def test_what_is_refused_at_the_start(project: Path, address: str, token: str, said: str) -> None:
+    env = {**os.environ, **ENVIRONMENT, "FLOWMASON_MCP_TOKEN": token}
+    if not token:
+        del env["FLOWMASON_MCP_TOKEN"]
+    command = [sys.executable, "-m", "flowmason_ray", "mcp", "serve", "--http", address]
+    done = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
