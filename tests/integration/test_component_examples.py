@@ -20,7 +20,7 @@ from flowmason_ray.components.builtin import BUILTIN
 from flowmason_ray.components.registry import Registry
 from flowmason_ray.engine.component import Kind
 from flowmason_ray.testing.llm_server import LlmServer
-from tests import postgres_kit
+from tests import mcp_kit, postgres_kit
 from tests.cli_kit import ROOT
 from tests.retrieval_kit import server
 from tests.servers_kit import PASSWORD, Mailbox, Receiver, mail_server
@@ -30,6 +30,7 @@ PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgG
 __all__ = ["server"]  # a fixture
 
 REGISTRY = Registry(entry_points=False)
+pytestmark = pytest.mark.timeout(180)  # the first of them also wait for their servers
 
 
 def declared() -> list[str]:
@@ -46,6 +47,7 @@ def mailbox() -> Iterator[Mailbox]:
 CONNECTED: dict[str, str] = {
     "sql_query": "none", "sql_execute": "none", "postgres": "postgres", "redis": "redis", "queue": "redis",
     "s3": "s3", "webhook": "http", "email": "mail", "output_router": "http", "error_router": "http redis",
+    "mcp_list_tools": "mcp", "mcp_tool_call": "mcp",
 }  # fmt: skip
 """What the example of a component needs. Others need nothing, and components that use a model need a model."""
 BEFORE: dict[str, list[dict[str, Any]]] = {
@@ -108,6 +110,8 @@ def project(
             url = f"postgresql://postgres@127.0.0.1:{server.port}/{name}"
             connections["shop"] = {"type": "postgres", "url": url, "password": secret}
         settings: dict[str, Any] = {"connections": connections}
+        if "mcp" in needed:
+            settings["mcp_servers"] = {"notes": mcp_kit.stdio_settings()}
         if "model" in needed:
             model: LlmServer = request.getfixturevalue("server")
             settings |= {"providers": model.providers(max_retries=0), "llm_settings": {"provider": "openai"}}
@@ -158,6 +162,8 @@ CHECKS: dict[str, Callable[[dict[str, Any], dict[str, Any]], bool]] = {
     "rule_checker": lambda out, seen: out["compliant"] is True,
     "policy_lookup": lambda out, seen: "accept a gift" in out["policies"][0]["text"],
     "retriever": lambda out, seen: "thirty days" in json.dumps(out),
+    "mcp_list_tools": lambda out, seen: "search" in [tool["name"] for tool in out["tools"]],
+    "mcp_tool_call": lambda out, seen: out["data"] == {"query": "leave", "found": ["note 0", "note 1", "note 2"]},
     "error_router": lambda out, seen: seen["http"].seen == [] and seen["redis"].xlen("errors") == 1,
 }
 """What must have happened, at the counterpart where there is one."""
