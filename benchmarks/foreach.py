@@ -2,12 +2,16 @@
 
     python -m benchmarks.foreach [--items 100000] [--max-parallel 64] [--failing 100] [--from list|ndjson|csv|parquet]
                                  [--item-bytes 0] [--result-bytes 0] [--log none|memory|sqlite] [--json]
+                                 [--executor local|ray] [--work-rounds 0] [--cpus 4] [--reference-items 10000]
 
 Every n-th item fails (`--failing 100`: 1 %) and is listed under `errors`; the others return a small object. The growth of the
 peak resident set is taken from before the run to its end, so the interpreter, the imports and a list of items given as the
 run's input are not part of it; a file of items (`--from`) is read while the loop runs, and its reading is part of it.
 `engine.md` asks for at most 250 MB. With `--result-bytes` every item returns so much text, and a second loop reads it all:
 what is recorded (`--log sqlite`) need not stay in memory.
+
+With `--executor ray` the items' component declares that it computes (for `--work-rounds` rounds of pure Python, about 40 ns each),
+and the same work is done by `ray.data.map_batches` and by Ray tasks in a window made by hand, the latter with fewer items.
 """
 
 from __future__ import annotations
@@ -24,6 +28,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from benchmarks.engine import start_ray
+from benchmarks.foreach_references import REFERENCES, spin
 from flowmason_ray import operator
 from flowmason_ray.api import PreparedRun
 from flowmason_ray.engine.component import Context
@@ -55,13 +61,38 @@ class Work:
         return self.Output(number=number, text=text)
 
 
-def pipeline(items: Any, window: int, result_bytes: int) -> dict[str, Any]:
+@operator(name="work_on_worker", cost="cpu", effect="pure")
+class WorkOnWorker:
+    """Does the same on a worker, after some computing."""
+
+    class Input(Work.Input):
+        """The item."""
+
+        rounds: int = 0
+
+    Output = Work.Output
+
+    def execute(self, input: Input, context: Context) -> Work.Output:
+        """Compute, then answer."""
+        spin(input.rounds)
+        number = input.item["number"]
+        if input.failing and number % input.failing == 0:
+            raise PermanentError(f"Item {number} is one of those that fail.")
+        return self.Output(number=number)
+
+
+def pipeline(items: Any, window: int, result_bytes: int, rounds: int | None = None) -> dict[str, Any]:
     """Return a loop over `items`; when its results are large, with a second one over them, and only numbers as the output."""
     loop = {"items": items, "loop_stages": ["work"], "max_parallel": window, "break_on_error": False}
     work = {"item": "{{item}}", "failing": "{{input.failing}}", "result_bytes": result_bytes}
+    component = "work" if rounds is None else "work_on_worker"
     stages: list[dict[str, Any]] = [
         {"id": "each", "component_type": "foreach", "config": loop},
-        {"id": "work", "component_type": "work", "config": work},
+        {
+            "id": "work",
+            "component_type": component,
+            "config": {**work, **({} if rounds is None else {"rounds": rounds})},
+        },
     ]
     if not result_bytes:
         return {"name": "foreach", "stages": stages}
@@ -99,6 +130,7 @@ def store_of(log: str, folder: Path) -> RunStore | None:
 
 def measure(said: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Run the loop once; return what was measured."""
+    on_ray = said.executor == "ray"
     given: dict[str, Any] = {"failing": said.failing}
     source: Any = "{{input.items}}"
     if said.source == "list":
@@ -109,9 +141,16 @@ def measure(said: argparse.Namespace, folder: Path) -> dict[str, Any]:
         source = {"dataset": file.name}
     (folder / "flowmason.json").write_text('{"name": "benchmark"}', encoding="utf-8")
     (folder / "foreach.pipeline.json").write_text(
-        json.dumps(pipeline(source, said.max_parallel, said.result_bytes)), encoding="utf-8"
+        json.dumps(pipeline(source, said.max_parallel, said.result_bytes, said.work_rounds if on_ray else None)),
+        encoding="utf-8",
     )
-    prepared = PreparedRun(folder / "foreach.pipeline.json", given, components=[Work], store=store_of(said.log, folder))
+    prepared = PreparedRun(
+        folder / "foreach.pipeline.json",
+        given,
+        on=said.executor,
+        components=[Work, WorkOnWorker],
+        store=store_of(said.log, folder),
+    )
     before = _peak_mib()
     started = perf_counter()
     output = asyncio.run(prepared.run()).raise_for_status().output
@@ -125,6 +164,7 @@ def measure(said: argparse.Namespace, folder: Path) -> dict[str, Any]:
     assert output["results"] == expected
     return {
         "items": said.items,
+        "executor": said.executor,
         "from": said.source,
         "log": said.log,
         "items_per_s": round(said.items / seconds),
@@ -132,6 +172,20 @@ def measure(said: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "grown_mib": round(grown, 1),
         "errors": len(failed),
     }
+
+
+def references(said: argparse.Namespace, ours: float) -> dict[str, Any]:
+    """Do the same work in other ways; return items per second, and how many times as long ours takes."""
+    found: dict[str, Any] = {}
+    for name, reference in REFERENCES.items():
+        count = said.items if name == "ray.data" else min(said.items, said.reference_items)
+        few = [{"number": n} for n in range(500)]
+        reference(few, said.failing, said.work_rounds, said.max_parallel)
+        items = [{"number": n} for n in range(count)]
+        seconds = reference(items, said.failing, said.work_rounds, said.max_parallel)
+        found[f"{name} items_per_s"] = round(count / seconds)
+        found[f"{name} ratio"] = round(count / seconds / ours, 2)
+    return found
 
 
 def _peak_mib() -> float:
@@ -152,9 +206,20 @@ def main() -> None:
     parser.add_argument("--result-bytes", type=int, default=0, help="how long a text each item returns")
     parser.add_argument("--log", choices=("none", "memory", "sqlite"), default="memory")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--executor", choices=("local", "ray"), default="local")
+    parser.add_argument("--work-rounds", type=int, default=0, help="what an item computes on Ray")
+    parser.add_argument("--cpus", type=int, default=4, help="logical cores of the Ray cluster")
+    parser.add_argument("--reference-items", type=int, default=10_000, help="items of the window made by hand")
     said = parser.parse_args()
+    if said.executor == "ray":
+        start_ray(said.cpus)
     with tempfile.TemporaryDirectory() as folder:
+        if said.executor == "ray":  # workers start, and import, before anything is measured
+            few = argparse.Namespace(**{**vars(said), "items": 500, "source": "list"})
+            measure(few, Path(folder))
         found = measure(said, Path(folder))
+    if said.executor == "ray":
+        found |= references(said, found["items_per_s"])
     print(json.dumps(found) if said.json else "  ".join(f"{name} {value}" for name, value in found.items()))
 
 

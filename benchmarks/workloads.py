@@ -116,14 +116,30 @@ class BenchSpin:
         return _Output(value=compute("spin", input.values))
 
 
-COMPONENTS = (BenchNoop, BenchMegabyte, BenchSize, BenchSpin)
+@operator(name="bench_noop_cpu", effect="pure", cost="cpu")
+class BenchNoopCpu(BenchNoop):
+    """Declared to compute; only measuring tells that it is quick."""
 
 
-def pipeline(workload: Graph, *, fuse: str = "auto") -> dict[str, Any]:
-    """Return a workload as the data of a pipeline file."""
+@operator(name="bench_megabyte_cpu", effect="pure", cost="cpu")
+class BenchMegabyteCpu(BenchMegabyte):
+    """Declared to compute."""
+
+
+@operator(name="bench_size_cpu", effect="pure", cost="cpu")
+class BenchSizeCpu(BenchSize):
+    """Declared to compute."""
+
+
+COMPONENTS = (BenchNoop, BenchMegabyte, BenchSize, BenchSpin, BenchNoopCpu, BenchMegabyteCpu, BenchSizeCpu)
+
+
+def pipeline(workload: Graph, *, fuse: str = "auto", declare: str = "trivial") -> dict[str, Any]:
+    """Return a workload as the data of a pipeline file; with `declare="cpu"` of components that say that they compute."""
     stages: list[dict[str, Any]] = []
     for node, (kind, above) in workload.nodes.items():
-        stage: dict[str, Any] = {"id": node, "component_type": f"bench_{kind}"}
+        name = f"bench_{kind}" if declare == "trivial" or kind == "spin" else f"bench_{kind}_cpu"
+        stage: dict[str, Any] = {"id": node, "component_type": name}
         if above:
             stage["config"] = {"values": ["{{ stages.%s.value }}" % each for each in above]}  # noqa: UP031  # braces
         if fuse != "auto":

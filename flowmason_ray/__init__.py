@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from flowmason_ray.api import Reuse, RunResult, arun, load_pipeline, run, validate
     from flowmason_ray.components.base import control_flow, node, operator
-    from flowmason_ray.engine.component import Context, Cost, Effect
+    from flowmason_ray.engine.component import Actors, Context, Cost, Effect, SetupContext
     from flowmason_ray.errors import (
         FlowMasonError,
         InvalidInput,
@@ -28,7 +28,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "flowmason_ray.api": ("Reuse", "RunResult", "arun", "load_pipeline", "run", "validate"),
     "flowmason_ray.components.base": ("control_flow", "node", "operator"),
-    "flowmason_ray.engine.component": ("Context", "Cost", "Effect"),
+    "flowmason_ray.engine.component": ("Actors", "Context", "Cost", "Effect", "SetupContext"),
     "flowmason_ray.errors": (
         "FlowMasonError",
         "InvalidInput",
@@ -42,6 +42,7 @@ _HOMES = {
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Actors",
     "Context",
     "Cost",
     "Effect",
@@ -53,6 +54,7 @@ __all__ = [
     "Reuse",
     "RunFailed",
     "RunResult",
+    "SetupContext",
     "TemporaryError",
     "arun",
     "control_flow",

@@ -13,9 +13,12 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
+from flowmason_ray import telemetry
 from flowmason_ray.components.base import InvalidComponent
 from flowmason_ray.engine.events import Event, RunCancelled, RunPaused, RunSucceeded
 from flowmason_ray.engine.executor import Digesting, Executor
+from flowmason_ray.engine.pace import Timing
+from flowmason_ray.engine.pacing import Pacing
 from flowmason_ray.engine.past import Past
 from flowmason_ray.engine.recipes import Recipes
 from flowmason_ray.engine.replay import Replayed
@@ -23,13 +26,22 @@ from flowmason_ray.engine.reuse import Knowledge, ReuseRules, Reusing
 from flowmason_ray.engine.run_log import RunLog, RunRecord, RunStore
 from flowmason_ray.engine.runner import Durability, Observer, Runner
 from flowmason_ray.engine.summary import StageSummary, Summary
+from flowmason_ray.engine.timings import Timings
 from flowmason_ray.engine.values import presentable
 from flowmason_ray.errors import Failure, InvalidCall, InvalidInput, InvalidPipeline, Problem, RunFailed
 from flowmason_ray.reusing.asking import Reuse, rules_for
 from flowmason_ray.reusing.loading import items_reader, load_past, value_reader
 from flowmason_ray.spec.loader import LoadedPipeline
 from flowmason_ray.spec.plain_data import plain_object
-from flowmason_ray.wiring import ExecutorOptions, Workspace, choose_executor, load, make_executor, open_workspace
+from flowmason_ray.wiring import (
+    ExecutorOptions,
+    Workspace,
+    choose_executor,
+    load,
+    make_executor,
+    make_observers,
+    open_workspace,
+)
 
 if TYPE_CHECKING:
     from flowmason_ray.engine.plan import Plan
@@ -161,7 +173,11 @@ class PreparedRun:
         info = self.workspace.run_info(
             self.plan, value, seed=seed, priced_only="max_cost_usd" in budget, streams=asked.get("stream", False)
         )
-        self.info = replace(info, budget=budget or None, blobs=getattr(self._store, "blobs", None))
+        self.info = replace(
+            info, budget=budget or None, blobs=getattr(self._store, "blobs", None), listens=self._store is not None
+        )
+        self._trace_parent: str | None = None
+        self._trace_in(telemetry.new_trace(self.run_id))
         self._summary = Summary()
         self._observers = (self._summary, *asked.get("observers", ()))
         self._durability: Durability = asked.get("durability", "run")
@@ -208,6 +224,12 @@ class PreparedRun:
         if self._runner is not None:
             self._runner.answer(path, data, by)
 
+    def _trace_in(self, trace: tuple[str, str | None] | None) -> None:
+        """Take over where the run is traced: its span, and the one around that."""
+        if trace is not None:
+            self.info = replace(self.info, trace=trace[0])
+            self._trace_parent = trace[1]
+
     async def run(self) -> RunResult:
         """Run it.
 
@@ -221,7 +243,8 @@ class PreparedRun:
         knowledge = await self._known()
         log = self._log()
         try:
-            self._runner = self._runner_of(executor, log, knowledge)
+            timings = await self._timings(log)
+            self._runner = self._runner_of(executor, log, knowledge, timings)
         except BaseException:
             await log.close()  # or its lease would be renewed for as long as this process lives
             raise
@@ -244,7 +267,40 @@ class PreparedRun:
             stages=self._summary.stages,
         )
 
-    def _runner_of(self, executor: Executor, log: RunLog, knowledge: Knowledge) -> Runner:
+    async def accept(self) -> None:
+        """Record the run, and leave it to another process, which takes it up as one that was interrupted (`resuming`).
+
+        Raises:
+            StoreError: it cannot be recorded.
+            InvalidCall: nobody could take it up: it is not recorded, not from a file, or its input is not recorded as it is.
+        """
+        if self._store is None or self.plan.file is None:
+            raise InvalidCall(
+                "A run can only be left to another process when it is recorded and its pipeline is a file."
+            )
+        knowledge = await self._known()
+        log = self._log()
+        try:
+            runner = self._runner_of(make_executor("local"), log, knowledge, await self._timings(log))
+        except BaseException:
+            await log.close()
+            raise
+        await runner.accept()
+
+    async def _timings(self, log: RunLog) -> Timings | None:
+        """Take over what earlier runs have measured; return where this one leaves what it measures."""
+        if not log.remembers or self._recipes is None:
+            self.info = replace(self.info, pacing=Pacing(self.plan))
+            return None
+        timings = await Timings.read(log, self.plan, self._recipes.definitions)
+        self.info = replace(self.info, pacing=Pacing(self.plan, self._measured(timings)))
+        return timings
+
+    def _measured(self, timings: Timings) -> Mapping[str, Timing]:
+        """Return the durations that the run begins with."""
+        return timings.usable()
+
+    def _runner_of(self, executor: Executor, log: RunLog, knowledge: Knowledge, timings: Timings | None) -> Runner:
         reusing = self._reusing(executor, log, knowledge)
         if reusing is not None:
             self.info = replace(self.info, fingerprints=True)
@@ -253,11 +309,15 @@ class PreparedRun:
             executor,
             log,
             self.info,
-            observers=self._observers,
+            observers=(*self._observers, *self._monitors()),
             durability=self._durability,
             resumed=self._resumed(),
             reusing=reusing,
+            timings=timings,
         )
+
+    def _monitors(self) -> list[Observer]:
+        return make_observers(self.plan, self.info, self.on, options=self._options, parent=self._trace_parent)
 
     def _rules_of(self, asked: Reuse) -> ReuseRules:
         if asked.run is not None and self._store is None:

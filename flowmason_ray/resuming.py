@@ -19,6 +19,7 @@ from pathlib import Path
 from time import time
 from typing import Any, Unpack
 
+from flowmason_ray import telemetry
 from flowmason_ray.api import PreparedRun, RunOptions, RunResult
 from flowmason_ray.engine.commands import StartStage
 from flowmason_ray.engine.events import (
@@ -32,11 +33,13 @@ from flowmason_ray.engine.events import (
     StageStarted,
     StageSucceeded,
 )
+from flowmason_ray.engine.pace import Timing
 from flowmason_ray.engine.replay import Replayed, replay
 from flowmason_ray.engine.reuse import InDoubt, Knowledge, ReuseRules
 from flowmason_ray.engine.run_log import RunLog, RunRecord, RunStore
 from flowmason_ray.engine.runner import Observer
 from flowmason_ray.engine.summary import Summary
+from flowmason_ray.engine.timings import Timings
 from flowmason_ray.errors import Failure, InvalidCall, InvalidInput, RunNotFound, StoreError
 from flowmason_ray.reusing.asking import Reuse, rules_for
 from flowmason_ray.reusing.faithful import Faithfulness
@@ -93,10 +96,12 @@ class ResumedRun(PreparedRun):
         budget: Mapping[str, Any] = created.options.get("budget") or {}
         if "max_cost_usd" in budget:
             self.info.models.priced_only = True  # its budget is the one that it was begun with
+        self._trace_in(telemetry.new_trace(record.run_id, earlier=created.options.get("trace")))
         self._record = record
         self._created = created
         self._keys = {e.path: e.idempotency_key for e in events if isinstance(e, StageStarted) and e.idempotency_key}
-        self._replayed = _with_keys(_settle(replay(self.plan, events), in_doubt), self._keys)
+        replayed = _without_unbegun(replay(self.plan, events), created, events)
+        self._replayed = _with_keys(_settle(replayed, in_doubt), self._keys)
         self._recorded = events
 
     def check_values(self, faithfulness: Faithfulness) -> None:
@@ -150,6 +155,11 @@ class ResumedRun(PreparedRun):
         reused = [event for event in self._recorded if isinstance(event, StageReused)]
         taken = [(str(e.source.get("run")), str(e.source.get("path", e.path))) for e in reused]
         return replace(self._knowledge(earlier.past), taken=taken, keys=self._keys)
+
+    def _measured(self, timings: Timings) -> Mapping[str, Timing]:
+        """Return the durations that moved stages when the run began: it goes on as it was."""
+        moved: Mapping[str, float] = self._created.options.get("measured", {})
+        return {path: Timing(1, typical_s) for path, typical_s in moved.items()}
 
     def _log(self) -> RunLog:
         assert self._store is not None
@@ -261,11 +271,19 @@ class EditedRun(PreparedRun):
             Fenced: somebody else has taken up the old run meanwhile.
             StoreError: the run cannot be recorded.
         """
+        await self._succeed()
+        return await super().run()
+
+    async def accept(self) -> None:
+        """End the old run if it could still be taken up, then record this one and leave it to another process."""
+        await self._succeed()
+        await super().accept()
+
+    async def _succeed(self) -> None:
         self.check_doubt()
         assert self._store is not None
         if self._earlier.record.status in TAKEN_UP:
             await supersede(self._store, self._earlier.record, self.run_id)
-        return await super().run()
 
     async def _known(self) -> Knowledge:
         return self._knowledge(self._earlier.past)
@@ -404,6 +422,20 @@ def _doubt(paths: Sequence[str]) -> str:
         f"It is not known whether these stages did their work, and doing it twice could do harm: {named}. Find out, and "
         "say what holds: --in-doubt retry (do it again), skip (go on without), or fail."
     )
+
+
+def _without_unbegun(replayed: Replayed, created: RunCreated, events: Sequence[Event]) -> Replayed:
+    """Take effectful attempts out of doubt that had not begun: that an attempt starts is recorded before it begins.
+
+    So it is with every durability but `none`, which a run says of itself.
+    """
+    left = replayed.outstanding
+    if not left.in_doubt or created.options.get("durability") == "none":
+        return replayed
+    begun = {(e.path, e.attempt) for e in events if isinstance(e, StageStarted)}
+    unbegun = [command for command in left.in_doubt if (command.path, command.attempt) not in begun]
+    doubtful = [command for command in left.in_doubt if (command.path, command.attempt) in begun]
+    return replace(replayed, outstanding=replace(left, repeat=[*left.repeat, *unbegun], in_doubt=doubtful))
 
 
 def _settle(replayed: Replayed, in_doubt: InDoubt) -> Replayed:

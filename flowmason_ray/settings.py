@@ -86,6 +86,38 @@ class TestingSettings(BaseModel):
     )
 
 
+class DatasetSettings(BaseModel):
+    """Where a dataset lies, so that stages can run near it (`placement.near`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str | None = Field(
+        default=None, description="Its directory, file or URL: `placement.near` may name any path that begins with it."
+    )
+    labels: dict[str, str] = Field(
+        description="Labels of the nodes that are near it, such as `ray.io/region`; values as in `resources.labels`."
+    )
+
+
+class RaySettings(BaseModel):
+    """How runs use a Ray cluster."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    region: str | None = Field(
+        default=None,
+        description="The region (node label `ray.io/region`) of stages that ask for none. Absent: any. The environment variable "
+        "FLOWMASON_REGION comes first.",
+    )
+    wait_for_resources_s: float = Field(
+        default=0,
+        ge=0,
+        le=7 * 24 * 3600,
+        description="How long a stage waits for a node that the cluster does not have yet, in seconds: for an autoscaler, or for "
+        "somebody who adds one. 0: what no node can give is an error at once.",
+    )
+
+
 class KeySource(BaseModel):
     """Where a provider's key is read: never the key itself."""
 
@@ -228,6 +260,10 @@ class ProjectSettings(BaseModel):
     )
     testing: TestingSettings = Field(default=TestingSettings(), description="Settings of `fm test`.")
     stores: StoreSettings = Field(default=StoreSettings(), description="Where runs are recorded.")
+    ray: RaySettings = Field(default=RaySettings(), description="How runs use a Ray cluster.")
+    datasets: dict[str, DatasetSettings] = Field(
+        default={}, description="Where data lies, for stages that are to run near it (`placement.near`)."
+    )
     regions: dict[str, Any] = Field(default={}, description="Other clusters that stages can run in.")
     http: HttpSettings = Field(default=HttpSettings(), description="What `http_request` may reach.")
 

@@ -14,6 +14,8 @@ from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any
 
+from flowmason_ray import telemetry
+from flowmason_ray.components.prompting import PromptLibrary
 from flowmason_ray.components.registry import Registry
 from flowmason_ray.connections import secrets_of, with_environment
 from flowmason_ray.engine.context import read_environment
@@ -31,6 +33,7 @@ from flowmason_ray.spec.loader import LoadedPipeline, load_pipeline_data, load_p
 
 if TYPE_CHECKING:
     from flowmason_ray.engine.run_log import RunStore
+    from flowmason_ray.engine.runner import Observer
 
 EXECUTORS = ("local", "ray")
 """What `on` may say."""
@@ -89,7 +92,9 @@ class Workspace:
             env=settings.env_allow,
             secrets=settings.secrets,
             pipelines=library,
+            datasets={name: dataset.path for name, dataset in settings.datasets.items()},
             models=self.choices.settle,
+            prompts=PromptLibrary(self.project.root).choose,
         )
         return loaded, plan, problems
 
@@ -139,6 +144,7 @@ class Workspace:
             ),
             env=read_environment(settings.env_allow),
             secrets={name: Secret(value) for name, value in secrets_by_name.items()},
+            region=os.environ.get("FLOWMASON_REGION") or settings.ray.region,
             keys=keys,
             models=LazyModels(self.choices, keys, self.project.root, priced_only=priced_only),
             streams=streams,
@@ -229,3 +235,29 @@ def make_executor(on: str, options: ExecutorOptions | None = None) -> Executor:
     from flowmason_ray.engine.executors.in_process import InProcessExecutor
 
     return InProcessExecutor()
+
+
+def make_observers(
+    plan: Plan, run: RunInfo, on: str, *, options: ExecutorOptions | None, parent: str | None
+) -> list[Observer]:
+    """Make what lets monitoring see a run: nothing, unless that was asked for.
+
+    Args:
+        plan: What is run.
+        run: The run.
+        on: Where it runs (`choose_executor`).
+        options: More about the executor.
+        parent: The traceparent of the span that it lies in, if there is one.
+    """
+    observers: list[Observer] = []
+    tracing = telemetry.tracing() if run.trace is not None else None
+    if tracing is not None:
+        from flowmason_ray.observing.spans import Spans
+
+        observers.append(Spans(tracing, plan, run, parent=parent))
+    # Nobody scrapes a cluster that ends with this process.
+    if on == "ray" and (os.environ.get("RAY_ADDRESS") or (options is not None and options.ray_address)):
+        from flowmason_ray.observing.ray_metrics import RayMetrics
+
+        observers.append(RayMetrics(plan))
+    return observers

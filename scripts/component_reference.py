@@ -14,7 +14,7 @@ from typing import Any, cast
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from flowmason_ray.cli.component_page import declared_example, example, type_words
+from flowmason_ray.cli.component_page import declared_example, example, fields_of, type_words
 from flowmason_ray.components.builtin import ALIASES, BUILTIN
 from flowmason_ray.components.registry import Registry
 from flowmason_ray.engine.component import ComponentSpec
@@ -59,7 +59,7 @@ def _section(spec: ComponentSpec, stages: dict[str, tuple[Path, dict[str, Any]]]
     kind = spec.kind.value.replace("_", " ").capitalize()
     yield f"{kind}, version {spec.version}; effect *{spec.effect.value}*, cost *{spec.cost.value}*.{called}\n"
     yield "| input | type | default | meaning |\n|---|---|---|---|"
-    for name, field in spec.input_model.model_fields.items():
+    for name, field in fields_of(spec.input_model).items():
         meaning = field.description or ""
         if name in spec.expression_fields:
             meaning += " An expression; the braces may be left out."
@@ -81,7 +81,7 @@ def _section(spec: ComponentSpec, stages: dict[str, tuple[Path, dict[str, Any]]]
 
 
 def _outputs(model: type[BaseModel]) -> Iterator[str]:
-    for name, field in model.model_fields.items():
+    for name, field in fields_of(model).items():
         yield f"| `{field.alias or name}` | {_cell(type_words(field.annotation))} | {_cell(field.description or '')} |"
     if model.model_config.get("extra") == "allow":
         yield "| … | anything | Further fields, as the stage makes them. |"

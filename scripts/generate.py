@@ -68,6 +68,8 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "project-stores": lambda: field_table(settings.StoreSettings),
     "project-mcp": lambda: field_table(connections.McpServer),
     "project-retrieval": lambda: field_table(settings.RetrievalSettings),
+    "project-ray": lambda: field_table(settings.RaySettings),
+    "project-datasets": lambda: field_table(settings.DatasetSettings),
     "project-http": lambda: field_table(settings.HttpSettings),
     "project-providers": lambda: field_table(settings.ProviderSettings),
     "project-keys": lambda: field_table(settings.KeySource),

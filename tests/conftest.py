@@ -58,14 +58,19 @@ def ray_cluster() -> Iterator[str]:
     Returns: its address, for processes that a test starts (`RAY_ADDRESS`).
     """
     ray: Any = importlib.import_module("ray")  # here, so that other tests never pay for the import
-    ray.init(
-        address="local",
-        num_cpus=4,  # logical: enough to see parallelism on a machine with two cores
-        object_store_memory=256 * 1024**2,
-        include_dashboard=False,
-        log_to_driver=False,
-        configure_logging=False,
-    )
+    options: dict[str, Any] = {
+        "address": "local",
+        "num_cpus": 4,  # logical: enough to see parallelism on a machine with two cores
+        "object_store_memory": 256 * 1024**2,
+        "include_dashboard": False,
+        "log_to_driver": False,
+        "configure_logging": False,
+    }
+    try:
+        ray.init(**options)
+    except Exception:  # its 30 s for a start were not enough, on a busy machine
+        ray.shutdown()
+        ray.init(**options)
     try:
         yield ray.get_runtime_context().gcs_address
     finally:

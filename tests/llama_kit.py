@@ -8,8 +8,16 @@ from typing import Any
 LAYERS, WIDTH, HEADS, INNER, CONTEXT = 2, 64, 4, 128, 2048
 
 
-def make_model(file: Path, *, seed: int = 1) -> Path:
-    """Write a GGUF file: a Llama of two layers whose tokens are bytes and a few words."""
+QUOTE = 3 + ord('"')
+"""The token of a quotation mark."""
+
+
+def make_model(file: Path, *, seed: int = 1, brief: bool = False) -> Path:
+    """Write a GGUF file: a Llama of two layers whose tokens are bytes and a few words.
+
+    `brief`: one that soon ends a text inside of JSON, where chance alone would go on for hundreds of tokens. All tokens share a
+    direction, which the output takes for a wish to write a quotation mark.
+    """
     import gguf
     import numpy
 
@@ -37,7 +45,15 @@ def make_model(file: Path, *, seed: int = 1) -> Path:
     writer.add_unk_token_id(0)
 
     def tensor(name: str, *shape: int) -> None:
-        writer.add_tensor(name, random.normal(0, 0.2, shape).astype(numpy.float32))
+        values = random.normal(0, 0.2, shape).astype(numpy.float32)
+        if brief and name == "token_embd.weight":
+            values[:, 0] += 4
+        if brief and name == "output.weight":
+            values[:, 0] = 0
+            values[QUOTE, 0] = 0.5
+        if brief and name.endswith(("attn_output.weight", "ffn_down.weight")):
+            values *= 0.1  # else the layers drown the direction
+        writer.add_tensor(name, values)
 
     def ones(name: str) -> None:
         writer.add_tensor(name, numpy.ones(WIDTH, dtype=numpy.float32))

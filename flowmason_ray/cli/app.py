@@ -23,11 +23,13 @@ from flowmason_ray.cli import (
     mcp_commands,
     merge_command,
     plan_command,
+    prompts_commands,
     providers_commands,
     resolve_command,
     resume_command,
     run_command,
     runs_commands,
+    submit_command,
     test_command,
     validate_command,
 )
@@ -61,6 +63,7 @@ def make_app() -> typer.Typer:
         """FlowMason: pipelines as plain JSON files that run in-process and on Ray."""
 
     app.command("run")(run_command.run)
+    app.command("submit")(submit_command.submit)
     app.command("resume")(resume_command.resume)
     app.command("pause")(control_commands.pause)
     app.command("cancel")(control_commands.cancel)
@@ -76,6 +79,7 @@ def make_app() -> typer.Typer:
     app.command("merge")(merge_command.merge)
     app.command("init")(init_command.init)
     app.add_typer(components_commands.group, name="components")
+    app.add_typer(prompts_commands.group, name="prompts")
     app.add_typer(runs_commands.group, name="runs")
     app.add_typer(providers_commands.group, name="providers")
     app.add_typer(db_commands.group, name="db")
@@ -93,5 +97,10 @@ def start(arguments: Sequence[str]) -> NoReturn:
         # A file name or a message may hold what the terminal's encoding has not: show it escaped, never fail over it.
         if (reconfigure := getattr(stream, "reconfigure", None)) is not None:
             reconfigure(errors="backslashreplace")
-    make_app()(args=list(arguments), prog_name="fm")
+    from flowmason_ray.cli.stdout_guard import end_stdout
+
+    try:
+        make_app()(args=list(arguments), prog_name="fm")
+    finally:
+        end_stdout()
     raise SystemExit(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import types
@@ -34,12 +35,19 @@ def component_page(spec: ComponentSpec, paint: Paint) -> str:
     return "\n".join(lines) + "\n"
 
 
+def fields_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Return a model's fields, its own before those that it shares with others."""
+    own = inspect.get_annotations(model)
+    fields = model.model_fields
+    return {name: fields[name] for name in sorted(fields, key=lambda name: name not in own)}
+
+
 def _fields(model: type[BaseModel], spec: ComponentSpec | None, paint: Paint) -> Iterator[str]:
     if not model.model_fields:
         yield "  any fields" if model.model_config.get("extra") == "allow" else "  nothing"
         return
     names = max(len(_written(name, field)) for name, field in model.model_fields.items())
-    for name, field in model.model_fields.items():
+    for name, field in fields_of(model).items():
         written = _written(name, field)
         default = "required" if field.is_required() else f"default {_default(field)}"
         said = f"{type_words(field.annotation)}" + (f", {default}" if spec is not None else "")

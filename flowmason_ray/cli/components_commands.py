@@ -20,27 +20,35 @@ group = typer.Typer(
 Project = Annotated[
     str, typer.Option("--project", metavar="DIR", help="The project to look in. Default: the one around here.")
 ]
+Category = Annotated[
+    str | None, typer.Option("--category", metavar="NAME", help="List only the components of one category.")
+]
+CANNOT_BE_LOADED = "(cannot be loaded)"
+"""Stands for the category of components whose extra is not installed, at the end of the list."""
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
 @group.command("list")
 @command
-def list_components(as_json: AsJson = False, project: Project = ".") -> None:
-    """List the components."""
+def list_components(as_json: AsJson = False, project: Project = ".", category: Category = None) -> None:
+    """List the components, by category."""
     from flowmason_ray.cli.terminal import columns, painter, width_of, write_json, write_text
     from flowmason_ray.cli.words import shortened
 
     found = _loaded(_registry(project))
+    if category is not None:
+        found = _of_category(category, found)
     if as_json:
         write_json({"components": [_facts(spec) if spec else {"name": n, "error": e} for n, spec, e in found]})
         return
     rows = [
-        (n, spec.kind.value, spec.category, spec.effect.value, spec.cost.value, shortened(spec.description, 200))
+        (spec.category, n, spec.kind.value, spec.effect.value, spec.cost.value, shortened(spec.description, 200))
         if spec is not None
-        else (n, "", "", "", "", f"cannot be loaded: {error}")
+        else (CANNOT_BE_LOADED, n, "", "", "", error)
         for n, spec, error in found
     ]
-    header = ("NAME", "KIND", "CATEGORY", "EFFECT", "COST", "WHAT IT DOES")
+    rows.sort(key=lambda row: (row[0] == CANNOT_BE_LOADED, row[0], row[1]))
+    header = ("CATEGORY", "NAME", "KIND", "EFFECT", "COST", "WHAT IT DOES")
     width = width_of(sys.stdout) if sys.stdout.isatty() else None
     write_text("\n".join(columns(rows, header=header, paint=painter(sys.stdout), width=width)) + "\n")
 
@@ -96,6 +104,24 @@ def _loaded(registry: Registry) -> list[tuple[str, ComponentSpec | None, str]]:
         except FlowMasonError as exc:
             found.append((name, None, exc.message))
     return found
+
+
+def _of_category(
+    category: str, found: list[tuple[str, ComponentSpec | None, str]]
+) -> list[tuple[str, ComponentSpec | None, str]]:
+    """Return the components of a category.
+
+    Raises:
+        InvalidCall: there is none of that name.
+    """
+    from flowmason_ray.errors import InvalidCall, nearest
+
+    known = sorted({spec.category for _, spec, _ in found if spec is not None})
+    if category not in known:
+        close = nearest(category, known)
+        hint = f" Did you mean {close!r}?" if close else ""
+        raise InvalidCall(f"There is no category {category!r}.{hint} There are {', '.join(known)}.")
+    return [each for each in found if each[1] is not None and each[1].category == category]
 
 
 def _facts(spec: ComponentSpec) -> dict[str, Any]:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flowmason_ray.cli.errors import command
+
+if TYPE_CHECKING:
+    from flowmason_ray.engine.pacing import Pacing
+    from flowmason_ray.engine.plan import Plan
+    from flowmason_ray.wiring import Workspace
 
 FORMATS = ("text", "json", "mermaid", "svg")
 
@@ -26,8 +31,12 @@ def plan(
     output: Annotated[
         str | None, typer.Option("--output", "-o", metavar="FILE", help="Write there instead of to stdout.")
     ] = None,
+    measured: Annotated[
+        bool,
+        typer.Option("--measured", help="Count in how long the stages took in earlier runs, as the next run would."),
+    ] = False,
 ) -> None:
-    """Show how a pipeline would run: the stages in order, what waits for what, what each is and costs.
+    """Show how a pipeline would run: the stages in order, what waits for what, what each is and costs, what runs together.
 
     Nothing is run.
     """
@@ -39,21 +48,39 @@ def plan(
 
     chosen = _format(format, output)
     loaded = load(file)
-    made = open_workspace(Path(file)).plan(loaded)
+    workspace = open_workspace(Path(file))
+    made = workspace.plan(loaded)
+    pacing = _measured(workspace, made) if measured else None
     if chosen == "json":
-        content = json_bytes(plan_views.as_json(made, loaded), indent=True) + b"\n"
+        content = json_bytes(plan_views.as_json(made, loaded, pacing), indent=True) + b"\n"
     elif chosen == "mermaid":
-        content = plan_views.as_mermaid(made).encode()
+        content = plan_views.as_mermaid(made, pacing).encode()
     elif chosen == "svg":
-        content = plan_views.as_svg(made).encode()
+        content = plan_views.as_svg(made, pacing).encode()
     else:
         paint = painter(sys.stdout) if output is None else plain
-        content = plan_views.as_text(made, paint).encode("utf-8", "backslashreplace")
+        content = plan_views.as_text(made, paint, pacing).encode("utf-8", "backslashreplace")
     if output is None:
         write_bytes(content)
     else:
         write_output(output, content)
         note(f"Wrote {output}.")
+
+
+def _measured(workspace: Workspace, made: Plan) -> Pacing:
+    """Return what the project's run log knows about how long the stages take.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    import asyncio
+
+    from flowmason_ray.engine.definitions import Definitions
+    from flowmason_ray.engine.pacing import Pacing
+    from flowmason_ray.engine.timings import Timings
+
+    timings = asyncio.run(Timings.read(workspace.store(), made, Definitions(made)))
+    return Pacing(made, timings.usable())
 
 
 def _format(format: str | None, output: str | None) -> str:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from flowmason_ray.engine.control_flow.subpipeline import CallOptions
 
 if TYPE_CHECKING:
+    from flowmason_ray.engine.fusion import Fused
+    from flowmason_ray.engine.pacing import Pacing
     from flowmason_ray.engine.plan import Plan, PlanStage, ScopePlan
 
 
@@ -42,6 +44,12 @@ class StageView:
     """The longest chain of stages of the same body that come before it."""
     waits_for: tuple[str, ...]
     bodies: tuple[BodyView, ...]
+    fused: Fused | None = None
+    """How it runs on a cluster; None: nobody asked."""
+    carrier: str | None = None
+    """The stage of the same body that it rides with."""
+    lasts_s: float | None = None
+    """How long earlier runs took for it, typically; None: that is not known."""
 
     def walk(self, depth: int = 0) -> Iterator[tuple[int, StageView]]:
         """Yield this stage and everything inside it, with its depth."""
@@ -51,14 +59,20 @@ class StageView:
                 yield from stage.walk(depth + 1)
 
 
-def plan_tree(plan: Plan) -> BodyView:
-    """Return the plan's stages as a tree."""
-    return _TreeMaker(plan).body(plan.root, 0, prefix="")
+def plan_tree(plan: Plan, pacing: Pacing | None = None) -> BodyView:
+    """Return the plan's stages as a tree; with `pacing`, also how each runs on a cluster."""
+    return _TreeMaker(plan, pacing).body(plan.root, 0, prefix="")
 
 
 class _TreeMaker:
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, pacing: Pacing | None) -> None:
         self._plan = plan
+        self._pacing = pacing
+        self._fusion: list[list[Fused]] | None = None
+        if pacing is not None:
+            from flowmason_ray.engine.fusion import fusion_of
+
+            self._fusion = fusion_of(plan, pacing.pace, pacing.lasts_s)
 
     def body(self, scope: ScopePlan, region: int, *, prefix: str) -> BodyView:
         repeated = not region and scope.parent is not None
@@ -85,7 +99,11 @@ class _TreeMaker:
         if stage.body_scope is not None:
             inner = self._plan.scopes[stage.body_scope]
             bodies.append(self.body(inner, 0, prefix=f"{key}/"))
+        fused = None if self._fusion is None else self._fusion[scope.index][index]
         return StageView(
+            fused=fused,
+            carrier=None if fused is None or fused.carrier is None else scope.stages[fused.carrier].id,
+            lasts_s=None if self._pacing is None else self._pacing.lasts_s(stage),
             stage=stage,
             key=key,
             layer=layer,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowmason_ray.cli.plan_tree import BodyView, StageView, plan_tree
 from flowmason_ray.cli.words import counted, duration
+from flowmason_ray.engine.pacing import Pacing
 from flowmason_ray.spec.source import Location
 
 if TYPE_CHECKING:
@@ -27,9 +28,9 @@ def component_of(view: StageView) -> str:
 # -- text --------------------------------------------------------------------------------------------------------------
 
 
-def as_text(plan: Plan, paint: Paint) -> str:
+def as_text(plan: Plan, paint: Paint, pacing: Pacing | None = None) -> str:
     """Return the plan for people: a line per stage, what is in a body under its owner."""
-    root = plan_tree(plan)
+    root = plan_tree(plan, pacing or Pacing(plan))
     every = [pair for stage in root.stages for pair in stage.walk()]
     about = [counted(len(every), "stage")]
     about += [f"at most {plan.max_parallel} at a time"] if plan.max_parallel is not None else []
@@ -54,7 +55,8 @@ def _body_text(body: BodyView, depth: int, names: int, kinds: int, paint: Paint)
         waits = f"after {', '.join(view.waits_for)}" if view.waits_for else "at once"
         about = [f"{stage.effect.value}, {stage.cost.value}", waits, *_options(view)]
         component = component_of(view).ljust(kinds)
-        yield f"{paint(name, 'bold')}  {paint(component, 'cyan')}  {'; '.join(about)}"
+        ray = f"; on Ray {view.fused.why}" if view.fused is not None else ""
+        yield f"{paint(name, 'bold')}  {paint(component, 'cyan')}  {'; '.join(about)}{paint(ray, 'dim')}"
         for inner in view.bodies:
             label = body_label(inner)
             yield f"{indent}  {paint(f'{label}:', 'dim')}"
@@ -85,16 +87,18 @@ def _options(view: StageView) -> list[str]:
         told.append(f"on error: {stage.on_error}")
     if stage.fuse != "auto":
         told.append(f"fuse: {stage.fuse}")
+    if view.lasts_s is not None:
+        told.append(f"took {duration(view.lasts_s)} before")
     return told
 
 
 # -- JSON --------------------------------------------------------------------------------------------------------------
 
 
-def as_json(plan: Plan, loaded: LoadedPipeline) -> dict[str, Any]:
+def as_json(plan: Plan, loaded: LoadedPipeline, pacing: Pacing | None = None) -> dict[str, Any]:
     """Return the plan for programs. docs/guide/cli.md describes the form."""
     stages: list[dict[str, Any]] = []
-    for view in plan_tree(plan).stages:
+    for view in plan_tree(plan, pacing or Pacing(plan)).stages:
         _add_json(stages, view, None, None, loaded)
     root = plan.root
     result = None if root.result is None or root.result_hidden else root.stages[root.result].id
@@ -149,6 +153,8 @@ def _add_json(
             "on_error": stage.on_error,
             "resources": dict(stage.resources),
             "fuse": stage.fuse,
+            "fusion": _fusion_json(view),
+            "typical_ms": None if view.lasts_s is None else round(view.lasts_s * 1000, 3),
             "pointer": stage.pointer,
             "file": place.file,
             "line": place.line,
@@ -160,6 +166,12 @@ def _add_json(
             _add_json(stages, each, stage.id, inner, None if inner.calls else loaded)
 
 
+def _fusion_json(view: StageView) -> dict[str, Any]:
+    fused = view.fused
+    assert fused is not None
+    return {"way": fused.way.value, "why": fused.why, "carrier": view.carrier}
+
+
 def _body_json(body: BodyView) -> dict[str, Any]:
     kind = "loop" if body.loop else "pipeline" if body.calls else "branch"
     return {"kind": kind, "name": body.name, "variables": list(body.variables)}
@@ -168,11 +180,11 @@ def _body_json(body: BodyView) -> dict[str, Any]:
 # -- Mermaid -----------------------------------------------------------------------------------------------------------
 
 
-def as_mermaid(plan: Plan) -> str:
-    """Return the plan as a Mermaid flowchart; bodies are subgraphs."""
+def as_mermaid(plan: Plan, pacing: Pacing | None = None) -> str:
+    """Return the plan as a Mermaid flowchart; bodies are subgraphs, and what rides in a call hangs on a thick arrow."""
     lines = ["flowchart TD"]
     numbers: dict[str, str] = {}
-    body = plan_tree(plan)
+    body = plan_tree(plan, pacing or Pacing(plan))
     for stage in body.stages:
         for _, view in stage.walk():
             numbers[view.key] = f"s{len(numbers)}"
@@ -193,9 +205,8 @@ def _mermaid_body(body: BodyView, indent: str, numbers: dict[str, str]) -> Itera
             yield f"{indent}end"
             yield f"{indent}{number} -.-> {group}"
     of = {view.stage.id: numbers[view.key] for view in body.stages}
-    for view in body.stages:
-        for above in view.waits_for:
-            yield f"{indent}{of[above]} --> {numbers[view.key]}"
+    for view, above, rides in _arrows(body):
+        yield f"{indent}{of[above]} {'==>' if rides else '-->'} {numbers[view.key]}"
 
 
 def _mermaid_text(text: str) -> str:
@@ -207,11 +218,11 @@ def _mermaid_text(text: str) -> str:
 LEGEND = (("control", "control flow"), ("trivial", "trivial"), ("cpu", "computes"), ("io", "waits"), ("gpu", "GPU"))
 
 
-def as_svg(plan: Plan) -> str:
+def as_svg(plan: Plan, pacing: Pacing | None = None) -> str:
     """Return the plan as a drawing."""
     from flowmason_ray.drawing.svg import draw
 
-    root = plan_tree(plan)
+    root = plan_tree(plan, pacing or Pacing(plan))
     used = {_kind(view) for stage in root.stages for _, view in stage.walk()}
     legend = tuple((kind, meaning) for kind, meaning in LEGEND if kind in used)
     return draw(graph_of(root), title=f"{plan.name} {plan.version}", legend=legend)
@@ -222,8 +233,19 @@ def graph_of(body: BodyView) -> Graph:
     from flowmason_ray.drawing.graph import Edge, Graph
 
     keys = {view.stage.id: view.key for view in body.stages}
-    edges = tuple(Edge(source=keys[above], target=view.key) for view in body.stages for above in view.waits_for)
+    edges = tuple(
+        Edge(source=keys[above], target=view.key, kind="rides" if rides else "plain")
+        for view, above, rides in _arrows(body)
+    )
     return Graph(nodes=tuple(_node(view) for view in body.stages), edges=edges)
+
+
+def _arrows(body: BodyView) -> Iterator[tuple[StageView, str, bool]]:
+    """Yield each stage with a stage that it waits for, and whether both run in the same call."""
+    calls = {view.stage.id: view.carrier or view.stage.id for view in body.stages}
+    for view in body.stages:
+        for above in view.waits_for:
+            yield view, above, view.carrier is not None and calls[above] == view.carrier
 
 
 def _node(view: StageView) -> Node:
@@ -231,13 +253,14 @@ def _node(view: StageView) -> Node:
 
     stage = view.stage
     about = [component_of(view), f"{stage.effect.value}, {stage.cost.value}", *_options(view)]
+    about += [f"on Ray {view.fused.why}"] if view.fused is not None else []
     return Node(
         id=view.key,
         label=stage.id,
         detail=component_of(view),
         kind=_kind(view),
         tooltip=f"{stage.id}: {'; '.join(about)}",
-        attributes={"data-path": view.key},
+        attributes={"data-path": view.key, **({"data-way": view.fused.way.value} if view.fused is not None else {})},
         bodies=tuple(Body(label=body_label(body), graph=graph_of(body)) for body in view.bodies),
     )
 

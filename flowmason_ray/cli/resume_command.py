@@ -41,6 +41,13 @@ def resume(
         ),
     ] = "ask",
     on: Annotated[str | None, typer.Option("--on", metavar="local|ray", help="Where to go on.")] = None,
+    address: Annotated[
+        str | None,
+        typer.Option("--address", metavar="ADDRESS", help="The Ray cluster to go on on. Default: RAY_ADDRESS."),
+    ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Hand the run to a coordinator in the Ray cluster, and leave.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, as 'fm run' does.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but the result and errors.")] = False,
     project: Annotated[
@@ -52,6 +59,8 @@ def resume(
     What has been done is not repeated. With --pipeline, what is reused, what runs again and why is told first; a stage that has
     had an effect never has it again with other inputs, unless that is forced.
     """
+    import os
+
     from flowmason_ray.cli.watching import make_watcher
     from flowmason_ray.errors import FlowMasonError, InvalidCall
     from flowmason_ray.wiring import load
@@ -63,7 +72,14 @@ def resume(
             raise InvalidCall(
                 "--force and --dry-run belong to --pipeline FILE: without it, a run goes on where it was."
             )
-        watcher = make_watcher(quiet=quiet)
+        on = "ray" if on is None and (address or detach) else on
+        if detach:
+            from flowmason_ray.cli.detaching import check_detach
+
+            check_detach(on=on, address=address, store=True)
+        watcher = None if detach else make_watcher(quiet=quiet)
+        if address is not None:
+            os.environ["RAY_ADDRESS"] = address  # of this process alone, and of what it starts
         if pipeline is None:
             prepared = _where_it_was(project, run, in_doubt, on, watcher)
         else:
@@ -71,6 +87,14 @@ def resume(
             if edited is None:
                 return 0
             prepared = edited
+        if detach:
+            from flowmason_ray.cli.detaching import hand_over
+
+            again = None if pipeline is not None else in_doubt
+            hand_over(
+                prepared, prepared.workspace.project, address=address, as_json=as_json, quiet=quiet, in_doubt=again
+            )
+            return 0
         if watcher is not None:
             watcher.begin(prepared)
         result = drive(prepared, watcher)

@@ -44,6 +44,14 @@ def run(
             "--on", metavar="local|ray", help="Where to run. Default: ray when RAY_ADDRESS is set, else local."
         ),
     ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option("--address", metavar="ADDRESS", help="The Ray cluster to run on. Default: RAY_ADDRESS."),
+    ] = None,
+    detach: Annotated[
+        bool,
+        typer.Option("--detach", help="Hand the run to a coordinator in the Ray cluster, print its id and leave."),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document: how the run went, its output, its stages.")
     ] = False,
@@ -88,15 +96,20 @@ def run(
     """
     from flowmason_ray.errors import FlowMasonError
 
+    on = "ray" if on is None and (address or detach) else on
     try:
+        if detach:
+            from flowmason_ray.cli.detaching import check_detach
+
+            check_detach(on=on, address=address, store=store)
         from flowmason_ray.api import PreparedRun, Reuse
         from flowmason_ray.cli.pipeline_input import read_input
         from flowmason_ray.cli.watching import make_watcher
-        from flowmason_ray.wiring import load, open_workspace
+        from flowmason_ray.wiring import ExecutorOptions, load, open_workspace
 
         loaded = load(file)
         value = read_input(
-            text=input_text, file=input_file, sample=_sample(loaded, file) if sample else None, sets=sets or ()
+            text=input_text, file=input_file, sample=sample_of(loaded, file) if sample else None, sets=sets or ()
         )
         workspace = open_workspace(_path(file))
         watcher = make_watcher(quiet=quiet, stream=stream)
@@ -104,7 +117,7 @@ def run(
         runs = workspace.store() if store else None
         if reuse is not None and not given:
             value = _input_of(runs, reuse)
-        with _told_how_to_give_an_input(given=given):
+        with told_how_to_give_an_input(given=given):
             prepared = PreparedRun(
                 loaded,
                 value,
@@ -116,7 +129,13 @@ def run(
                 max_cost_usd=max_cost_usd,
                 max_tokens=max_tokens,
                 stream=stream and watcher is not None,
+                options=ExecutorOptions(ray_address=address),
             )
+        if detach:
+            from flowmason_ray.cli.detaching import hand_over
+
+            hand_over(prepared, workspace.project, address=address, as_json=as_json, quiet=quiet)
+            return 0
         if watcher is not None:
             if prepared.warnings:
                 from flowmason_ray.cli.problem_report import print_problems
@@ -160,7 +179,7 @@ def _input_of(store: RunStore | None, run: str) -> Any:
 
 
 @contextmanager
-def _told_how_to_give_an_input(*, given: bool) -> Generator[None]:
+def told_how_to_give_an_input(*, given: bool) -> Generator[None]:
     """Let an input that misses its schema, because none was given, say how one is given."""
     from flowmason_ray.errors import InvalidInput
 
@@ -174,7 +193,12 @@ def _told_how_to_give_an_input(*, given: bool) -> Generator[None]:
         raise InvalidInput([*others, replace(last, hint=last.hint or hint)]) from None
 
 
-def _sample(loaded: LoadedPipeline, file: str) -> Any:
+def sample_of(loaded: LoadedPipeline, file: str) -> Any:
+    """Return a pipeline's `sample_input`.
+
+    Raises:
+        InvalidCall: it has none.
+    """
     from flowmason_ray.errors import InvalidCall
 
     if loaded.pipeline.sample_input is None:

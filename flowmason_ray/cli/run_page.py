@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flowmason_ray.cli.problem_report import shown_path
 from flowmason_ray.cli.usage_words import usage_words
 from flowmason_ray.cli.words import COLOURS, REASONS, counted, duration, reused_from, shortened, signs, when
-from flowmason_ray.engine.events import RunSucceeded
+from flowmason_ray.engine.events import RunCreated, RunSucceeded
 from flowmason_ray.engine.summary import StageSummary, Summary
 from flowmason_ray.engine.values import presentable
 from flowmason_ray.errors import StoreError, place_of
@@ -23,6 +24,9 @@ _POSITION = re.compile(r"\[\d+\]")
 ITEMS_IN_FULL = 10
 """Loops of up to this many instances of a stage are shown in full, longer ones as one line for each stage."""
 
+MEASURED_IN_FULL = 5
+"""Stages that are named of those which earlier runs have moved to another pace."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedRun:
@@ -33,6 +37,10 @@ class RecordedRun:
     output: Any
     output_missing: str | None
     """Why the output cannot be read, if it cannot."""
+    trace: str | None = None
+    """The traceparent of its span, if it was traced."""
+    measured: Mapping[str, float]
+    """The stages that ran elsewhere than declared, because earlier runs took so many seconds for them."""
 
 
 async def read_run(store: RunStore, run: str) -> RecordedRun:
@@ -43,17 +51,24 @@ async def read_run(store: RunStore, run: str) -> RecordedRun:
     """
     record = await store.find(run)
     summary, output, missing = Summary(), None, None
+    measured: Mapping[str, float] = {}
+    trace: str | None = None
     async for recorded in store.read(record.run_id):
         event = event_from_json(recorded.event)
         summary(event)
-        if isinstance(event, RunSucceeded):
+        if isinstance(event, RunCreated):
+            measured = event.options.get("measured", {})
+            trace = event.options.get("trace")
+        elif isinstance(event, RunSucceeded):
             try:
                 output = Decoder(getattr(store, "blobs", None)).value(recorded.event)
             except (StoreError, ImportError) as exc:
                 missing = str(exc)
     if record.status == "interrupted":
         summary.stand_still("interrupted")
-    return RecordedRun(record=record, summary=summary, output=output, output_missing=missing)
+    return RecordedRun(
+        record=record, summary=summary, output=output, output_missing=missing, measured=measured, trace=trace
+    )
 
 
 def run_document(run: RecordedRun) -> dict[str, Any]:
@@ -66,6 +81,8 @@ def run_document(run: RecordedRun) -> dict[str, Any]:
         "output": presentable(run.output),
         "usage": run.summary.usage,
         **about,
+        **({"measured": run.measured} if run.measured else {}),
+        **({"trace_id": run.trace.split("-")[1]} if run.trace else {}),
         "stages": {path: stage.to_json() for path, stage in run.summary.stages.items()},
     }
 
@@ -84,8 +101,10 @@ def run_page(run: RecordedRun, paint: Paint) -> str:
         f"started  {when(record.created_at)}",
     ]
     lines += [f"goes on with run {record.based_on}"] if record.based_on else []
+    lines += [f"trace    {run.trace.split('-')[1]}"] if run.trace else []
     lines += [f"file     {shown_path(record.file)}"] if record.file else []
     lines += [f"used     {usage_words(run.summary.usage)}"] if run.summary.usage else []
+    lines += [f"measured {_measured(run.measured)}"] if run.measured else []
     if record.status == "interrupted":
         lines.append(f"The process that ran it has gone without ending it. Go on with it: fm resume {record.run_id}")
     if record.status == "paused":
@@ -102,6 +121,12 @@ def run_page(run: RecordedRun, paint: Paint) -> str:
         output = run.output_missing or shortened(json_bytes(presentable(run.output)).decode(), 2000)
         lines += ["", f"output   {output}"]
     return "\n".join(lines) + "\n"
+
+
+def _measured(measured: Mapping[str, float]) -> str:
+    told = [f"{path} {duration(typical_s)}" for path, typical_s in list(measured.items())[:MEASURED_IN_FULL]]
+    more = len(measured) - len(told)
+    return f"before: {', '.join(told)}" + (f" and {counted(more, 'stage')} more" if more else "")
 
 
 def _stages(summary: Summary, sign: dict[str, str], paint: Paint) -> list[str]:

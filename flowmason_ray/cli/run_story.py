@@ -61,12 +61,12 @@ async def tell(store: RunStore, run: str, path: str | None, *, as_json: bool) ->
             write_text("\n".join(lines) + "\n")
             lines.clear()
     if not found:
-        raise InvalidCall(_unknown(path or "", others, record))
+        raise InvalidCall(unknown_path(path or "", others, record))
     if lines:
         write_text("\n".join(lines) + "\n")
 
 
-def _unknown(path: str, others: Mapping[str, None], record: RunRecord) -> str:
+def unknown_path(path: str, others: Mapping[str, None], record: RunRecord) -> str:
     """Say that nothing has this path, and what is near: an instance, or the same stage elsewhere."""
     same = next((other for other in others if re.sub(r"\[\d+\]", "", other) == re.sub(r"\[\d+\]", "", path)), None)
     close = same or nearest(path, others)
@@ -136,6 +136,8 @@ class Narrator:
     def __init__(self) -> None:
         self._decided: set[str] = set()
         self._paused = False
+        self._untouched = False
+        """Whether the run was handed over and nobody has done anything for it yet."""
 
     def words(self, event: Mapping[str, Any]) -> str:
         """Return what one event says."""
@@ -148,6 +150,12 @@ class Narrator:
                 return "puts its results together"
         elif event["kind"] == "stage_ended":
             self._decided.discard(path)
+        elif event["kind"] == "run_created":
+            options: Mapping[str, Any] = event.get("options") or {}
+            self._untouched = bool(options.get("handed_over"))
+        elif event["kind"] == "run_resumed" and self._untouched:
+            self._untouched = False
+            return "the run goes on in another process"
         elif event["kind"] == "run_paused":
             self._paused = True
         elif event["kind"] == "run_resumed" and self._paused:

@@ -139,6 +139,45 @@ def events(
     _wait(print_events(store_of(project), run, follow=follow))
 
 
+@group.command("logs")
+@command
+def logs(
+    run: RunId,
+    path: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[PATH]", help="Only this stage instance and what is inside it, for example each[3]/load."
+        ),
+    ] = None,
+    level: Annotated[
+        str, typer.Option("--level", metavar="debug|info|warning|error", help="The least level that is shown.")
+    ] = "debug",
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until the run stops.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document a line on stdout.")] = False,
+    project: Project = ".",
+) -> None:
+    """Print what the stages of a run said: with context.log, or by printing it."""
+    from flowmason_ray.cli.run_logs import print_logs
+
+    _wait(print_logs(store_of(project), run, path, level=level, follow=follow, as_json=as_json))
+
+
+@group.command("watch")
+@command
+def watch(
+    run: RunId,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document when the run has stopped, as 'fm run' does.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but the result and errors.")] = False,
+    project: Project = ".",
+) -> int:
+    """Watch a run from its log, whatever process drives it, and print its result. Ctrl-C leaves it alone."""
+    from flowmason_ray.cli.run_watching import watch
+
+    return watch(store_of(project), run, as_json=as_json, quiet=quiet)
+
+
 @group.command("answer")
 @command
 def answer(

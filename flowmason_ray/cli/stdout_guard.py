@@ -1,11 +1,11 @@
-"""Keeps stdout for the result: while a run goes on, whatever its components print there comes out on stderr."""
+"""Keeps stdout for the result: whatever else prints there while a run goes on, or when it is over, comes out on stderr."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 
 
 @contextmanager
@@ -25,3 +25,11 @@ def keep_stdout() -> Generator[None]:
         if kept is not None:
             os.dup2(kept, 1)
             os.close(kept)
+
+
+def end_stdout() -> None:
+    """Send what is printed from now on to stderr: the result is out, and libraries have last words (Ray says which nodes died)."""
+    with suppress(OSError, ValueError):  # it is closed, or no file
+        if sys.stdout.fileno() == 1 and sys.stderr.fileno() == 2:
+            sys.stdout.flush()
+            os.dup2(2, 1)

@@ -173,10 +173,15 @@ class Tally:
                 row = self.rows.get(loop + (inner if "[" not in inner else _POSITION.sub("", inner)))
         return row
 
-    def catch_up(self, events: Iterable[Event]) -> None:
-        """Count what happened before this process took the run up; nobody is told of it."""
+    def catch_up(self, events: Iterable[Event], *, under_way: bool = False) -> None:
+        """Count what happened before this process took the run up, or began to watch it; nobody is told of it.
+
+        What another process has `under_way` is still so.
+        """
         for event in events:
             self(event)
+        if under_way:
+            return
         self._stand_still()
         for row in self.rows.values():
             if row.busy or not row.ended:
@@ -276,7 +281,7 @@ class Tally:
             row.progress = (event.done, event.total)
 
     def _logged(self, event: StageLogged) -> None:
-        if event.level != "debug":
+        if event.level != "debug" and not event.shown:
             self.messages_lost += len(self.messages) == self.messages.maxlen
             self.messages.append(event)
 

@@ -12,22 +12,47 @@ import sys
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from time import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from flowmason_ray.cli.terminal import is_terminal
 from flowmason_ray.cli.usage_words import usage_words
 from flowmason_ray.cli.words import counted, duration, signs
 
 if TYPE_CHECKING:
-    from flowmason_ray.api import PreparedRun, RunResult
+    from flowmason_ray.api import RunResult
     from flowmason_ray.cli.tally import Tally
-    from flowmason_ray.engine.events import Event
+    from flowmason_ray.engine.events import Event, StageLogged
+    from flowmason_ray.engine.plan import Plan
 
 MESSAGES_A_TICK = 20
 """Log messages shown at a time; a loop that logs for every item is told by numbers, not by a flood."""
+
+
+class Shown(Protocol):
+    """What a view has to know about a run: a `PreparedRun`, or one that is read from its log."""
+
+    @property
+    def plan(self) -> Plan:
+        """What is run."""
+        ...
+
+    @property
+    def on(self) -> str:
+        """Where it runs; "" when that is not known."""
+        ...
+
+    @property
+    def run_id(self) -> str:
+        """Its id."""
+        ...
+
+    @property
+    def recorded(self) -> Sequence[Event]:
+        """What happened in it so far."""
+        ...
 
 
 class Watcher(ABC):
@@ -48,13 +73,14 @@ class Watcher(ABC):
         """What is done before the first stage can start, until the first event."""
         self._over = threading.Event()
 
-    def begin(self, prepared: PreparedRun) -> None:
-        """Get to know the run, before it starts."""
+    def begin(self, prepared: Shown, *, under_way: bool = False) -> None:
+        """Get to know the run, before it starts; one that is `under_way` goes on in another process meanwhile."""
         from flowmason_ray.cli.tally import Tally
 
         self.tally = Tally(prepared.plan)
-        self.tally.catch_up(prepared.recorded)
-        self.title = f"{prepared.plan.name} {prepared.plan.version} on {prepared.on}, run {prepared.run_id}"
+        self.tally.catch_up(prepared.recorded, under_way=under_way)
+        where = f" on {prepared.on}" if prepared.on else ""
+        self.title = f"{prepared.plan.name} {prepared.plan.version}{where}, run {prepared.run_id}"
         self.started = time()
         if prepared.on == "ray":
             address = os.environ.get("RAY_ADDRESS")
@@ -104,7 +130,7 @@ class Watcher(ABC):
         lines = [self.sayings.popleft() for _ in range(len(self.sayings))]
         waiting = self.tally.messages
         shown = [waiting.popleft() for _ in range(min(len(waiting), MESSAGES_A_TICK))]
-        lines += [f"[{each.path}] {each.level}: {each.message}{_fields(each.fields)}" for each in shown]
+        lines += [_message(each) for each in shown]
         if len(waiting) > 10 * MESSAGES_A_TICK or self.tally.messages_lost:
             lost = len(waiting) + self.tally.messages_lost
             waiting.clear()
@@ -151,6 +177,12 @@ class Watcher(ABC):
     @abstractmethod
     def abandon(self) -> None:
         """Put the terminal right, because the process is about to leave at once."""
+
+
+def _message(said: StageLogged) -> str:
+    if "stream" in said.fields:  # a line that it printed
+        return f"[{said.path}] {said.message}"
+    return f"[{said.path}] {said.level}: {said.message}{_fields(said.fields)}"
 
 
 def _fields(fields: object) -> str:

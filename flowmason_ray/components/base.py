@@ -15,7 +15,9 @@ A component is a class with an `Input` and an `Output` model and an `execute(sel
         def execute(self, input: Input, context: Context) -> Output:
             return self.Output(words=len(input.text.split()))
 
-A synchronous `execute` runs in a thread, an asynchronous one on an event loop. The decorator checks the class at once,
+A synchronous `execute` runs in a thread, an asynchronous one on an event loop. What takes long to get ready (a model, a
+connection) goes into `setup(self, context)`, which is called once per instance before its first `execute`; `teardown(self)`
+is called when the instance is not needed any more. Either may be `async def`. The decorator checks the class at once,
 where the author sees it, and hangs a `ComponentSpec` on it; it changes nothing else.
 """
 
@@ -29,7 +31,7 @@ from typing import Any, TypeVar, cast, overload
 
 from pydantic import BaseModel
 
-from flowmason_ray.engine.component import ComponentSpec, Cost, Effect, Kind
+from flowmason_ray.engine.component import Actors, ComponentSpec, Cost, Effect, Kind
 from flowmason_ray.errors import FlowMasonError
 
 C = TypeVar("C", bound=type)
@@ -63,6 +65,8 @@ def _declare(
     resources: Mapping[str, Any] | None,
     expressions: Iterable[str],
     raw: Iterable[str],
+    actors: Actors | None,
+    prompts: Iterable[str],
 ) -> None:
     where = f"{cls.__module__}.{cls.__qualname__}"
     models = {part: getattr(cls, part, None) for part in ("Input", "Output")}
@@ -98,6 +102,16 @@ def _declare(
         raise InvalidComponent(
             f"Component {where!r} is declared 'trivial': its 'execute' must be 'async def', so that it can run in place."
         )
+    has_setup, has_teardown = (_has_method(cls, where, name, takes) for name, takes in _LIFE.items())
+    if chosen_cost is Cost.TRIVIAL and (has_setup or actors is not None):
+        raise InvalidComponent(
+            f"Component {where!r} is declared 'trivial', which runs in place: it can have neither 'setup' nor actors. "
+            "Declare another cost, such as cost='io'."
+        )
+    if actors is not None and actors.concurrency > 1 and not is_async:
+        raise InvalidComponent(
+            f"Component {where!r} declares concurrency={actors.concurrency} for its actors: its 'execute' must be 'async def'."
+        )
     spec = ComponentSpec(
         name=normalise_name(name or _snake_case(cls.__name__)),
         version=version,
@@ -115,10 +129,33 @@ def _declare(
         file=_project_file(cls),
         expression_fields=frozenset(expressions),
         raw_fields=frozenset(raw),
+        prompts=tuple(prompts),
         resources=dict(resources or {}),
         tags=tuple(tags),
+        has_setup=has_setup,
+        has_teardown=has_teardown,
+        actors=actors,
     )
     setattr(cls, SPEC_ATTRIBUTE, spec)
+
+
+_LIFE = {"setup": "(self, context)", "teardown": "(self)"}
+"""The methods around `execute`, and what they take."""
+
+
+def _has_method(cls: type, where: str, name: str, takes: str) -> bool:
+    """Tell whether a class has one of the methods around `execute`.
+
+    Raises:
+        InvalidComponent: it is no method, or takes something else.
+    """
+    method = getattr(cls, name, None)
+    if method is None:
+        return False
+    if not inspect.isfunction(method) or len(inspect.signature(method).parameters) != takes.count(",") + 1:
+        found = inspect.signature(method) if callable(method) else repr(method)
+        raise InvalidComponent(f"{name!r} of component {where!r} is a method that takes {takes}; found {found}.")
+    return True
 
 
 PROJECT_MODULE_PREFIX = "flowmason_project_"
@@ -156,6 +193,8 @@ def _decorator(kind: Kind, default_effect: Effect) -> Any:
         resources: Mapping[str, Any] | None = None,
         expressions: Iterable[str] = (),
         raw: Iterable[str] = (),
+        actors: Actors | None = None,
+        prompts: Iterable[str] = (),
     ) -> Any:
         def apply(target: type) -> type:
             _declare(
@@ -171,6 +210,8 @@ def _decorator(kind: Kind, default_effect: Effect) -> Any:
                 resources=resources,
                 expressions=tuple(expressions),
                 raw=tuple(raw),
+                actors=actors,
+                prompts=prompts,
             )
             return target
 
@@ -203,6 +244,8 @@ class _Declare:
         resources: Mapping[str, Any] | None = None,
         expressions: Iterable[str] = (),
         raw: Iterable[str] = (),
+        actors: Actors | None = None,
+        prompts: Iterable[str] = (),
     ) -> Callable[[C], C]: ...
     def __call__(self, *args: Any, **options: Any) -> Any:
         return self._decorate(*args, **options)
@@ -234,6 +277,9 @@ operator = _Declare(
         resources: Default resources of a stage, as in the format (`num_cpus`, `memory_mib`, …).
         expressions: Input fields that hold an expression over the component's own variables; not rendered.
         raw: Input fields that are passed on as written: neither rendered nor searched for references.
+        actors: Bounds of the component's actors on Ray; a component with `setup` has actors also without this.
+        prompts: The prompts that it asks models with (`components.prompting`), by name. Their content becomes part of what
+            identifies a result; a field `prompt_version`, which must be among `raw`, says which version is meant.
     """,
 )
 

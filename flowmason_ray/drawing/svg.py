@@ -35,7 +35,7 @@ PALETTE: dict[str, tuple[str, str]] = {
 }
 """Fill and border of each kind of node. Text on all of them has a contrast above 7:1."""
 
-EDGE_COLOURS: dict[str, str] = {"plain": "#57606a", "added": "#1a7f37", "removed": "#cf222e"}
+EDGE_COLOURS: dict[str, str] = {"plain": "#57606a", "added": "#1a7f37", "removed": "#cf222e", "rides": "#8250df"}
 """The colour of each kind of arrow."""
 
 MARGIN = 20.0

@@ -11,7 +11,7 @@ Foreign code runs in `call` alone; what it raises, and what it returns, is turne
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import orjson
@@ -21,7 +21,7 @@ from flowmason_ray.engine.component import ComponentSpec, Kind
 from flowmason_ray.engine.kept import plain
 from flowmason_ray.engine.output_dump import dump_output
 from flowmason_ray.engine.values import Decision, is_frame, printable, recorded_size
-from flowmason_ray.errors import Failure, FlowMasonError, StageError, TemporaryError
+from flowmason_ray.errors import Failure, FlowMasonError, PermanentError, StageError, TemporaryError
 
 if TYPE_CHECKING:
     from flowmason_ray.spec.expressions import Expression, Scope
@@ -68,6 +68,25 @@ class Value(NamedTuple):
     decision: Mapping[str, Any] | None = None
     size_bytes: int = 0
     """About how much there is to record; 0: little, or not known."""
+
+
+class SetupFailed(StageError):
+    """A component's `setup` raised; its cause is what."""
+
+    code = "component_setup_failed"
+
+
+def setup_failed(component: ComponentSpec, exc: BaseException) -> SetupFailed:
+    """Return the error for a `setup` that raised `exc`."""
+    words = f"{type(exc).__name__}: {_words_of(exc)}".removesuffix(": ")
+    error = SetupFailed(f"setup() of component {component.name!r} failed. {words}")
+    error.__cause__ = exc
+    return error
+
+
+def is_final(exc: BaseException) -> bool:
+    """Tell whether an error says that repeating cannot help."""
+    return isinstance(exc.__cause__ if isinstance(exc, SetupFailed) else exc, PermanentError)
 
 
 DECLINED = object()
@@ -168,6 +187,27 @@ def finish(component: ComponentSpec, result: Any, schema: InputSchema | None = N
     return Value(value, decision, size_bytes)
 
 
+def at_once(component: ComponentSpec, call: Coroutine[Any, Any, Any]) -> Any:
+    """Run the `execute` of a trivial component, which waits for nothing, without an event loop; return its result.
+
+    Raises:
+        StageError: it waits for something.
+    """
+    try:
+        call.send(None)
+    except StopIteration as end:
+        return end.value
+    except RuntimeError as exc:
+        if "no running event loop" not in str(exc):
+            raise
+    call.close()
+    message = (
+        f"Component {component.name!r} is declared 'trivial' but waits for something. "
+        "Declare it cost='io', so that it runs on an event loop."
+    )
+    raise StageError(message, code="invalid_component")
+
+
 def fail(exc: BaseException, path: str, attempt: int) -> Failure:
     """Describe how an attempt failed."""
     if isinstance(exc, FlowMasonError):
@@ -180,6 +220,7 @@ def fail(exc: BaseException, path: str, attempt: int) -> Failure:
             error_type=type(exc).__name__,
             retry_after_s=delay,
             details=_plain(getattr(exc, "details", None)),
+            traceback=_frames_of_component(exc.__cause__) if isinstance(exc, SetupFailed) and exc.__cause__ else None,
         )
     name = type(exc).__name__
     text = _words_of(exc)

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 from uuid import UUID
 
+from flowmason_ray.errors import FlowMasonError
+
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
@@ -56,6 +58,44 @@ class Cost(StrEnum):
     """Computes on an accelerator."""
 
 
+class InvalidActors(FlowMasonError):
+    """Bounds of actors that contradict each other."""
+
+    code = "invalid_component"
+    exit_code = 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Actors:
+    """How many actors a component has on Ray, and for how long. Each holds one instance, which `setup()` has made ready.
+
+    Their number follows the demand between the bounds: calls that wait or run, divided by `concurrency`.
+    """
+
+    min: int = 0
+    """Kept as long as the run lasts, from the first call on, also when they have nothing to do."""
+    max: int | None = None
+    """Never more than this. None: as many as the cluster has room for."""
+    recycle_after: int | None = None
+    """An actor is replaced when it has carried out this many calls. None: never for that reason."""
+    recycle_at_mib: int | None = None
+    """An actor is replaced when its process occupies this much memory after a call. None: never for that reason."""
+    concurrency: int = 1
+    """How many calls an actor carries out at once; more than 1 for an asynchronous `execute` only."""
+    idle_s: float = 10.0
+    """An actor without work for this long is released: longer than the pause between two batches, and short beside the time for
+    which others would miss its cores. One that others wait for goes sooner."""
+
+    def __post_init__(self) -> None:
+        highest = self.max if self.max is not None else max(self.min, 1)
+        counts = (highest, self.recycle_after or 1, self.recycle_at_mib or 1, self.concurrency)
+        zero = self.recycle_after == 0 or self.recycle_at_mib == 0
+        if self.min < 0 or highest < max(self.min, 1) or min(counts) < 1 or zero or self.idle_s < 0:
+            raise InvalidActors(
+                f"{self!r} is impossible: 0 <= min <= max, idle_s >= 0, and everything else is at least 1."
+            )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ComponentSpec:
     """What a component declares about itself. Made by the decorators of `components.base`; never by hand."""
@@ -81,8 +121,16 @@ class ComponentSpec:
     """Input fields that hold an expression of our language over the component's own variables; not rendered as templates."""
     raw_fields: frozenset[str] = frozenset()
     """Input fields that are passed on as they are written: neither rendered nor searched for references."""
+    prompts: tuple[str, ...] = ()
+    """The prompts that it asks models with, by name; which text each stands for is settled when a plan is made."""
     resources: Mapping[str, Any] = field(default_factory=dict[str, Any])
     tags: tuple[str, ...] = ()
+    has_setup: bool = False
+    """Whether instances have a `setup(context)`, which is called once before their first `execute`."""
+    has_teardown: bool = False
+    """Whether instances have a `teardown()`, which is called when they are not needed any more."""
+    actors: Actors | None = None
+    """What the component says about its actors; None: nothing."""
 
 
 class Catalogue(Protocol):
@@ -94,6 +142,39 @@ class Catalogue(Protocol):
 
     def names(self) -> Sequence[str]:
         """Return the names of all components, sorted."""
+        ...
+
+
+class SetupContext(Protocol):
+    """What `setup(context)` may know and do: what holds for all attempts of a run."""
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        ...
+
+    @property
+    def pipeline(self) -> str:
+        """The pipeline's name."""
+        ...
+
+    @property
+    def region(self) -> str | None:
+        """Where the instance is, if regions are used."""
+        ...
+
+    @property
+    def project_dir(self) -> Path:
+        """The directory that files are relative to."""
+        ...
+
+    @property
+    def settings(self) -> Any:
+        """The project's settings (`flowmason_ray.settings.ProjectSettings`)."""
+        ...
+
+    def log(self, level: Literal["debug", "info", "warning", "error"], message: str, **fields: Any) -> None:
+        """Say something to whoever follows the run. Live only."""
         ...
 
 

@@ -60,6 +60,8 @@ class AttemptContext:
         self._tell = tell
         self._key = key
         self._draws = 0
+        self.drew_time = False
+        """Whether the component asked for the time at which the stage was started."""
         self.stage_id = stage_id
         self.path = path
         self.attempt = attempt
@@ -114,6 +116,7 @@ class AttemptContext:
 
     def now(self) -> datetime:
         """When this stage instance was first started (UTC)."""
+        self.drew_time = True
         return datetime.fromtimestamp(self._first_started_at, UTC)
 
     def uuid(self) -> UUID:
@@ -130,7 +133,9 @@ class AttemptContext:
 
     def log(self, level: Literal["debug", "info", "warning", "error"], message: str, **fields: Any) -> None:
         """Say something to whoever follows the run."""
-        self._tell(StageLogged(at=time(), path=self.path, level=level, message=message, fields=fields))
+        self._tell(
+            StageLogged(at=time(), path=self.path, attempt=self.attempt, level=level, message=message, fields=fields)
+        )
 
     def progress(self, done: float, total: float | None = None) -> None:
         """Report how far this attempt is."""
@@ -168,6 +173,45 @@ class AttemptContext:
         if self._live is not None:
             self._live.flush()
         return None if self._asked is None else self._asked.usage()
+
+
+class InstanceContext:
+    """What the setup of a component's instance may know and do (`engine.component.SetupContext`)."""
+
+    def __init__(self, run: RunInfo, path: str, tell: Callable[[Event], None]) -> None:
+        """`path` is that of the attempt which the instance is made for: what it says is shown there."""
+        self._run = run
+        self._path = path
+        self._tell = tell
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return self._run.run_id
+
+    @property
+    def pipeline(self) -> str:
+        """The pipeline's name."""
+        return self._run.pipeline
+
+    @property
+    def region(self) -> str | None:
+        """The region in which the instance is."""
+        return self._run.region
+
+    @property
+    def project_dir(self) -> Path:
+        """The project's root."""
+        return self._run.project_dir
+
+    @property
+    def settings(self) -> Any:
+        """The project's settings."""
+        return self._run.settings
+
+    def log(self, level: Literal["debug", "info", "warning", "error"], message: str, **fields: Any) -> None:
+        """Say something to whoever follows the run."""
+        self._tell(StageLogged(at=time(), path=self._path, level=level, message=message, fields=fields))
 
 
 class _Stages:

@@ -51,7 +51,10 @@ class Definitions:
             if stage.when is not None:
                 says["when"] = stage.when.source
             if stage.llm:
-                says["llm_settings"] = stage.llm  # which model answers decides the result as the config does
+                # Which model answers, and to which words, decides the result as the config does.
+                says["llm_settings"] = {name: value for name, value in stage.llm.items() if name != "prompts"}
+                if prompts := stage.llm.get("prompts"):
+                    says["prompts"] = {name: _prompt_words(each) for name, each in prompts.items()}
             digest = sha256(orjson.dumps(says, option=_OPTIONS, default=str)).digest()
             found = self._made[id(stage)] = Definition(says, digest)
         return found
@@ -73,6 +76,11 @@ class Definitions:
             f"{self.prefixes[scope.index]}{stage.id}": {**self.of(stage).says, "effect": stage.effect.value}
             for scope, stage in self.plan.stages()
         }
+
+
+def _prompt_words(prompt: Mapping[str, str]) -> str:
+    """Return what identifies a prompt: its version, and a digest of its text."""
+    return f"{prompt['version']} {sha256(prompt['text'].encode()).hexdigest()[:16]}"
 
 
 def scope_prefixes(plan: Plan) -> Iterator[str]:
@@ -119,6 +127,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         found.append("the component's code")
     if old.get("when") != new.get("when"):
         found.append("when")
+    found += [name for name in ("llm_settings", "prompts") if old.get(name) != new.get(name)]
     before, after = old.get("config"), new.get("config")
     if before != after:
         if isinstance(before, dict) and isinstance(after, dict):

@@ -350,7 +350,10 @@ class StageBegan(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageLogged(Event):
-    """A component said something. Live only."""
+    """A component said something: with `context.log`, or it printed a line (`fields` then say on which `stream`).
+
+    Live: it is no part of the log, but kept beside it, within bounds (`engine.stage_logs`).
+    """
 
     kind: ClassVar[str] = "stage_logged"
     live: ClassVar[bool] = True
@@ -359,6 +362,10 @@ class StageLogged(Event):
     level: str
     message: str
     fields: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    attempt: int = 0
+    """The attempt that said it; 0: the one that is under way."""
+    shown: bool = field(default=False, compare=False)
+    """Whether it has come out on this process's own streams already, so that no view shows it again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -421,6 +428,9 @@ EVENT_TYPES: dict[str, type[Event]] = {
 
 Success = StageSucceeded | StageReused
 """What an attempt that came to a value reports."""
+
+ATTEMPT_ENDED = (StageSucceeded, StageReused, StageFailed, StageDeclined, StageStopped)
+"""The events that end an attempt."""
 
 RUN_ENDED: tuple[type[Event], ...] = (RunSucceeded, RunFailed, RunCancelled)
 """The events that end a run."""

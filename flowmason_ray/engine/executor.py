@@ -10,11 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage
 from flowmason_ray.engine.events import Event
+from flowmason_ray.engine.pacing import Pacing
 from flowmason_ray.engine.secrecy import Secret
+
+if TYPE_CHECKING:
+    from flowmason_ray.engine.plan import Plan
 
 Deliver = Callable[[Event], None]
 """Takes a report, or a live event. Called on the runner's event loop only."""
@@ -52,6 +56,12 @@ class RunInfo:
     region: str | None = None
     fingerprints: bool = False
     """Whether attempts get fingerprints, so that workers report the contents of the values that stay with them."""
+    pacing: Pacing | None = None
+    """What is known about how long attempts take, and learns more; None: only what is declared."""
+    trace: str | None = None
+    """The traceparent of the run's span (`flowmason_ray.telemetry`); None: nothing is traced."""
+    listens: bool = False
+    """Whether what components print is kept, as what they say is."""
     blobs: Any = None
     """Where workers put values that the log refers to (`stores.blobs.BlobStore`); None when nothing is kept."""
 
@@ -115,4 +125,22 @@ class Digesting(Protocol):
 
     def item_content(self, items: Any, position: int) -> bytes | None:
         """Return what stands for an item of a loop (`engine.digests.item_content`); None: it is not known."""
+        ...
+
+
+@runtime_checkable
+class Preparing(Protocol):
+    """What an executor can do besides, when it matters to it which stages are to come."""
+
+    def prepare(self, plan: Plan, *, check: bool) -> None:
+        """Take note of the plan; called once, after `open` and before the first command.
+
+        Args:
+            plan: What is to be run.
+            check: Whether it runs from its beginning, so that a stage which cannot run is best refused now. Otherwise results
+                may be known already.
+
+        Raises:
+            FlowMasonError: the run cannot come to its end; nothing of it was begun.
+        """
         ...

@@ -77,6 +77,12 @@ class PlanStage:
     cost: Cost = Cost.TRIVIAL
     resources: Mapping[str, Any] = field(default_factory=dict[str, Any])
     fuse: Literal["auto", "never", "always"] = "auto"
+    near: Target | str | None = None
+    """What it runs next to: a stage, or a dataset by its name."""
+    strategy: Literal["pack", "spread"] | None = None
+    """Whether its instances sit close together or apart; of a gang, those of its bodies."""
+    gang: bool = False
+    """Whether room for all that runs of its bodies at a time is reserved before any of it begins."""
     cache: CachePolicy | None = None
     llm: Mapping[str, Any] | None = None
     """The effective `llm_settings` (`engine.planning.ModelChoice`); None: it is not known to use models."""

@@ -24,6 +24,8 @@ from flowmason_ray.engine.component import Catalogue, Cost, Effect, Kind
 from flowmason_ray.engine.composing import draft_compositions, mapping_scope, written_pointer
 from flowmason_ray.engine.drafts import Draft, Report, draft_stages, parse_at, problem_sink
 from flowmason_ray.engine.edges import EdgeFinder, Edges, Names, find_cycle
+from flowmason_ray.engine.fusion import check_fusion
+from flowmason_ray.engine.placing import Placing, check_labels
 from flowmason_ray.engine.plan import Plan, PlanStage, Region, ScopePlan, Target
 from flowmason_ray.engine.reachability import LOOP_EXITS, check_reachability
 from flowmason_ray.engine.retry import RetryPolicy
@@ -40,6 +42,10 @@ if TYPE_CHECKING:
 ModelChoice = Callable[[Sequence[Mapping[str, Any]]], Mapping[str, Any]]
 """From what the pipeline and the stage say (`llm_settings`, the weaker first), which settings hold: what neither says comes
 from the project and the environment. Raises `InvalidPipeline` for what cannot be."""
+
+PromptChoice = Callable[[Sequence[str], "str | None"], Mapping[str, Any]]
+"""From the prompts that a component asks with, and the version that a stage wants, what its plan keeps: name → `version` and
+`text`. Raises `InvalidPipeline` for what cannot be."""
 
 OUTPUT = "$output"
 """The hidden stage that makes the run's result. No written stage can be called so."""
@@ -60,6 +66,7 @@ def make_plan(
     env: Collection[str] = (),
     secrets: Collection[str] = (),
     pipelines: PipelineFinder | None = None,
+    datasets: Mapping[str, str | None] | None = None,
 ) -> Plan:
     """Compile a pipeline.
 
@@ -69,11 +76,12 @@ def make_plan(
         env: The environment variables that templates may read.
         secrets: The secrets that templates may read.
         pipelines: How pipelines that it calls are found.
+        datasets: What stages may be near of besides stages: names, each with its path if it has one.
 
     Raises:
         InvalidPipeline: it cannot be run; `problems` holds everything that was found.
     """
-    plan, problems = try_plan(loaded, catalogue, env=env, secrets=secrets, pipelines=pipelines)
+    plan, problems = try_plan(loaded, catalogue, env=env, secrets=secrets, pipelines=pipelines, datasets=datasets)
     if plan is None:
         raise InvalidPipeline([p for p in problems if p.severity == "error"])
     return plan
@@ -86,7 +94,9 @@ def try_plan(
     env: Collection[str] = (),
     secrets: Collection[str] = (),
     pipelines: PipelineFinder | None = None,
+    datasets: Mapping[str, str | None] | None = None,
     models: ModelChoice | None = None,
+    prompts: PromptChoice | None = None,
     within: Sequence[str] = (),
     sealed: bool = False,
 ) -> tuple[Plan | None, list[Problem]]:
@@ -104,6 +114,8 @@ def try_plan(
     pipeline = loaded.pipeline
     _refuse_what_is_not_built(pipeline, report)
     check_default_cache(pipeline, report)
+    if pipeline.defaults.resources is not None:
+        check_labels(pipeline.defaults.resources.labels, "/defaults/resources/labels", report)
     drafts = draft_stages(pipeline.stages, catalogue, report)
     drafts |= draft_compositions(pipeline.compositions, catalogue, report)
 
@@ -114,7 +126,9 @@ def try_plan(
             env=env,
             secrets=secrets,
             pipelines=pipelines,
+            datasets=datasets,
             models=models,
+            prompts=prompts,
             within=chain,
             sealed=sealed or composed,
         )
@@ -123,7 +137,9 @@ def try_plan(
     bodies = find_bodies(drafts, report)
     plan: Plan | None = None
     if bodies is not None:
-        planner = _Planner(loaded, drafts, bodies, _names(pipeline, env, secrets, sealed=sealed), report, models)
+        names = _names(pipeline, env, secrets, sealed=sealed)
+        planner = _Planner(loaded, drafts, bodies, names, report, models, prompts)
+        planner.datasets = datasets or {}
         plan = planner.plan()
     if any(p.severity == "error" for p in problems):
         plan = None
@@ -194,9 +210,11 @@ class _Planner:
         names: Names,
         report: Report,
         models: ModelChoice | None,
+        prompts: PromptChoice | None,
     ) -> None:
         self._loaded = loaded
         self._models = models
+        self._prompts = prompts
         self._pipeline = loaded.pipeline
         self._drafts = drafts
         self._bodies = bodies
@@ -207,6 +225,8 @@ class _Planner:
         self._callee_scope: dict[str, int] = {}
         self._place: dict[str, tuple[_ScopeDraft, int]] = {}
         self._position = {draft.id: i for i, draft in enumerate(drafts.values())}
+        self.datasets: Mapping[str, str | None] = {}
+        """What stages may be near of besides stages."""
 
     @property
     def _edges(self) -> Edges:
@@ -228,7 +248,9 @@ class _Planner:
         check_types(self._pipeline, self._drafts, self._bodies, hidden, self._report)
         input_schema = self._schema(self._pipeline.input_schema, "/input_schema")
         self._place_callees()
+        self._placing = Placing(self._drafts, self._bodies, self._edges, self.datasets, self._report)
         scopes = [self._scope_plan(scope) for scope in self._scopes]
+        check_fusion((stage for scope in scopes for stage in scope.stages), self._report)
         for name, offset in self._callee_scope.items():
             draft = self._drafts[name]
             assert draft.callee is not None
@@ -476,9 +498,27 @@ class _Planner:
             schema=self._checked_by(draft),
             options=draft.shape.options,
             pointer=draft.pointer,
-            llm=_model_settings(draft, self._pipeline, self._models, self._report),
+            **self._placement(draft, scope),
+            llm=_with_prompts(
+                _model_settings(draft, self._pipeline, self._models, self._report), draft, self._prompts, self._report
+            ),
             **_execution(draft, self._pipeline, self._report),
         )
+
+    def _placement(self, draft: Draft, scope: _ScopeDraft) -> dict[str, Any]:
+        said = draft.spec.placement if draft.spec else None
+        if draft.spec is not None and draft.spec.resources is not None:
+            check_labels(draft.spec.resources.labels, f"{draft.pointer}/resources/labels", self._report)
+        if said is None:
+            return {}
+        near = None if said.near is None else self._placing.near(draft, said.near)
+        self._placing.check(draft, said)
+        return {
+            "near": self._target(near.stage, scope) if near and near.stage else near.dataset if near else None,
+            "strategy": said.strategy,
+            "gang": said.gang,
+            "fuse": said.fuse,
+        }
 
     def _checked_by(self, draft: Draft) -> InputSchema | None:
         """Return what the stage's own value must satisfy: a call's input, a `return`'s output."""
@@ -526,7 +566,6 @@ def _execution(draft: Draft, pipeline: Pipeline, report: Report) -> dict[str, An
         "cache": plan_cache(draft, effect, pipeline, report),
         "cost": component.cost if component else Cost.TRIVIAL,
         "resources": resources,
-        "fuse": spec.placement.fuse if spec.placement else "auto",
     }
 
 
@@ -556,6 +595,26 @@ def _model_settings(
     if choose is not None:
         return choose(layers)
     return {name: value for layer in layers for name, value in layer.items()}
+
+
+def _with_prompts(
+    settings: Mapping[str, Any] | None, draft: Draft, choose: PromptChoice | None, report: Report
+) -> Mapping[str, Any] | None:
+    """Return a stage's model settings with the text of its prompts, so that the text goes where the stage goes."""
+    if choose is None or draft.component is None or not draft.component.prompts:
+        return settings
+    version = draft.fixed.get("prompt_version")
+    try:
+        found = choose(draft.component.prompts, None if version is None else str(version))
+    except InvalidPipeline as exc:
+        said = "prompt_version" in draft.fixed
+        for problem in exc.problems:
+            where = f"{draft.pointer}/config/prompt_version" if said else draft.pointer
+            # The pipeline is where it is told; the prompt's own file, if that is what is wrong, stands in the message.
+            message = f"{problem.message} ({problem.file})" if problem.file else problem.message
+            report(problem.code, message, where, nearest=problem.nearest, hint=problem.hint)
+        return settings
+    return {**(settings or {}), "prompts": found}
 
 
 _ONCE = RetryPolicy()

@@ -57,7 +57,7 @@ class Recipes:
         plain = stage.construct is None or asks or stage.effect is not Effect.PURE
         if stage.component is None or not plain:
             return _NOT_LOOKED_UP._replace(path=path)
-        outputs, others = what_is_read(_references(stage), stage)
+        outputs, others = what_is_read(references_of(stage), stage)
         awaited: tuple[Target, ...] = ()
         if len(stage.upstreams) > len(stage.targets):
             read = {(target.levels, target.index) for target in stage.targets.values()}
@@ -94,7 +94,8 @@ def what_is_read(references: Iterable[Reference], stage: PlanStage) -> tuple[tup
     return tuple(outputs.values()), tuple(others.values())
 
 
-def _references(stage: PlanStage) -> Iterator[Reference]:
+def references_of(stage: PlanStage) -> Iterator[Reference]:
+    """Yield what a stage's templates and its `when` read."""
     for _, reference in stage.template.references:
         yield reference
     if stage.when is not None:

@@ -23,7 +23,7 @@ NEVER_RETRIED = frozenset(
 )
 """Codes of failures that the same attempt would only repeat. `retry_on` can name one explicitly to override."""
 
-OUTCOME_UNKNOWN = frozenset({"timeout", "stopped", "worker_died", "value_lost", "executor_error"})
+OUTCOME_UNKNOWN = frozenset({"timeout", "stopped", "worker_died", "out_of_memory", "executor_error"})
 """Codes of attempts that were ended from outside: the component may have done its work, or half of it, and could not say."""
 
 

@@ -165,6 +165,11 @@ class Reusing:
         for task in self._lookups.values():
             task.cancel()
 
+    @property
+    def takes_over(self) -> bool:
+        """Whether results of an earlier run are taken over."""
+        return self._past is not None
+
     def created(self) -> dict[str, Any]:
         """Return what the run's first event says because of all this."""
         facts: dict[str, Any] = {"definitions": self._recipes.definitions_recorded}
@@ -211,7 +216,7 @@ class Reusing:
             record.used = True
             data: Mapping[str, Any] = orjson.loads(record.body)
             if "packed" in data:
-                self._look_up(command, self._read_record(command, record, data))
+                self._look_up(command, lambda: self._read_record(command, record, data))
             else:
                 self._deliver(_from_record(command, record, data, data.get("value")))
             return
@@ -233,7 +238,7 @@ class Reusing:
         if forced:
             self._start(command)
         else:
-            self._look_up(command, self._read_cache(command, name))
+            self._look_up(command, lambda: self._read_cache(command, name))
 
     def keep(self, event: StageSucceeded) -> None:
         """Leave the result of a cached stage to later runs; called when its success has been recorded."""
@@ -355,12 +360,12 @@ class Reusing:
 
     # -- looking up -------------------------------------------------------------------------------------------------------
 
-    def _look_up(self, command: StartStage, report: Awaitable[Event | None]) -> None:
+    def _look_up(self, command: StartStage, report: Callable[[], Awaitable[Event | None]]) -> None:
         """Wait for a report; begin the attempt when there is none. Nothing else waits."""
 
         async def wait() -> None:
             try:
-                event = await report
+                event = await report()
             except Exception as exc:  # a store is foreign code: that something cannot be looked up must not end the run
                 message = f"Whether there is a result to reuse cannot be found out, so the stage runs: {exc}"
                 self._deliver(StageLogged(at=time(), path=command.path, level="warning", message=message))

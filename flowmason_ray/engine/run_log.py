@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from flowmason_ray.engine.events import Event, StageSucceeded
+from flowmason_ray.engine.events import Event, StageLogged, StageSucceeded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +71,21 @@ class CachedResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """What a stage said, as it is kept beside the log."""
+
+    number: int
+    """Counts what was said in the run, from 1."""
+    at: float
+    """Seconds since the epoch."""
+    path: str
+    attempt: int
+    level: str
+    message: str
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pruned:
     """What was removed, or with `dry_run` would be."""
 
@@ -108,6 +123,10 @@ class RunLog(Protocol):
             StoreUnavailable: it could not be written.
             Fenced: another process has taken the run over; nothing of what was not flushed before is in the log.
         """
+        ...
+
+    def say(self, said: StageLogged) -> None:
+        """Queue what a stage said, to be kept beside the log. What cannot be kept any more is passed over."""
         ...
 
     def check_lease(self) -> None:
@@ -173,6 +192,10 @@ class RunStore(Protocol):
         """
         ...
 
+    async def kept_result(self, fingerprint: str) -> CachedResult | None:
+        """Return a result that a run has kept (`RunLog.keep_result`), unless it has expired or cannot be read any more."""
+        ...
+
     async def request(self, run_id: str, kind: str, body: Mapping[str, Any]) -> None:
         """Ask something of a run (`Request`); its coordinator takes it up within a second."""
         ...
@@ -183,6 +206,10 @@ class RunStore(Protocol):
 
     def follow(self, run_id: str, *, after: int = 0) -> AsyncIterator[Recorded]:
         """Yield the events of a run as they are recorded, until one of them ends or pauses the run, or it is interrupted."""
+        ...
+
+    def said(self, run_id: str, *, after: int = 0) -> AsyncIterator[Said]:
+        """Yield what the stages of a run said, from what comes behind number `after`, up to the last that is there now."""
         ...
 
     async def prune(

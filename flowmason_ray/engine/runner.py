@@ -24,6 +24,7 @@ from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage
 from flowmason_ray.engine.component import Effect
 from flowmason_ray.engine.deadlines import Deadlines
 from flowmason_ray.engine.events import (
+    ATTEMPT_ENDED,
     RUN_ENDED,
     ApprovalRequested,
     CancelRequested,
@@ -42,7 +43,7 @@ from flowmason_ray.engine.events import (
     StageSucceeded,
     TimerFired,
 )
-from flowmason_ray.engine.executor import Executor, RunInfo
+from flowmason_ray.engine.executor import Executor, Preparing, RunInfo
 from flowmason_ray.engine.kept import plain
 from flowmason_ray.engine.pausing import Pause
 from flowmason_ray.engine.plan import Plan
@@ -52,6 +53,8 @@ from flowmason_ray.engine.reuse import Reusing
 from flowmason_ray.engine.run_log import RunLog
 from flowmason_ray.engine.run_state import RunState
 from flowmason_ray.engine.secrecy import Masking
+from flowmason_ray.engine.stage_logs import StageLogs
+from flowmason_ray.engine.timings import Timings
 from flowmason_ray.errors import Failure, FlowMasonError, StoreError
 
 Observer = Callable[[Event], None]
@@ -90,6 +93,7 @@ class Runner:
         durability: Durability = "run",
         resumed: Replayed | None = None,
         reusing: Reusing | None = None,
+        timings: Timings | None = None,
     ) -> None:
         """
         Args:
@@ -101,6 +105,7 @@ class Runner:
             durability: What is durable when.
             resumed: The state of a run that was interrupted; None: a new run.
             reusing: What knows results of earlier runs; None: everything is executed.
+            timings: Where the durations of this run are left for later ones (`RunInfo.pacing`); None: nowhere.
         """
         self._plan = plan
         self._executor = executor
@@ -110,8 +115,10 @@ class Runner:
         self._durability = durability if log.durable else "none"
         self._resumed = resumed
         self._reusing = reusing
+        self._timings = timings
         self._state = RunState(plan) if resumed is None else resumed.state
         self._masking = Masking(run.hidden)
+        self._said = StageLogs() if log.remembers else None
         self._inbox: deque[Event] = deque()
         self._arrived = asyncio.Event()
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -176,6 +183,16 @@ class Runner:
             raise interrupted
         return ended
 
+    async def accept(self) -> None:
+        """Record that the run was made, and nothing else: another process takes it up from its log.
+
+        Raises:
+            StoreError: the log cannot be written.
+        """
+        created = self._created()
+        self._log.append(replace(created, options={**created.options, "handed_over": True}))
+        await self._log.close()
+
     async def _drive(self) -> tuple[Ended, asyncio.CancelledError | None]:
         """Turn until the run has ended; return how, and the cancellation of our task if that is why."""
         assert self._loop is not None
@@ -186,11 +203,15 @@ class Runner:
         async with executor:
             try:
                 self._executor.open(self._run, self._deliver)
+                refused = self._prepare()
                 if self._reusing is not None:
                     self._reusing.open(self._record, self._start, self._deliver, self._arrived.set)
                 if self._plan.timeout_s is not None:
                     limit = self._loop.call_later(self._plan.timeout_s, self._run_overdue)
-                if self._resumed is None:
+                if refused is not None:
+                    self._record(self._created())
+                    self._last = RunFailed(at=time(), failure=refused)
+                elif self._resumed is None:
                     self._inbox.appendleft(
                         self._created()
                     )  # before a cancellation that came while the executor was opened
@@ -221,11 +242,28 @@ class Runner:
                     if task is not None:
                         task.cancel()
 
+    def _prepare(self) -> Failure | None:
+        """Tell the executor what is to come; return why nothing of it can be begun, if so."""
+        if not isinstance(self._executor, Preparing):
+            return None
+        again = self._resumed is not None or (self._reusing is not None and self._reusing.takes_over)
+        try:
+            self._executor.prepare(self._plan, check=not again)
+        except FlowMasonError as exc:
+            return Failure(code=exc.code, message=exc.message)
+        return None
+
     def _created(self) -> RunCreated:
         run = self._run
-        facts = {} if self._reusing is None else self._reusing.created()
+        facts: dict[str, Any] = {} if self._reusing is None else self._reusing.created()
+        if run.pacing is not None and run.pacing.moved:
+            facts["options"] = {**facts.get("options", {}), "measured": run.pacing.moved}
         if run.budget:
             facts["options"] = {**facts.get("options", {}), "budget": dict(run.budget)}
+        if run.trace is not None:
+            facts["options"] = {**facts.get("options", {}), "trace": run.trace}
+        if self._durability == "none" and self._log.durable:
+            facts["options"] = {**facts.get("options", {}), "durability": "none"}
         return RunCreated(
             at=time(),  # now, not when the run was prepared: starting an executor may have taken a while
             run_id=run.run_id,
@@ -289,10 +327,19 @@ class Runner:
         if type(event) is StageBegan:
             self._deadlines.begin(event.path, event.attempt)
         elif event.live:
-            self._show(self._masked(event))
+            masked = self._masked(event)
+            if self._said is not None and type(masked) is StageLogged:
+                self._keep_said(masked)
+            self._show(masked)
         else:
             self._inbox.append(event)
             self._arrived.set()
+
+    def _keep_said(self, event: StageLogged) -> None:
+        """Keep what a stage said beside the log."""
+        assert self._said is not None
+        for kept in self._said.kept(event):
+            self._log.say(kept)
 
     def _handle(self, event: Event) -> None:
         """One stimulus and everything that the state machine makes of it."""
@@ -304,6 +351,9 @@ class Runner:
             self._unwritten += event.size_bytes
         elif isinstance(event, StageFailed):
             event = self._masked(replace(event, draw=self._random.random()))
+        if self._said is not None and self._said.watching and isinstance(event, ATTEMPT_ENDED):
+            for kept in self._said.ended(event.path, event.at):
+                self._log.say(kept)
         self._record(event)
         if self._reusing is not None and self._reusing.keeps and type(event) is StageSucceeded:
             self._reusing.keep(event)
@@ -353,6 +403,8 @@ class Runner:
     # -- attempts -----------------------------------------------------------------------------------------------------
 
     def _hand_out(self, started: StageStarted, command: StartStage) -> None:
+        if self._said is not None and started.attempt > 1:
+            self._said.started(started)
         if self._pause.asked:
             self._pause.hold(command)  # told as started when it begins, after the pause
         elif self._reusing is not None:
@@ -461,6 +513,8 @@ class Runner:
             except FlowMasonError as exc:
                 failure = Failure(code=exc.code, message=f"The result cannot be fetched: {exc.message}")
                 event = RunFailed(at=time(), failure=failure)
+        if self._timings is not None and self._run.pacing is not None:
+            self._timings.keep(self._log, self._run.pacing)
         self._log.append(event)
         await self._log.flush()
         return Ended(event=event, value=value)

@@ -34,7 +34,8 @@ from flowmason_ray.errors import PermanentError, StageError
 from flowmason_ray.llm import errors
 from flowmason_ray.llm.anthropic_batches import Batches
 from flowmason_ray.llm.base import Opening, Progress, Reply, Request, Unable
-from flowmason_ray.llm.schemas import is_closed
+from flowmason_ray.llm.schemas import has_only_known_properties, is_closed, with_single_types
+from flowmason_ray.llm.structured import with_instruction
 
 DEFAULT_MAX_TOKENS = 4096
 """The API wants a limit. Enough for a long text, and within what every model of the last years allows."""
@@ -156,6 +157,9 @@ class AnthropicProvider(Unable):
         return None
 
     def _body(self, request: Request) -> dict[str, Any]:
+        schema = None if request.schema is None else _sendable(request.schema)
+        if request.schema is not None and schema is None:
+            request = with_instruction(request)
         body: dict[str, Any] = {
             "model": request.model,
             "max_tokens": request.max_tokens or DEFAULT_MAX_TOKENS,
@@ -168,8 +172,7 @@ class AnthropicProvider(Unable):
             body["system"] = [block]
         if request.stop:
             body["stop_sequences"] = list(request.stop)
-        if request.schema is not None:
-            schema = transform_schema(dict(request.schema))
+        if schema is not None:
             body["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
         if request.tools:
             body["tools"] = [_tool(each) for each in request.tools]
@@ -192,6 +195,20 @@ class AnthropicProvider(Unable):
             raise self._error(request.model, exc) from exc
         except sdk.APIConnectionError as exc:
             raise errors.not_reached(self._opening.name, exc) from exc
+
+
+def _sendable(schema: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return a schema as the API guarantees it; None: it cannot, and the model is told in words.
+
+    The API knows closed objects only, so one that may have any properties would come back empty. The SDK's own
+    rewriting fails on what it does not know (2.12: lists of types).
+    """
+    if not has_only_known_properties(schema):
+        return None
+    try:
+        return transform_schema(with_single_types(schema))
+    except (AssertionError, ValueError, TypeError, AttributeError):
+        return None
 
 
 class _Refused(Exception):

@@ -49,7 +49,8 @@ class Expected:
     def read(self, text: str) -> Read:
         """Return the data in an answer."""
         try:
-            data = json.loads(_bare(text))
+            # Not strict: models, and llama.cpp's grammars, leave line ends in texts as they are.
+            data = json.loads(_bare(text), strict=False)
         except (ValueError, RecursionError) as exc:
             return Read(None, f"it is not JSON ({exc})")
         assert self._schema is not None

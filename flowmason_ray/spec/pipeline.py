@@ -135,15 +135,27 @@ class Resources(Model):
         default=None, description="Memory in MiB."
     )
     accelerator_type: str | None = Field(default=None, description="The kind of accelerator, such as `A100`.")
-    labels: dict[str, str] = Field(default={}, description="Labels that the node must carry, with their values.")
+    labels: dict[str, str] = Field(
+        default={},
+        description="Labels that the node must carry, each with a value or a condition: `x`, `!x`, `in(x, y)`, `!in(x, y)`.",
+    )
 
 
 class Placement(Model):
     """Where a stage runs, relative to its data."""
 
-    near: str | None = Field(default=None, description="A stage or a dataset to run next to.")
+    near: str | None = Field(
+        default=None,
+        description="What to run next to, if there is room: a stage that has ended before, a dataset of `flowmason.json`, or a "
+        "path inside one.",
+    )
     strategy: Literal["pack", "spread"] | None = Field(
-        default=None, description="Whether instances of the stage sit close together or apart."
+        default=None,
+        description="Whether instances of the stage, or with `gang` those of its bodies, sit close together or apart.",
+    )
+    gang: bool = Field(
+        default=False,
+        description="`foreach` and `parallel`: reserve room for all that runs at a time before any of it begins.",
     )
     fuse: Literal["auto", "never", "always"] = Field(
         default="auto", description="Whether the stage may share a task with its neighbours."

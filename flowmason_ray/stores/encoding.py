@@ -46,6 +46,11 @@ FRAME_TYPE = "application/vnd.apache.arrow.file"
 _OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_PASSTHROUGH_DATACLASS
 
 
+def is_lossy(packed: bytes) -> bool:
+    """Tell whether a packed value may say less than the value did."""
+    return _LOSSY_MARK in packed
+
+
 class Encoder:
     """Turns events into their recorded form, putting what is too large into a blob store. For one thread at a time."""
 
@@ -123,6 +128,10 @@ class Encoder:
         marker = {"digest": self._put(text), "size_bytes": len(text), "media_type": JSON_TYPE, "form": "value_json"}
         return "_packed", orjson.dumps({BLOB: marker})
 
+    def plain(self, value: Any) -> bytes:
+        """Return something small as JSON text, with secrets masked; what JSON has no form for is written as text."""
+        return self._masking.encoded(orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS))
+
     def value(self, value: Any) -> tuple[str, bytes]:
         """Return how a value is recorded: (`value` or `packed`, JSON text)."""
         if isinstance(value, Packed):
@@ -160,7 +169,7 @@ class Encoder:
             self.lossy = True
             return orjson.dumps({BLOB: {"size_bytes": value.size_bytes, "media_type": JSON_TYPE}})
         self.digests.update(digests_in(value.packed))
-        self.lossy = _LOSSY_MARK in value.packed
+        self.lossy = is_lossy(value.packed)
         return value.packed
 
     def _put(self, content: bytes) -> str:

@@ -25,6 +25,7 @@ from flowmason_ray.engine.events import (
     RunPaused,
     RunResumed,
     RunSucceeded,
+    StageLogged,
     StageSucceeded,
 )
 from flowmason_ray.engine.run_log import CachedResult, Request
@@ -55,6 +56,10 @@ STATUS_OF: dict[type[Event], str] = {
     RunResumed: "running",
 }
 """What a run is when one of these is recorded."""
+
+
+SaidRow = tuple[int, float, str, int, str, str, str | None]
+"""What a stage said, as it is stored: number, time, path, attempt, level, message, fields (JSON; None: there are none)."""
 
 
 class ConnectionLost(StoreUnavailable):
@@ -91,6 +96,7 @@ class Group:
 
     rows: list[Row] = field(default_factory=list[Row])
     results: list[KeptResult] = field(default_factory=list[KeptResult])
+    said: list[SaidRow] = field(default_factory=list[SaidRow])
     digests: set[str] = field(default_factory=set[str])
     """Blobs that the rows refer to."""
     status: Status | None = None
@@ -107,6 +113,8 @@ class Journal(Protocol):
     """The position of the last event that was recorded when the journal was opened."""
     asked_before: int
     """The number of the last request that was made of the run when it was taken over; 0 for a new run."""
+    said: int
+    """The number of the last thing that a stage had said when the journal was opened."""
 
     def write(self, group: Group, *, renew: bool) -> None:
         """Commit a group, and with `renew` a longer lease, in one transaction that checks the epoch.
@@ -192,6 +200,7 @@ class CommittingRunLog:
         self._claimed = False
         self._queue: deque[Event | KeptResult] = deque()
         self._position = journal.recorded
+        self._said = journal.said
         # Counts of queued items: all, those that should be committed without delay, and those that are.
         self._appended = self._wanted = self._committed = 0
         self._lease_s = lease_s
@@ -221,6 +230,12 @@ class CommittingRunLog:
         """Queue a stage's result for reuse by later runs, behind the events that are queued already."""
         if self._error is None and not self._closing:
             self._queue.append(KeptResult(fingerprint=fingerprint, event=event, ttl_s=ttl_s))
+            self._appended += 1
+
+    def say(self, said: StageLogged) -> None:
+        """Queue what a stage said, to be kept beside the log; what is said too late is passed over."""
+        if self._error is None and not self._closing:
+            self._queue.append(said)
             self._appended += 1
 
     def check_lease(self) -> None:
@@ -308,6 +323,8 @@ class CommittingRunLog:
         else:
             if group.rows:
                 self._position = group.rows[-1][0]
+            if group.said:
+                self._said = group.said[-1][0]
             if group.status is not None:
                 self._leased = group.status.name == "running"
             self._committed += len(items)
@@ -370,6 +387,9 @@ class CommittingRunLog:
                 if (kept := self._result(item)) is not None:
                     group.results.append(kept)
                 continue
+            if type(item) is StageLogged:
+                group.said.append(self._said_row(item, self._said + len(group.said) + 1))
+                continue
             position += 1
             body = encode(item)
             add((position, item.at, item.kind, getattr(item, "path", None), None if body == _EMPTY else body.decode()))
@@ -380,6 +400,10 @@ class CommittingRunLog:
             self._blobs.claim(self._journal.store_id)
             self._claimed = True
         return group
+
+    def _said_row(self, said: StageLogged, number: int) -> SaidRow:
+        fields = self._encoder.plain(dict(said.fields)).decode() if said.fields else None
+        return (number, said.at, said.path, said.attempt, said.level, said.message, fields)
 
     def _result(self, kept: KeptResult) -> KeptResult | None:
         before = set(self._encoder.digests)

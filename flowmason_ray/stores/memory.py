@@ -13,8 +13,16 @@ from hashlib import sha256
 from time import time
 from typing import Any
 
-from flowmason_ray.engine.events import RUN_ENDED, Event, RunCancelled, RunFailed, RunSucceeded, StageSucceeded
-from flowmason_ray.engine.run_log import CachedResult, Pruned, Recorded, Request, RunRecord
+from flowmason_ray.engine.events import (
+    RUN_ENDED,
+    Event,
+    RunCancelled,
+    RunFailed,
+    RunSucceeded,
+    StageLogged,
+    StageSucceeded,
+)
+from flowmason_ray.engine.run_log import CachedResult, Pruned, Recorded, Request, RunRecord, Said
 from flowmason_ray.errors import Fenced, RunNotFound, StoreError
 from flowmason_ray.stores.blobs import StoredBlob, verified
 from flowmason_ray.stores.encoding import Encoder, event_to_json, find_run
@@ -93,6 +101,7 @@ class MemoryRunLog:
         self.epoch = 1 if before is None else before.epoch + 1
         self.events: list[Event] = [] if before is None else before.events
         self.asked: list[Request] = [] if before is None else before.asked
+        self.said: list[Said] = [] if before is None else before.said
         self.asked_before = len(self.asked)
         self.closed = False
         self._store = store
@@ -107,6 +116,21 @@ class MemoryRunLog:
         if name is not None:
             ended = isinstance(event, RUN_ENDED)
             self.record = ended_record(self.record, event) if ended else replace(self.record, status=name)
+
+    def say(self, said: StageLogged) -> None:
+        """Keep what a stage said."""
+        if not self.closed:
+            self.said.append(
+                Said(
+                    number=len(self.said) + 1,
+                    at=said.at,
+                    path=said.path,
+                    attempt=said.attempt,
+                    level=said.level,
+                    message=said.message,
+                    fields=dict(said.fields),
+                )
+            )
 
     async def flush(self) -> None:
         """Nothing to do but to see that the run is still ours: memory is as durable as it gets."""
@@ -144,6 +168,9 @@ class ForgettingRunLog(MemoryRunLog):
 
     def append(self, event: Event) -> None:
         """Keep nothing of an event."""
+
+    def say(self, said: StageLogged) -> None:
+        """Keep nothing of what is said."""
 
 
 def ended_record(record: RunRecord, event: Event) -> RunRecord:
@@ -201,6 +228,10 @@ class MemoryRunStore:
         ids = [record.run_id for record in await self.list_runs(limit=len(self.logs))]
         return self.logs[find_run(run_id, ids[::-1])].record
 
+    async def kept_result(self, fingerprint: str) -> CachedResult | None:
+        """Return a result that a run has kept."""
+        return self.kept(fingerprint)
+
     async def request(self, run_id: str, kind: str, body: Mapping[str, Any]) -> None:
         """Ask something of a run of this process."""
         log = self._log(run_id)
@@ -216,6 +247,11 @@ class MemoryRunStore:
         """Yield the events of a run."""
         for position, event in enumerate(self._log(run_id).events[after:], after + 1):
             yield Recorded(position=position, event=event_to_json(event))
+
+    async def said(self, run_id: str, *, after: int = 0) -> AsyncIterator[Said]:
+        """Yield what the stages of a run said."""
+        for said in self._log(run_id).said[after:]:
+            yield said
 
     async def follow(self, run_id: str, *, after: int = 0) -> AsyncIterator[Recorded]:
         """Yield the events of a run as they are recorded, until one of them ends or pauses it, or it is interrupted."""

@@ -13,15 +13,15 @@ from typing import Any, LiteralString, TypeVar
 
 import orjson
 
-from flowmason_ray.engine.run_log import Pruned, Recorded, RunLog, RunRecord
+from flowmason_ray.engine.run_log import CachedResult, Pruned, Recorded, RunLog, RunRecord, Said
 from flowmason_ray.errors import RunNotFound
 from flowmason_ray.stores.blobs import BlobStore
 from flowmason_ray.stores.following import follow
 from flowmason_ray.stores.group_commit import PATIENCE_S, CommittingRunLog, ConnectionLost
 from flowmason_ray.stores.owners import LEASE_S, clock
 from flowmason_ray.stores.postgres_connections import NOW, Address, Connection, clear_errors, close, connect
-from flowmason_ray.stores.postgres_journal import CHANNEL, PostgresJournal
-from flowmason_ray.stores.records import COLUMNS, only_one, record_of, recorded_of, sound
+from flowmason_ray.stores.postgres_journal import CHANNEL, KEPT, PostgresJournal
+from flowmason_ray.stores.records import COLUMNS, only_one, record_of, recorded_of, result_of, said_of, sound
 
 READ_PAGE = 1000
 """Events read at a time, so that following a long run takes bounded memory."""
@@ -103,6 +103,15 @@ class _Session:
             raise RunNotFound(f"There is no run {run_id!r}.")
         with sound(self._where):
             return [recorded_of(*row) for row in rows]
+
+    def said_page(self, run_id: str, after: int) -> list[Said]:
+        rows = self.rows(
+            "SELECT number, at, path, attempt, level, message, fields FROM stage_logs"
+            " WHERE run = (SELECT id FROM runs WHERE run_id = %s) AND number > %s ORDER BY number LIMIT %s",
+            (run_id, after, READ_PAGE),
+        )
+        with sound(self._where):
+            return [said_of(*row) for row in rows]
 
     def listen(self) -> None:
         with clear_errors(self._address, "read", self.connection):
@@ -259,6 +268,19 @@ class PostgresRunStore:
 
         return await asyncio.to_thread(work)
 
+    async def kept_result(self, fingerprint: str) -> CachedResult | None:
+        """Return a result that a run has kept."""
+
+        def work() -> CachedResult | None:
+            session = _Session(self._address)
+            try:
+                rows = session.rows(KEPT, (fingerprint,))
+            finally:
+                session.close()
+            return result_of(self.blobs, *rows[0]) if rows else None
+
+        return await asyncio.to_thread(work)
+
     async def read(self, run_id: str, *, after: int = 0) -> AsyncIterator[Recorded]:
         """Yield the events of a run, from the one behind position `after`."""
         session = await asyncio.to_thread(_Session, self._address)
@@ -267,6 +289,17 @@ class PostgresRunStore:
                 for recorded in page:
                     yield recorded
                 after = page[-1].position
+        finally:
+            session.close()
+
+    async def said(self, run_id: str, *, after: int = 0) -> AsyncIterator[Said]:
+        """Yield what the stages of a run said, from what comes behind number `after`."""
+        session = await asyncio.to_thread(_Session, self._address)
+        try:
+            while page := await asyncio.to_thread(session.said_page, run_id, after):
+                for said in page:
+                    yield said
+                after = page[-1].number
         finally:
             session.close()
 

@@ -18,7 +18,7 @@ import psycopg
 from flowmason_ray.engine.run_log import CachedResult, Request, RunRecord
 from flowmason_ray.errors import Fenced, StoreError
 from flowmason_ray.stores.blobs import BlobStore
-from flowmason_ray.stores.group_commit import BlobsGone, ConnectionLost, Group, KeptResult, Status
+from flowmason_ray.stores.group_commit import BlobsGone, ConnectionLost, Group, KeptResult, SaidRow, Status
 from flowmason_ray.stores.owners import clock, this_process
 from flowmason_ray.stores.postgres_connections import NOW, Address, Connection, clear_errors, close, connect
 from flowmason_ray.stores.records import (
@@ -36,6 +36,10 @@ CHANNEL = "flowmason_events"
 """What followers listen to; the message is the run's id."""
 BLOB_LOCK = 0x666D_626C_6F62
 """The advisory lock between recording references to blobs (shared) and removing blobs (alone)."""
+KEPT: LiteralString = (
+    "SELECT run_id, created_at, body FROM results WHERE fingerprint = %s"
+    f" AND (expires_at IS NULL OR expires_at > {NOW})"
+)
 NOTIFY_S = 0.05
 """How often followers are told of news at most."""
 LOCK_TIMEOUT = "5s"
@@ -73,6 +77,7 @@ class PostgresJournal:
         self.epoch = 1
         self.recorded = 0
         self.asked_before = 0
+        self.said = 0
         self._address = address
         self._blobs = blobs
         self._lease_s = lease_s
@@ -152,6 +157,7 @@ class PostgresJournal:
             )
             self.recorded = self._one("SELECT coalesce(max(position), 0) FROM events WHERE run = %s", (run,))[0]
             self.asked_before = self._one("SELECT coalesce(max(number), 0) FROM requests WHERE run = %s", (run,))[0]
+            self.said = self._one("SELECT coalesce(max(number), 0) FROM stage_logs WHERE run = %s", (run,))[0]
         return run
 
     # -- for the writer's thread ----------------------------------------------------------------------------------------
@@ -165,7 +171,7 @@ class PostgresJournal:
             try:
                 if self._run is None:
                     self._begin_run(group, values)
-                elif group.digests or group.results or group.status is not None:
+                elif group.digests or group.results or group.said or group.status is not None:
                     with self._connection.transaction():
                         self._write_all(group, values, renew)
                 elif group.rows:
@@ -175,7 +181,7 @@ class PostgresJournal:
             except psycopg.errors.UniqueViolation as exc:
                 # A commit of ours whose connection was lost got through only now: what is recorded has to be looked up.
                 raise ConnectionLost(f"{self.where} holds events already that were about to be recorded.") from exc
-        self._untold = bool(group.rows) or self._untold
+        self._untold = bool(group.rows or group.said) or self._untold
         self._tell()
 
     def _begin_run(self, group: Group, values: dict[str, Any]) -> None:
@@ -204,8 +210,19 @@ class PostgresJournal:
             )
         for kept in group.results:
             self._keep(kept)
+        if group.said:
+            self._say(group.said)
         if group.status is not None:
             self._set_status(group.status)
+
+    def _say(self, said: Sequence[SaidRow]) -> None:
+        columns = [list(column) for column in zip(*said, strict=True)]
+        self._connection.execute(  # a commit whose outcome was not known may have brought some of them before
+            "INSERT INTO stage_logs (run, number, at, path, attempt, level, message, fields) SELECT %s, rows.* FROM unnest("
+            "%s::bigint[], %s::float8[], %s::text[], %s::bigint[], %s::text[], %s::text[], %s::text[]) AS rows"
+            " ON CONFLICT DO NOTHING",
+            (self._run, *columns),
+        )
 
     def _write_rows(self, group: Group, values: dict[str, Any], renew: bool) -> None:
         positions, times, kinds, paths, bodies = (list(column) for column in zip(*group.rows, strict=True))
@@ -307,11 +324,7 @@ class PostgresJournal:
     def kept_result(self, fingerprint: str) -> CachedResult | None:
         """Return a result that is kept."""
         try:
-            rows = self._rows(
-                "SELECT run_id, created_at, body FROM results WHERE fingerprint = %s"
-                f" AND (expires_at IS NULL OR expires_at > {NOW})",
-                (fingerprint,),
-            )
+            rows = self._rows(KEPT, (fingerprint,))
         except StoreError:
             return None
         return result_of(self._blobs, *rows[0]) if rows else None

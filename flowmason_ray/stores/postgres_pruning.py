@@ -51,6 +51,7 @@ class PostgresShelves:
                 statements: tuple[LiteralString, ...] = (
                     "DELETE FROM events WHERE run = %s",
                     "DELETE FROM requests WHERE run = %s",
+                    "DELETE FROM stage_logs WHERE run = %s",
                     "DELETE FROM blob_refs WHERE run = %s",
                     "DELETE FROM runs WHERE id = %s",
                 )

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import orjson
 
-from flowmason_ray.engine.run_log import CachedResult, Recorded, Request, RunRecord
+from flowmason_ray.engine.run_log import CachedResult, Recorded, Request, RunRecord, Said
 from flowmason_ray.errors import Fenced, RunNotFound, StoreError
 from flowmason_ray.stores.blobs import BlobStore
 from flowmason_ray.stores.encoding import Decoder
@@ -95,6 +95,19 @@ def recorded_of(position: int, at: float, kind: str, path: str | None, body: str
 def request_of(number: int, kind: str, body: str) -> Request:
     """Return what was asked of a run."""
     return Request(number=number, kind=_text(kind), body=_object(body))
+
+
+def said_of(number: int, at: float, path: str, attempt: int, level: str, message: str, fields: str | None) -> Said:
+    """Return what a stage said."""
+    return Said(
+        number=number,
+        at=float(at),
+        path=_text(path),
+        attempt=int(attempt),
+        level=_text(level),
+        message=_text(message),
+        fields=_object(fields) if fields else {},
+    )
 
 
 def result_of(blobs: BlobStore | None, run_id: str, created_at: float, body: str) -> CachedResult | None:

@@ -105,4 +105,19 @@ result_blobs = Table(
 )
 Index("result_blobs_digest", result_blobs.c.digest)
 
+stage_logs = Table(
+    "stage_logs",
+    metadata,
+    Column("run", number, ForeignKey("runs.id"), primary_key=True),
+    Column("number", number, primary_key=True),
+    Column("at", real, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("attempt", number, nullable=False),
+    Column("level", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("fields", Text),
+    sqlite_strict=True,
+    sqlite_with_rowid=False,
+)
+
 store = Table("store", metadata, Column("id", key, primary_key=True), sqlite_strict=True, sqlite_with_rowid=False)

@@ -18,15 +18,15 @@ from typing import Any
 
 import orjson
 
-from flowmason_ray.engine.run_log import Pruned, Recorded, RunLog, RunRecord
+from flowmason_ray.engine.run_log import CachedResult, Pruned, Recorded, RunLog, RunRecord, Said
 from flowmason_ray.errors import RunNotFound
 from flowmason_ray.stores.blobs import BlobStore
 from flowmason_ray.stores.following import follow
 from flowmason_ray.stores.group_commit import CommittingRunLog
 from flowmason_ray.stores.owners import LEASE_S, clock
-from flowmason_ray.stores.records import COLUMNS, only_one, record_of, recorded_of, sound
+from flowmason_ray.stores.records import COLUMNS, only_one, record_of, recorded_of, result_of, said_of, sound
 from flowmason_ray.stores.sqlite_files import NOW, clear_errors, open_for_reading, open_for_writing
-from flowmason_ray.stores.sqlite_journal import SqliteJournal
+from flowmason_ray.stores.sqlite_journal import KEPT, SqliteJournal
 
 READ_PAGE = 1000
 """Events read at a time, so that following a long run takes bounded memory."""
@@ -169,6 +169,35 @@ class SqliteRunStore:
             if not rows and connection.execute("SELECT 1 FROM runs WHERE run_id = ?", (run_id,)).fetchone() is None:
                 raise RunNotFound(f"There is no run {run_id!r}.")
             return [recorded_of(*row) for row in rows]
+
+    async def said(self, run_id: str, *, after: int = 0) -> AsyncIterator[Said]:
+        """Yield what the stages of a run said, from what comes behind number `after`."""
+        while page := await asyncio.to_thread(self._said_page, run_id, after):
+            for said in page:
+                yield said
+            after = page[-1].number
+
+    def _said_page(self, run_id: str, after: int) -> list[Said]:
+        with self._reading() as opened:
+            if opened is None or opened[1] < 3:  # written before anything that stages said was kept
+                return []
+            rows = opened[0].execute(
+                "SELECT number, at, path, attempt, level, message, fields FROM stage_logs"
+                " WHERE run = (SELECT id FROM runs WHERE run_id = ?) AND number > ? ORDER BY number LIMIT ?",
+                (run_id, after, READ_PAGE),
+            )
+            return [said_of(*row) for row in rows]
+
+    async def kept_result(self, fingerprint: str) -> CachedResult | None:
+        """Return a result that a run has kept."""
+        return await asyncio.to_thread(self._kept, fingerprint)
+
+    def _kept(self, fingerprint: str) -> CachedResult | None:
+        with self._reading() as opened:
+            if opened is None or opened[1] < 2:  # the first revision kept none
+                return None
+            row = opened[0].execute(KEPT, (fingerprint,)).fetchone()
+            return None if row is None else result_of(self.blobs, *row)
 
     async def follow(self, run_id: str, *, after: int = 0) -> AsyncIterator[Recorded]:
         """Yield the events of a run as they are recorded, until one of them ends or pauses it, or it is interrupted."""

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from flowmason_ray.errors import StoreError, StoreUnavailable
 
-SCHEMA_REVISION = 2
+SCHEMA_REVISION = 3
 """The revision of the schema that this version reads and writes; the number of the newest migration."""
 BUSY_TIMEOUT_S = 30.0
 """How long a commit waits for another process's commit; those take milliseconds, unless the disk is in trouble."""
@@ -84,6 +84,17 @@ CREATE TABLE result_blobs (
     PRIMARY KEY (fingerprint, digest)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX result_blobs_digest ON result_blobs (digest);
+CREATE TABLE stage_logs (
+    run INTEGER NOT NULL REFERENCES runs (id),
+    number INTEGER NOT NULL,
+    at REAL NOT NULL,
+    path TEXT NOT NULL,
+    attempt INTEGER NOT NULL,
+    level TEXT NOT NULL,
+    message TEXT NOT NULL,
+    fields TEXT,
+    PRIMARY KEY (run, number)
+) STRICT, WITHOUT ROWID;
 CREATE TABLE store (
     id TEXT NOT NULL PRIMARY KEY
 ) STRICT, WITHOUT ROWID;

@@ -29,7 +29,11 @@ from flowmason_ray.stores.records import (
 )
 from flowmason_ray.stores.sqlite_files import NOW, clear_errors, open_for_reading, open_for_writing
 
+KEPT = (
+    f"SELECT run_id, created_at, body FROM results WHERE fingerprint = ? AND (expires_at IS NULL OR expires_at > {NOW})"
+)
 _INSERT_EVENT = "INSERT INTO events (run, position, at, kind, path, body)"
+_INSERT_SAID = "INSERT INTO stage_logs (run, number, at, path, attempt, level, message, fields)"
 
 
 class SqliteJournal:
@@ -50,6 +54,7 @@ class SqliteJournal:
         self.epoch = 1
         self.recorded = 0
         self.asked_before = 0
+        self.said = 0
         self._file = file
         self._blobs = blobs
         self._lease_s = lease_s
@@ -126,6 +131,8 @@ class SqliteJournal:
             self.recorded = last.fetchone()[0]
             asked = connection.execute("SELECT coalesce(max(number), 0) FROM requests WHERE run = ?", (run,))
             self.asked_before = asked.fetchone()[0]
+            said = connection.execute("SELECT coalesce(max(number), 0) FROM stage_logs WHERE run = ?", (run,))
+            self.said = said.fetchone()[0]
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
@@ -153,6 +160,8 @@ class SqliteJournal:
                 if group.rows:
                     # The run's number stands in the statement: rows go in as they are.
                     connection.executemany(f"{_INSERT_EVENT} VALUES ({self._run:d}, ?, ?, ?, ?, ?)", group.rows)
+                if group.said:
+                    connection.executemany(f"{_INSERT_SAID} VALUES ({self._run:d}, ?, ?, ?, ?, ?, ?, ?)", group.said)
                 if group.status is not None:
                     self._set_status(group.status)
                 self._check_file()
@@ -268,11 +277,7 @@ class SqliteJournal:
     def kept_result(self, fingerprint: str) -> CachedResult | None:
         """Return a result that is kept."""
         try:
-            rows = self._rows(
-                "SELECT run_id, created_at, body FROM results WHERE fingerprint = ?"
-                f" AND (expires_at IS NULL OR expires_at > {NOW})",
-                (fingerprint,),
-            )
+            rows = self._rows(KEPT, (fingerprint,))
         except StoreError:
             return None
         return result_of(self._blobs, *rows[0]) if rows else None

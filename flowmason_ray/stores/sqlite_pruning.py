@@ -57,7 +57,7 @@ class SqliteShelves:
                 f"SELECT id FROM runs WHERE run_id = ? AND status IN ({_ENDED})", (run_id,)
             ).fetchone()
             if row is not None:
-                for table in ("events", "requests", "blob_refs"):
+                for table in ("events", "requests", "stage_logs", "blob_refs"):
                     self._connection.execute(f"DELETE FROM {table} WHERE run = ?", row)
                 self._connection.execute("DELETE FROM runs WHERE id = ?", row)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 from random import Random
 from typing import Any, Literal
@@ -58,6 +57,7 @@ class RecordingContext:
     logs: list[LogLine] = field(default_factory=list[LogLine])
     progressed: list[tuple[float, float | None]] = field(default_factory=list[tuple[float, float | None]])
     _random: Random = field(init=False)
+    _models: AttemptModels | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self._random = Random(self.seed)
@@ -91,9 +91,14 @@ class RecordingContext:
         """Collect the text in `streamed`."""
         self.streamed.append(text)
 
-    @cached_property
+    @property
     def models(self) -> AttemptModels:
         """The providers of `settings`; their keys are read from the environment, as in a run."""
+        if self._models is None:
+            self._models = self._open_models()
+        return self._models
+
+    def _open_models(self) -> AttemptModels:
         choices = choices_of(self.settings, os.environ)
         gateway = Gateway(choices, provider_keys(choices), project_dir=self.project_dir)
         return gateway.for_attempt(self, choices.settle([self.llm_settings]))

@@ -240,9 +240,26 @@ def test_fmt_follows_a_symbolic_link_and_keeps_it(fm: Fm) -> None:
 # -- components --------------------------------------------------------------------------------------------------------
 
 
+def test_components_are_listed_by_category(fm: Fm) -> None:
+    lines = fm("components", "list").out.splitlines()
+    categories = [line.split()[0] for line in lines[1:]]
+    assert categories == sorted(categories)
+    delivery = fm("components", "list", "--category", "delivery").out.splitlines()[1:]
+    assert [line.split()[1] for line in delivery] == ["email", "error_router", "output_router", "queue", "webhook"]
+    named = fm("components", "list", "--category", "rows", "--json").json["components"]
+    assert "pivot" in {each["name"] for each in named}
+    wrong = fm("components", "list", "--category", "delivry")
+    assert (wrong.code, "Did you mean 'delivery'" in wrong.err) == (2, True)
+
+
+def test_a_component_shows_its_own_example(fm: Fm) -> None:
+    out = fm("components", "show", "queue").out
+    assert '"message_type": "order.paid"' in out
+
+
 def test_components_are_listed_with_the_projects_own(fm: Fm) -> None:
     done = fm("components", "list")
-    names = [line.split()[0] for line in done.out.splitlines()]
+    names = [line.split()[1] for line in done.out.splitlines()]
     assert {"NAME", "nap", "foreach", "conditional"} <= set(names)
     found = {each["name"]: each for each in fm("components", "list", "--json").json["components"]}
     assert (found["nap"]["effect"], found["nap"]["cost"]) == ("pure", "cpu")

@@ -37,6 +37,7 @@ PAGES = [
             "runs-and-log",
             "caching-and-reuse",
             "project",
+            "prompts",
             "diff-and-merge",
             "documents-and-retrieval",
             "compliance",
@@ -44,6 +45,7 @@ PAGES = [
             "models",
             "data",
             "delivery",
+            "observability",
         )
     ),
 ]

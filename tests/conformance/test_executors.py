@@ -55,6 +55,14 @@ def test_ray_tasks_without_fusing(scenario: Scenario, ray_cluster: str, tmp_path
     hold(scenario, _ray_executor, tmp_path, RAY)
 
 
+@pytest.mark.parametrize("scenario", ALL, ids=lambda s: s.name)
+def test_ray_actors(scenario: Scenario, ray_cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same in actors, as if every component that does not run in the coordinator had a setup."""
+    module = importlib.import_module("flowmason_ray.engine.executors.ray_tasks")
+    monkeypatch.setattr(module, "wants_actors", lambda stage: stage.component is not None)  # pyright: ignore[reportUnknownArgumentType, reportUnknownLambdaType]
+    hold(scenario, _ray_executor, tmp_path, RAY)
+
+
 def test_ray_tasks_leave_nothing(ray_cluster: str, tmp_path: Path) -> None:
     asyncio.run(check_nothing_is_left(_ray_executor, project_dir=tmp_path, rounds=2))
     ray: Any = importlib.import_module("ray")

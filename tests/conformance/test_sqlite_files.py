@@ -395,7 +395,7 @@ def test_a_file_from_a_newer_version_is_refused(tmp_path: Path) -> None:
         connection.execute("PRAGMA user_version=99")
     error = outcome(tmp_path / "runs.db")
     assert isinstance(error, StoreError)
-    assert "format version 99; this FlowMason reads up to 2. Upgrade it." in error.message
+    assert f"format version 99; this FlowMason reads up to {SCHEMA_REVISION}. Upgrade it." in error.message
 
 
 def test_a_file_that_vanishes_ends_the_run_with_words(tmp_path: Path) -> None:

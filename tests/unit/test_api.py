@@ -79,6 +79,7 @@ def nothing_leaks() -> Iterator[None]:
 
 def test_public_names_are_pinned() -> None:
     assert flowmason_ray.__all__ == [
+        "Actors",
         "Context",
         "Cost",
         "Effect",
@@ -90,6 +91,7 @@ def test_public_names_are_pinned() -> None:
         "Reuse",
         "RunFailed",
         "RunResult",
+        "SetupContext",
         "TemporaryError",
         "arun",
         "control_flow",

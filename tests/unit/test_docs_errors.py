@@ -14,7 +14,7 @@ PAGE = ROOT / "docs" / "guide" / "errors.md"
 CODE = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 REPORTERS = {"report", "_report", "problem"}
 """Functions that take a code as their first argument."""
-GIVE_CODES = {"_code_and_expected", "_PATTERNS"}
+GIVE_CODES = {"_code_and_expected", "_code_of", "_PATTERNS"}
 """Functions that return (code, …), and mappings of such."""
 NO_CODES = {"code"}
 """Texts near codes that are none: the key of a mapping."""

@@ -38,6 +38,22 @@ BUILTIN: dict[str, str] = {
     "sort": f"{_HERE}.rows_chosen:Sort",
     "deduplicate": f"{_HERE}.rows_chosen:Deduplicate",
     "sample": f"{_HERE}.rows_chosen:Sample",
+    "generator": f"{_HERE}.text_generation:Generator",
+    "chat": f"{_HERE}.text_generation:Chat",
+    "critic": f"{_HERE}.text_review:Critic",
+    "improver": f"{_HERE}.text_review:Improver",
+    "combiner": f"{_HERE}.text_choice:Combiner",
+    "selector": f"{_HERE}.text_choice:Selector",
+    "analyzer": f"{_HERE}.text_reading:Analyzer",
+    "classifier": f"{_HERE}.text_reading:Classifier",
+    "extractor": f"{_HERE}.text_reading:Extractor",
+    "summarizer": f"{_HERE}.text_rewriting:Summarizer",
+    "rewriter": f"{_HERE}.text_rewriting:Rewriter",
+    "translator": f"{_HERE}.text_rewriting:Translator",
+    "embedder": f"{_HERE}.embedding:Embedder",
+    "transcriber": f"{_HERE}.media:Transcriber",
+    "text_to_speech": f"{_HERE}.media:TextToSpeech",
+    "image_describe": f"{_HERE}.media:ImageDescribe",
     "chart": f"{_HERE}.chart:Chart",
     "report": f"{_HERE}.report:Report",
     "sql_query": f"{_HERE}.sql_query:SqlQuery",
@@ -63,5 +79,5 @@ BUILTIN: dict[str, str] = {
 }
 """Canonical name → `module:Class`."""
 
-ALIASES: dict[str, str] = {"switch_router": "router"}
+ALIASES: dict[str, str] = {"switch_router": "router", "synthesizer": "combiner"}
 """Older or second names → canonical names."""

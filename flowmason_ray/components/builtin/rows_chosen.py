@@ -28,7 +28,7 @@ class Chosen(BaseModel):
     count: int = Field(description="How many there are.")
 
 
-@operator(effect="pure", cost="cpu", category="data", tags=("rows",))
+@operator(effect="pure", cost="cpu", category="rows", tags=("data",))
 class Sort:
     """Sorts a list of objects, or a table, by one or several fields; rows that are equal keep their order."""
 
@@ -99,7 +99,7 @@ def _kind(value: object) -> str:
     return names.get(type(value), "other values")
 
 
-@operator(effect="pure", cost="cpu", category="data", tags=("rows",))
+@operator(effect="pure", cost="cpu", category="rows", tags=("data",))
 class Deduplicate:
     """Leaves one of the rows that agree in some fields, or in all."""
 
@@ -162,7 +162,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-@operator(effect="pure", cost="cpu", category="data", tags=("rows",))
+@operator(effect="pure", cost="cpu", category="rows", tags=("data",))
 class Sample:
     """Draws some of the rows at random; the same seed draws the same rows."""
 

@@ -24,7 +24,7 @@ MAX_COLUMNS = 1000
 """More new columns than this are a mistake, and take all memory."""
 
 
-@operator(effect="pure", cost="cpu", category="data", tags=("rows",))
+@operator(effect="pure", cost="cpu", category="rows", tags=("data",))
 class Pivot:
     """Turns the values of one field into fields of their own."""
 
@@ -87,7 +87,7 @@ def _filled(table: Any, columns: list[str], fill: float | str) -> Any:
     return table.with_columns([pl.col(name).fill_null(fill) for name in columns])
 
 
-@operator(effect="pure", cost="cpu", category="data", tags=("rows",))
+@operator(effect="pure", cost="cpu", category="rows", tags=("data",))
 class Unpivot:
     """Turns fields into rows: each becomes a name and a value."""
 

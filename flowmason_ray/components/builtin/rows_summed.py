@@ -23,7 +23,7 @@ _ORDERS = [
 ]
 
 
-@operator(effect="pure", cost="cpu", category="data", tags=("rows",))
+@operator(effect="pure", cost="cpu", category="rows", tags=("data",))
 class Aggregate:
     """Groups a list of objects, or a table, and sums up each group."""
 
@@ -70,7 +70,7 @@ class Aggregate:
         return self.Output(data=as_it_came(done.table, input.data), count=done.rows)
 
 
-@operator(effect="pure", cost="cpu", category="data", tags=("rows",))
+@operator(effect="pure", cost="cpu", category="rows", tags=("data",))
 class Join:
     """Joins two lists of objects, or two tables, by their keys. The result has the form of the left one."""
 

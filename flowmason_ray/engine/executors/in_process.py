@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from time import perf_counter, time
 from typing import Any, Self
 
-from flowmason_ray.engine.attempt import DECLINED, Value, fail, finish, prepare
+from flowmason_ray.engine.attempt import DECLINED, Value, at_once, fail, finish, is_final, prepare
 from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage
 from flowmason_ray.engine.component import Cost
-from flowmason_ray.engine.context import AttemptContext, LocalScope
+from flowmason_ray.engine.context import AttemptContext, InstanceContext, LocalScope
 from flowmason_ray.engine.digests import item_content, part_of
 from flowmason_ray.engine.events import (
     Event,
@@ -30,12 +30,17 @@ from flowmason_ray.engine.events import (
     StageSucceeded,
 )
 from flowmason_ray.engine.executor import STOP_GRACE_S, Deliver, RunInfo
+from flowmason_ray.engine.executors.instances import TEARDOWN_S, Instance, Instances, teardown_failed
+from flowmason_ray.engine.executors.prints import close_ears, open_ears
 from flowmason_ray.engine.executors.slots import Demand, Slots
+from flowmason_ray.engine.executors.surroundings import surroundings
 from flowmason_ray.engine.executors.threads import AttemptStopped, ComponentLoop, ThreadJob, WorkerThreads
 from flowmason_ray.engine.kept import Kept, Shelf, gathered, plain, read_value
+from flowmason_ray.engine.pace import Pace
+from flowmason_ray.engine.plan import PlanStage
 from flowmason_ray.engine.scope import Scope
 from flowmason_ray.engine.values import INLINE_LIMIT_BYTES
-from flowmason_ray.errors import Failure, PermanentError, StageError, StoreError
+from flowmason_ray.errors import Failure, StageError, StoreError
 from flowmason_ray.stores.encoding import Decoder
 
 HEARTBEAT_S = 1.0
@@ -69,8 +74,9 @@ class InProcessExecutor:
         self._abandoned_loops: list[ComponentLoop] = []
         self._heartbeat: asyncio.TimerHandle | None = None
         self._attempts: dict[str, _Attempt] = {}
-        self._instances: dict[int, Any] = {}
+        self._instances = Instances()
         self._shelf: Shelf | None = None
+        self._listens = False
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -85,14 +91,44 @@ class InProcessExecutor:
         self._attempts.clear()
         if self._heartbeat is not None:
             self._heartbeat.cancel()
-        self._threads.close()
-        for loop in (self._component_loop, *self._abandoned_loops):
-            if loop is not None:
-                loop.close()
+        try:
+            for instance in self._instances.leave():
+                await self._tear_down(instance)
+        finally:
+            if self._listens:
+                close_ears()
+            self._threads.close()
+            for loop in (self._component_loop, *self._abandoned_loops):
+                if loop is not None:
+                    loop.close()
+
+    async def _tear_down(self, instance: Instance) -> None:
+        over: asyncio.Future[BaseException | None] = self._loop.create_future()
+
+        def tell(error: BaseException | None) -> None:
+            if not over.done():
+                over.set_result(error)
+
+        def done(_: Any, error: BaseException | None) -> None:
+            with suppress(RuntimeError):  # the runner's loop is closed: nobody waits any more
+                self._loop.call_soon_threadsafe(tell, error)
+
+        if instance.component.is_async:
+            self._components().submit(instance.tear_down_async, instance.component.name, done)
+        else:
+            self._threads.submit(ThreadJob(instance.tear_down, done))
+        await asyncio.wait([over], timeout=TEARDOWN_S)
+        if not over.done() or over.result() is not None:
+            error = over.result() if over.done() else None
+            self._warn(instance.component.name, teardown_failed(instance.component, error))
 
     def open(self, run: RunInfo, deliver: Deliver) -> None:
         """Begin to serve a run."""
         self._run = run
+        if run.listens:
+            open_ears()
+            self._listens = True
+        self._pacing = run.pacing
         self._deliver = deliver
 
     async def fetch(self, handle: Any) -> Any:
@@ -113,7 +149,7 @@ class InProcessExecutor:
         """Begin an attempt; trivial ones are over when this returns."""
         stage = command.stage
         component = stage.component
-        if component is None or (component.cost is Cost.TRIVIAL and component.is_async):
+        if component is None or (component.cost is Cost.TRIVIAL and component.is_async and self._is_quick(stage)):
             return self._run_in_place(command)
         try:
             demand = self._slots.demand(stage)
@@ -122,6 +158,10 @@ class InProcessExecutor:
         attempt = self._attempts[command.path] = _Attempt(command, demand)
         self._slots.take(attempt, demand, lambda: self._begin(attempt))
         return None
+
+    def _is_quick(self, stage: PlanStage) -> bool:
+        """Tell whether a stage may keep the runner's loop: unless it was measured to take milliseconds."""
+        return self._pacing is None or self._pacing.pace(stage) is Pace.QUICK
 
     def _run_in_place(self, command: StartStage) -> Event:
         stage = command.stage
@@ -134,18 +174,13 @@ class InProcessExecutor:
             if component is None:
                 value: Value = given
             else:
-                coroutine = self._instance(component).execute(given, self._context(command))
-                try:
-                    coroutine.send(None)
-                except StopIteration as end:
-                    value = finish(component, end.value, stage.schema)
+                execute = self._instances.of(component).object.execute
+                if component.file is None:  # an installed one: it prints nothing and traces nothing
+                    result = at_once(component, execute(given, self._context(command)))
                 else:
-                    coroutine.close()
-                    message = (
-                        f"Component {component.name!r} is declared 'trivial' but waits for something. "
-                        "Declare it cost='io', so that it runs on an event loop."
-                    )
-                    raise StageError(message, code="invalid_component")
+                    with self._around(command):
+                        result = at_once(component, execute(given, self._context(command)))
+                value = finish(component, result, stage.schema)
         except KeyboardInterrupt:
             raise  # somebody's Ctrl-C: this is the program's own thread
         except BaseException as exc:  # foreign code runs here: whatever it raises is a failed attempt
@@ -157,8 +192,11 @@ class InProcessExecutor:
         component = command.stage.component
         assert component is not None
         attempt.wait = False
-        if command.stage.timeout_s is not None:
-            self._deliver(StageBegan(path=command.path, attempt=command.attempt))
+        instance = self._instances.of(component)
+        began = StageBegan(path=command.path, attempt=command.attempt) if command.stage.timeout_s is not None else None
+        if began is not None and not instance.waits:
+            self._deliver(began)
+            began = None  # else it begins when it has been set up: that does not use up its time
         started = perf_counter()
         try:
             given = prepare(command.stage, self._scope_of(command))
@@ -178,14 +216,29 @@ class InProcessExecutor:
             with suppress(RuntimeError):  # the runner's loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(self._ended, attempt, result, error, duration_s)
 
+        def say() -> InstanceContext:
+            return InstanceContext(self._run, command.path, self._tell)
+
         if component.is_async:
 
             async def call() -> Any:
-                return await self._instance(component).execute(given, context)
+                ready = await instance.ready_async(say)
+                if began is not None:
+                    self._tell(began)
+                with self._around(command):
+                    return await ready.execute(given, context)
 
             attempt.stop = self._components().submit(call, command.path, done)
         else:
-            job = ThreadJob(lambda: self._instance(component).execute(given, context), done)
+
+            def call_in_thread() -> Any:
+                ready = instance.ready(say)
+                if began is not None:
+                    self._tell(began)
+                with self._around(command):
+                    return ready.execute(given, context)
+
+            job = ThreadJob(call_in_thread, done)
             attempt.stop = job.stop
             self._threads.submit(job)
 
@@ -274,22 +327,19 @@ class InProcessExecutor:
             llm=command.stage.llm,
         )
 
+    def _around(self, command: StartStage) -> AbstractContextManager[None]:
+        return surroundings(self._run, self._tell, command.path, command.attempt)
+
     def _tell(self, event: Event) -> None:
         """Pass on a live event, from whatever thread it comes."""
         with suppress(RuntimeError):  # the runner's loop is closed: nobody listens any more
             self._loop.call_soon_threadsafe(self._deliver, event)
 
-    def _instance(self, component: Any) -> Any:
-        # One instance per component class and run: `execute` gets all that differs from call to call as arguments.
-        key = id(component)
-        instance = self._instances.get(key)
-        if instance is None:
-            instance = self._instances[key] = component.create()
-        return instance
-
     def _succeeded(
         self, command: StartStage, value: Value, duration_s: float, usage: Mapping[str, Any] | None = None
     ) -> StageSucceeded:
+        if self._pacing is not None:
+            self._pacing.measured(command.stage, duration_s)
         return StageSucceeded(
             at=time(),
             path=command.path,
@@ -325,7 +375,7 @@ class InProcessExecutor:
             attempt=command.attempt,
             failure=failure,
             duration_s=duration_s,
-            final=isinstance(exc, PermanentError),
+            final=is_final(exc),
             usage=usage,
         )
 

@@ -11,11 +11,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
 import secrets
 import sys
 import threading
-from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any, cast
 
@@ -80,11 +78,12 @@ def _connect(address: str | None) -> None:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if address is None:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-            options.update(include_dashboard=False)
+            # "local": else Ray joins a cluster that happens to run on this machine.
+            options.update(address="local", include_dashboard=False)
         else:
             options.update(address=address)
         try:
-            cast("Any", ray).init(**options)
+            _start(options, again=address is None)
         except Exception as exc:  # Ray raises everything from ValueError to ConnectionError to plain RuntimeError here
             where = (
                 "start a Ray cluster on this machine" if address is None else f"reach the Ray cluster at {address!r}"
@@ -92,37 +91,13 @@ def _connect(address: str | None) -> None:
             raise ClusterUnavailable(f"Cannot {where}: {exc}") from exc
 
 
-def missing_resources(asked: Mapping[str, float], labels: Mapping[str, str]) -> str | None:
-    """Tell what no node of the cluster could ever give: None, or a sentence that names what is asked and what is there.
-
-    Args:
-        asked: Amounts by Ray's resource names (`CPU`, `GPU`, `memory` in bytes, …), all on one node.
-        labels: A label selector, which the same node must fit.
-    """
-    every: list[dict[str, Any]] = cast("Any", ray).nodes()
-    alive = [node for node in every if node["Alive"]]
-    fitting = [node for node in alive if all(fits(node.get("Labels", {}).get(k), v) for k, v in labels.items())]
-    if not fitting:
-        wanted = ", ".join(f"{name} = {value!r}" for name, value in labels.items())
-        return f"It asks for a node with the labels {wanted}; none of the cluster's {len(alive)} nodes has them."
-    nodes: list[dict[str, float]] = [node["Resources"] for node in fitting]
-    if any(all(node.get(name, 0.0) >= amount for name, amount in asked.items()) for node in nodes):
-        return None
-    wanted = ", ".join(f"{name} {amount:g}" for name, amount in asked.items())
-    best = {name: max((node.get(name, 0.0) for node in nodes), default=0.0) for name in asked}
-    there = ", ".join(f"{name} {amount:g}" for name, amount in best.items())
-    return f"It asks for {wanted} on one node; the most that one of the cluster's {len(nodes)} nodes has is {there}."
-
-
-_IN = re.compile(r"in\(([^()]*)\)")
-
-
-def fits(value: str | None, selector: str) -> bool:
-    """Tell whether a node's label fits one condition of a label selector: `x`, `!x`, `in(x, y)` or `!in(x, y)`.
-
-    A node without the label (None) fits the negated forms.
-    """
-    wanted = selector.removeprefix("!")
-    found = _IN.fullmatch(wanted)
-    allowed = [each.strip() for each in found[1].split(",")] if found else [wanted]
-    return (value in allowed) is not selector.startswith("!")
+def _start(options: dict[str, Any], *, again: bool) -> None:
+    """Start or join a cluster; with `again` once more if that fails: on a busy machine Ray's 30 s for a start are not always
+    enough (Ray 2.60, `ray/_private/node.py`), and the second time its files are in memory."""
+    try:
+        cast("Any", ray).init(**options)
+    except Exception:  # Ray raises everything from ValueError to ConnectionError to plain RuntimeError here
+        if not again:
+            raise
+        cast("Any", ray).shutdown()
+        cast("Any", ray).init(**options)

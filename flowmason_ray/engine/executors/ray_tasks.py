@@ -1,57 +1,67 @@
-"""The Ray executor: one task per attempt, values straight from producer to consumer.
+"""The Ray executor: attempts go to workers, values straight from producer to consumer.
 
 Handles are values (small ones, which a worker's report carries) or `RemoteValue`s (references into Ray's object store). A
-consumer's task gets the references as arguments, so Ray schedules it near its data and brings the data there. Trivial
+consumer's call gets the references as arguments, so Ray schedules it near its data and brings the data there. Trivial
 stages whose inputs are all at hand run in the coordinator itself: a hop would cost a thousand times what they do; `fuse:
 never` sends them to Ray nevertheless.
 
-Ray repeats tasks by itself only for pure stages (a lost worker, a lost object); every other repetition is the engine's
-decision. A cancelled task gets `STOP_GRACE_S` to end, then its worker is killed.
+One call may serve several attempts: a chain (`ray_riding`), or cheap attempts of the same turn of the runner (`grouping`).
+Ray repeats calls by itself only for pure stages (a lost worker, a lost object); every other repetition is the engine's
+decision. A cancelled call gets `STOP_GRACE_S` to end, then its worker is killed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
 from time import time
 from typing import Any, Self
 
-import orjson
 import ray
 from ray import cloudpickle
-from ray.exceptions import RayError, RayTaskError, TaskCancelledError, WorkerCrashedError
+from ray.exceptions import RayError
 
 from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage, resolve_part
-from flowmason_ray.engine.component import ComponentSpec, Cost
+from flowmason_ray.engine.component import ComponentSpec
 from flowmason_ray.engine.digests import item_in, part_in
-from flowmason_ray.engine.events import Event, StageDeclined, StageFailed, StageStopped, StageSucceeded
+from flowmason_ray.engine.events import Event, StageBegan, StageFailed, StageStopped
 from flowmason_ray.engine.executor import STOP_GRACE_S, Deliver, RunInfo
+from flowmason_ray.engine.executors.admission import Admission
+from flowmason_ray.engine.executors.grouping import Alone, Grouping, shares
 from flowmason_ray.engine.executors.in_process import InProcessExecutor
-from flowmason_ray.engine.executors.placement import PURE_RETRIES, Feasibility, options_of, resources_of
-from flowmason_ray.engine.executors.ray_bindings import RemoteValue, bind, binding, reads_remote, stage_data
-from flowmason_ray.engine.executors.ray_cluster import connect
-from flowmason_ray.engine.executors.ray_worker import (
-    AttemptData,
-    Report,
-    StageData,
-    gather_results,
-    pack_run,
-    portable,
-    restore,
-    run_attempt,
+from flowmason_ray.engine.executors.placement import PURE_RETRIES
+from flowmason_ray.engine.executors.ray_actors import Pools, preferred_node, wants_actors
+from flowmason_ray.engine.executors.ray_bindings import (
+    Arguments,
+    RemoteValue,
+    bind,
+    binding,
+    reads_remote,
+    remote_values,
+    stage_data,
 )
-from flowmason_ray.engine.plan import PlanStage
-from flowmason_ray.engine.values import INLINE_LIMIT_BYTES
-from flowmason_ray.errors import Failure, FlowMasonError
+from flowmason_ray.engine.executors.ray_calls import Arrivals, Call, Member, end_of, lost, outcome_of, stopped, words_of
+from flowmason_ray.engine.executors.ray_cluster import connect
+from flowmason_ray.engine.executors.ray_frames import restore
+from flowmason_ray.engine.executors.ray_inputs import Inputs
+from flowmason_ray.engine.executors.ray_losses import ValueLost, lost_object
+from flowmason_ray.engine.executors.ray_mailbox import Mailbox
+from flowmason_ray.engine.executors.ray_messages import AttemptData, CallData, CallReport
+from flowmason_ray.engine.executors.ray_recovery import Recovery
+from flowmason_ray.engine.executors.ray_riding import Rides, may_ride, passengers
+from flowmason_ray.engine.executors.ray_stages import pack_run
+from flowmason_ray.engine.executors.ray_telling import Letter
+from flowmason_ray.engine.executors.ray_worker import gather_results, run_call
+from flowmason_ray.engine.plan import Plan, PlanStage
+from flowmason_ray.engine.scope import Scope, Status
 
 
-def _attempt_with(classes: Mapping[str, Any]) -> Any:
-    """Return the remote function that runs attempts, with the classes that workers cannot import sent along once."""
+def _call_with(classes: Mapping[str, Any]) -> Any:
+    """Return the remote function that carries out calls, with the classes that workers cannot import sent along once."""
 
-    def attempt(data: AttemptData, *arguments: Any) -> tuple[Report, Any]:
-        return run_attempt(classes, data, *arguments)
+    def attempt(call: CallData, *arguments: Any) -> tuple[Any, ...]:
+        return run_call(classes, call, *arguments)
 
     return ray.remote(attempt)
 
@@ -61,65 +71,90 @@ _cloudpickle: Any = cloudpickle
 # Under these names without types: those of Ray are partly unknown.
 
 # Made once: Ray exports a remote function to the cluster again for every object that `ray.remote` returns.
-_plain_attempt: Any = _attempt_with({})
+_plain_call: Any = _call_with({})
 _remote_gather: Any = ray.remote(gather_results)
 
 
-class ValueLost(FlowMasonError):
-    """A value in the object store is gone, and Ray could not make it again."""
-
-    code = "value_lost"
-
-
-class _Task:
-    """An attempt or a gathering that Ray is running."""
-
-    __slots__ = ("attempt", "cancelled", "command", "kill", "path", "report", "value")
-
-    def __init__(self, path: str, attempt: int, report: Any, value: Any) -> None:
-        self.path = path
-        self.attempt = attempt
-        self.report = report
-        self.value = value
-        self.kill: asyncio.TimerHandle | None = None
-        self.cancelled = False
-
-
 class RayTasksExecutor:
-    """Runs the stages of one run as Ray tasks."""
+    """Runs the stages of one run on Ray."""
 
-    tells_beginning = False  # Ray does not say when a queued task gets its place
+    tells_beginning = True
 
-    def __init__(self, *, address: str | None = None) -> None:
+    def __init__(self, *, address: str | None = None, grouping: Grouping | None = None) -> None:
+        """
+        Args:
+            address: The cluster's; None: the one that `ray_cluster.connect` finds or starts.
+            grouping: Decides which attempts share a call; None: what is known of their durations (`RunInfo.pacing`).
+        """
         self._address = address
+        self._grouping = grouping
         self._local = InProcessExecutor()
-        self._tasks: dict[str, _Task] = {}
-        self._stages: dict[int, StageData] = {}
-        self._feasible = Feasibility()
+        self._calls: dict[str, Call] = {}
+        """By the paths of their members that are waited for."""
+        self._held: dict[str, list[StartStage]] = {}
+        """Attempts that wait for the end of the runner's turn, to share a call with others of the same shape."""
+        self._under_way = 0
+        """Calls that Ray has not ended yet."""
+        self._rides = Rides()
+        self._heard: dict[tuple[str, int], int] = {}
+        """How many messages of an attempt have been passed on."""
+        self._stages: dict[int, tuple[str, bytes]] = {}
+        self._admission = Admission()
+        self._recovery = Recovery(self._again, self._put_again, _values_read)
+        self._pools: Pools | None = None
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
+        self._arrivals = Arrivals(self._loop, self._arrived)
         await connect(self._address)
         await self._local.__aenter__()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        for task in self._tasks.values():
-            if task.kill is not None:
-                task.kill.cancel()
-            _cancel(task, force=True)
-        self._tasks.clear()
+        self._held.clear()
+        for call in set(self._calls.values()):
+            if call.kill is not None:
+                call.kill.cancel()
+            call.cancel(force=True)
+        self._calls.clear()
+        self._admission.close()
+        if self._pools is not None:
+            await self._pools.close()
+            await self._mailbox.close()
         await self._local.__aexit__(*exc)
 
     def open(self, run: RunInfo, deliver: Deliver) -> None:
         """Begin to serve a run."""
         self._run = run
-        self._deliver = deliver
+        self._deliver = self._recovery.open(run, deliver)
+        self._group: Grouping = self._grouping or run.pacing or Alone()
         self._local.open(run, deliver)
         self._packed_run = pack_run(run)
-        self._input: Any = None
+        self._inputs = Inputs(run.input, self._recovery.register)
         self._classes: dict[str, Any] = {}
-        self._remote_attempt = _plain_attempt
+        self._remote_call = _plain_call
+        self._admission.open(run, self._submit, self._deliver, self._recovery.under_way, self._abandon)
+        self._mailbox = Mailbox(run.run_id, self._letters, self._hear_no_more)
+        self._pools = Pools(
+            mailbox=self._mailbox.address,
+            told=self._told,
+            run_id=run.run_id,
+            packed_run=self._packed_run,
+            watch=self._arrivals.watch,
+            ended=self._ended,
+            deliver=self._deliver,
+            nodes=self._admission.nodes,
+            wanted_cores=lambda: max((call.cores for call in self._calls.values() if call.actor is None), default=0.0),
+        )
+
+    def prepare(self, plan: Plan, *, check: bool) -> None:
+        """Take note of the plan, and refuse what the cluster can never run.
+
+        Raises:
+            InfeasibleRun: a stage asks for what no node has.
+        """
+        self._recovery.holdings.prepare(plan)
+        self._admission.prepare(plan, check=check)
 
     async def fetch(self, handle: Any) -> Any:
         """Bring a value here.
@@ -129,10 +164,15 @@ class RayTasksExecutor:
         """
         if not isinstance(handle, RemoteValue):
             return await self._local.fetch(handle)
-        try:
-            return restore(await handle.reference)
-        except RayError as exc:
-            raise ValueLost(f"A value of {handle.size_bytes} bytes is gone from the cluster: {_words(exc)}") from exc
+        while True:
+            try:
+                if handle.reference is not None:
+                    return restore(await handle.reference)
+            except RayError as exc:
+                if lost_object(exc) is None:
+                    message = f"A value of {handle.size_bytes} bytes cannot be brought here: {words_of(exc)}"
+                    raise ValueLost(message) from exc
+            await self._recovery.restored(handle)
 
     def part_content(self, handle: Any, key: str | None) -> bytes | None:
         """Return what stands for a value in fingerprints."""
@@ -149,171 +189,314 @@ class RayTasksExecutor:
     # -- attempts -----------------------------------------------------------------------------------------------------
 
     def start(self, command: StartStage) -> Event | None:
-        """Begin an attempt: in place when it is trivial and its inputs are here, else as a Ray task."""
+        """Begin an attempt: in place when it is trivial and its inputs are here, else on a worker."""
+        known = self._rides.take(command)
+        if known is not None:
+            for event in known[:-1]:
+                self._deliver(event)
+            self._recovery.answered(command, known[-1])
+            return known[-1]
         stage = command.stage
-        trivial = stage.component is None or (stage.component.cost is Cost.TRIVIAL and stage.component.is_async)
-        if trivial and stage.fuse != "never" and not reads_remote(command.scope, stage):
+        if self._group.in_coordinator(stage) and not reads_remote(command.scope, stage):
             return self._local.start(command)
-        asked = resources_of(stage)
-        missing = self._feasible.missing(asked, dict(stage.resources.get("labels") or {}))
-        if missing is not None:
-            message = f"Stage {stage.id!r} can never run on this cluster. {missing}"
-            failure = Failure(
-                code="infeasible_resources", message=message, stage=command.path, attempts=command.attempt
-            )
-            return StageFailed(at=time(), path=command.path, attempt=command.attempt, failure=failure)
-        self._submit(command, options_of(stage, command.path, asked))
-        return None
+        return self._again(command)
 
-    def _submit(self, command: StartStage, options: dict[str, Any]) -> None:
-        stage = command.stage
-        arguments: list[Any] = []
-        data = AttemptData(
-            stage=self._stage_data(stage),
-            bindings=bind(command.scope, stage, arguments, self._input_handle),
-            path=command.path,
-            attempt=command.attempt,
-            first_started_at=command.first_started_at,
-            run_id=self._run.run_id,
-            idempotency_key=command.idempotency_key,
-            run=self._packed_run,
+    def _again(self, command: StartStage | GatherResults) -> Event | None:
+        """Begin an attempt or a gathering on a worker, for the first time or because it lacked a value."""
+        if not self._recovery.may_begin(command):
+            return None
+        if isinstance(command, GatherResults):
+            self._send_gathering(command)
+            return None
+        event = self._admission.request(command)
+        if event is not None:
+            self._recovery.answered(command, event)
+        return event
+
+    def _put_again(self, value: RemoteValue) -> bool:
+        """Put the run's input into the object store once more, if that is what `value` is."""
+        return self._inputs.put_again(value)
+
+    def _submit(self, command: StartStage, options: Mapping[str, Any]) -> None:
+        shape = self._admission.placement.shape(options)
+        if wants_actors(command.stage):
+            shape = None  # its calls wait for an actor anyway
+        if shape is not None and may_ride(command.stage) and self._group.limit(command.stage) > 1:
+            self._hold(command, shape)
+        else:
+            self._send([command], options)
+
+    def _hold(self, command: StartStage, shape: str) -> None:
+        """Keep an attempt back until the runner's turn is over: others like it may come."""
+        if not self._held:
+            self._loop.call_soon(self._send_held)
+        self._held.setdefault(shape, []).append(command)
+
+    def _send_held(self) -> None:
+        groups, self._held = list(self._held.values()), {}
+        for group in groups:
+            # An attempt of which few may share a call fills much of one: on average so many fit into one.
+            limit = int(len(group) / sum(1 / self._group.limit(command.stage) for command in group))
+            start = 0
+            for share in shares(len(group), max(limit, 1), self._admission.cores() - self._under_way):
+                shared = group[start : start + share]
+                self._send(shared, self._admission.placement.options(shared[0]))
+                start += share
+
+    def _send(self, commands: Sequence[StartStage], options: Mapping[str, Any]) -> None:
+        """Make one call of some attempts, and of what can ride along with them."""
+        arguments = Arguments()
+        attempts: list[AttemptData] = []
+        members: list[Member] = []
+        for command in commands:
+            scope, before = command.scope, {command.stage.index: len(attempts)}
+            members.append(Member(command.path, command.attempt, scope, command.stage))
+            attempts.append(self._attempt(command, arguments))
+            riders = self._group.riders(command.stage)
+            for stage in passengers(command, riders) if riders else ():
+                placed = self._admission.placement.carries(command.stage, stage)
+                if wants_actors(stage) or not placed or _lacks_value(scope, stage):
+                    break
+                path = scope.path(stage.index)
+                ride = StartStage(
+                    path=path, stage=stage, scope=scope, attempt=1, first_started_at=command.first_started_at
+                )
+                attempt = self._attempt(ride, arguments, before)
+                before[stage.index] = len(attempts)
+                members.append(Member(path, 1, scope, stage, wanted=False))
+                attempts.append(attempt)
+        first = commands[0]
+        name = first.path if len(commands) == 1 else f"{first.path} +{len(commands) - 1}"
+        self._mailbox.open()
+        call = CallData(self._packed_run, tuple(attempts), self._mailbox.address if self._mailbox.works else None)
+        cores = float(options.get("num_cpus") or 0.0)
+        component = first.stage.component
+        if component is not None and self._pools is not None and wants_actors(first.stage):
+            waiting = Call(members, name=name, near=preferred_node(options), cores=cores)
+            self._note(waiting)
+            self._pools.classes = self._classes
+            reference = stage_data(first.stage).component
+            self._pools.pool(component, options, reference).submit(waiting, call, arguments.given)
+            return
+        if not self._mailbox.works and first.stage.timeout_s is not None:
+            self._deliver(StageBegan(path=first.path, attempt=first.attempt))
+        report, *values = self._remote_call.options(num_returns=1 + len(attempts), name=name, **options).remote(
+            call, *arguments.given
         )
-        report, value = self._remote_attempt.options(num_returns=2, **options).remote(data, *arguments)
-        self._watch(_Task(command.path, command.attempt, report, value))
+        self._watch(Call(members, report, values, name=name, cores=cores))
 
-    def _input_handle(self, value: Any) -> Any:
-        """Return the handle of an input: a large one is put into the object store once."""
-        if value is not self._run.input:
-            return value
-        if self._input is None:
-            size = len(orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS))
-            if size <= INLINE_LIMIT_BYTES:
-                self._input = value
-            else:
-                self._input = RemoteValue(reference=_ray.put(portable(value)), packed=None, size_bytes=size)
-        return self._input
+    def _attempt(
+        self, command: StartStage, arguments: Arguments, before: Mapping[int, int] | None = None
+    ) -> AttemptData:
+        stage = command.stage
+        digest, packed = self._stage_data(stage)
+        reads: tuple[int, ...] = ()
+        if before:
+            read = {target.index for target in stage.targets.values() if not target.levels}
+            reads = tuple(position for index, position in before.items() if index in read or index in stage.waits_for)
+        return AttemptData(
+            digest,
+            packed,
+            bind(command.scope, stage, arguments, self._inputs.handle, before),
+            command.path,
+            command.attempt,
+            command.first_started_at,
+            command.idempotency_key,
+            before is None,
+            stage.timeout_s is not None and not wants_actors(stage),
+            reads,
+        )
 
-    def _stage_data(self, stage: PlanStage) -> StageData:
+    def _stage_data(self, stage: PlanStage) -> tuple[str, bytes]:
         key = id(stage)
         data = self._stages.get(key)
         if data is None:
-            data = self._stages[key] = stage_data(stage)
+            made = stage_data(stage)
+            data = self._stages[key] = (made.digest, _cloudpickle.dumps(made))
             component = stage.component
             if component is not None and component.name not in self._classes and _travels_by_value(component):
                 self._classes = {**self._classes, component.name: component.create}
-                self._remote_attempt = _attempt_with(self._classes)
+                self._remote_call = _call_with(self._classes)
         return data
 
-    def _watch(self, task: _Task) -> None:
-        self._tasks[task.path] = task
-        loop = self._loop
+    # -- what comes back ----------------------------------------------------------------------------------------------
 
-        def ended(future: Any) -> None:  # on one of Ray's threads
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(self._ended, task, future)
+    def _watch(self, call: Call) -> None:
+        self._note(call)
+        self._under_way += 1
+        self._arrivals.watch(call)
 
-        task.report.future().add_done_callback(ended)
+    def _note(self, call: Call) -> None:
+        for member in call.members:
+            if member.wanted:
+                self._calls[member.path] = call
 
-    def _ended(self, task: _Task, future: Any) -> None:
-        if self._tasks.get(task.path) is not task:
+    def _arrived(self, call: Call, future: Any) -> None:
+        if call.pool is not None:
+            call.pool.arrived(call, outcome_of(future))
+        else:
+            self._under_way -= 1
+            self._ended(call, outcome_of(future))
+
+    def _ended(self, call: Call, outcome: CallReport | BaseException) -> None:
+        if call.kill is not None:
+            call.kill.cancel()
+        missing = [member for member in call.waited_for() if self._calls.get(member.path) is call]
+        for member in missing:
+            del self._calls[member.path]
+        if isinstance(outcome, BaseException):  # Ray's errors, and those that it makes of others'
+            for member in missing:
+                self._deliver(lost(call, member, outcome))
             return
-        del self._tasks[task.path]
-        if task.kill is not None:
-            task.kill.cancel()
-        error = future.exception()
-        if error is None:
-            self._deliver_report(task, future.result())
-        else:
-            self._deliver(self._lost(task, error))
+        node = outcome.node
+        values = call.values or [None] * len(call.members)
+        for member, report, value in zip(call.members, outcome.reports, values, strict=True):
+            if member.over or (member.wanted and member not in missing):
+                continue
+            event = end_of(member, report, value, node) if report.status != "not_run" else None
+            if member.scope is not None and member.stage is not None:
+                self._admission.placement.ended(member.path, member.stage, node)
+            if report.status == "succeeded" and member.stage is not None:
+                self._group.measured(member.stage, report.duration_s)
+            if member.wanted:
+                self._told(member.path, member.attempt, report.told)
+                self._deliver(event or stopped(member))
+            elif event is not None and not report.drew_time and _still_waits(member):
+                assert member.scope is not None
+                self._rides.keep(member.path, member.scope, (*(said for _, said in report.told), event))
 
-    def _deliver_report(self, task: _Task, report: Report) -> None:
-        for event in report.told:
+    # -- what attempts say while they run -----------------------------------------------------------------------------
+
+    def _letters(self, letters: list[Letter]) -> None:
+        """Take what came through the mailbox."""
+        for path, attempt, number, event in letters:
+            call = self._calls.get(path)
+            if attempt > 0 and (call is None or not call.waits_for(path, attempt)):
+                continue  # its report is here, and has brought all of that
+            if isinstance(event, StageBegan):
+                self._deliver(event)
+            else:
+                self._hear(path, attempt, number, event)
+
+    def _hear(self, path: str, attempt: int, number: int, event: Event) -> None:
+        if number >= self._heard.get((path, attempt), 0):
+            self._heard[path, attempt] = number + 1
             self._deliver(event)
-        facts: dict[str, Any] = {"at": time(), "path": task.path, "attempt": task.attempt}
-        if report.status == "declined":
-            self._deliver(StageDeclined(**facts))
-        elif report.status == "failed":
-            assert report.failure is not None
-            self._deliver(
-                StageFailed(
-                    **facts,
-                    failure=report.failure,
-                    duration_s=report.duration_s,
-                    final=report.final,
-                    usage=report.usage,
-                )
-            )
-        else:
-            value = report.value
-            if not report.inline:
-                value = RemoteValue(
-                    reference=task.value,
-                    packed=report.packed,
-                    size_bytes=report.size_bytes,
-                    contents=report.contents,
-                )
-            self._deliver(
-                StageSucceeded(
-                    **facts,
-                    value=value,
-                    decision=report.decision,
-                    duration_s=report.duration_s,
-                    usage=report.usage,
-                )
-            )
 
-    def _lost(self, task: _Task, error: BaseException) -> Event:
-        """Say how a task ended of which no report came back."""
-        stopped = isinstance(error, TaskCancelledError) or (isinstance(error, RayTaskError) and task.cancelled)
-        if stopped or (task.cancelled and isinstance(error, RayError)):
-            return StageStopped(at=time(), path=task.path, attempt=task.attempt)
-        died = isinstance(error, WorkerCrashedError)
-        code = "worker_died" if died else "value_lost" if "Lost" in type(error).__name__ else "executor_error"
-        message = (
-            "The worker process that ran the attempt died (killed, out of memory, or crashed)."
-            if died
-            else _words(error)
-        )
-        failure = Failure(
-            code=code, message=message, stage=task.path, attempts=task.attempt, error_type=type(error).__name__
-        )
-        return StageFailed(at=time(), path=task.path, attempt=task.attempt, failure=failure)
+    def _told(self, path: str, attempt: int, told: Sequence[tuple[int, Event]]) -> None:
+        """Take what came with the report: what has not come before."""
+        for number, event in told:
+            self._hear(path, attempt, number, event)
+        if attempt > 0:  # a setup's letters may still come
+            self._heard.pop((path, attempt), None)
+
+    def _hear_no_more(self) -> None:
+        """The mailbox is gone: nobody will tell when attempts begin, so they are taken to have begun."""
+        for call in set(self._calls.values()):
+            for member in call.waited_for() if call.pool is None else ():
+                self._deliver(StageBegan(path=member.path, attempt=member.attempt))
+
+    # -- stopping -----------------------------------------------------------------------------------------------------
 
     def cancel(self, command: CancelStage) -> None:
-        """Stop an attempt: Ray interrupts it, and kills its worker if it does not end."""
-        task = self._tasks.get(command.path)
-        if task is None:
+        """Stop an attempt: Ray interrupts its call, and kills the worker if it does not end.
+
+        One that shares its call with others is let go of, and they go on.
+        """
+        if self._forget_held(command):
+            return
+        if self._admission.cancel(command.path):
+            event = StageStopped(at=time(), path=command.path, attempt=command.attempt)
+            self._loop.call_soon(self._deliver, event)
+            return
+        if self._recovery.cancel(command.path, command.attempt):
+            return
+        call = self._calls.get(command.path)
+        if call is None:
             self._local.cancel(command)
-        elif task.attempt == command.attempt and not task.cancelled:
-            task.cancelled = True
-            _cancel(task, force=False)
-            task.kill = self._loop.call_later(STOP_GRACE_S, self._kill, task)
+            return
+        member = next(each for each in call.members if each.path == command.path)
+        if member.attempt != command.attempt or call.cancelled:
+            return
+        if call.waited_for() == [member]:
+            call.cancel(force=False)
+            call.kill = self._loop.call_later(STOP_GRACE_S, self._kill, call)
+        else:
+            member.over = True
+            del self._calls[command.path]
+            self._loop.call_soon(self._deliver, stopped(member))
 
-    def _kill(self, task: _Task) -> None:
-        _cancel(task, force=True)
-        task.kill = self._loop.call_later(
-            STOP_GRACE_S, self._give_up, task, StageStopped(at=time(), path=task.path, attempt=task.attempt)
-        )
+    def _abandon(self, event: StageFailed) -> None:
+        """Let go of an attempt that can never run, and report that."""
+        call = self._calls.pop(event.path, None)
+        if call is not None:
+            for member in call.members:
+                member.over = member.over or member.path == event.path
+            if not call.waited_for():
+                call.cancel(force=True)
+        self._deliver(event)
 
-    def _give_up(self, task: _Task, stopped: StageStopped) -> None:
-        if self._tasks.pop(task.path, None) is task:
-            self._deliver(stopped)
+    def _forget_held(self, command: CancelStage) -> bool:
+        for group in self._held.values():
+            for held in group:
+                if held.path == command.path and held.attempt == command.attempt:
+                    group.remove(held)
+                    event = StageStopped(at=time(), path=held.path, attempt=held.attempt)
+                    self._loop.call_soon(self._deliver, event)
+                    return True
+        return False
+
+    def _kill(self, call: Call) -> None:
+        call.cancel(force=True)
+        call.kill = self._loop.call_later(STOP_GRACE_S, self._give_up, call)
+
+    def _give_up(self, call: Call) -> None:
+        for member in call.waited_for():
+            if self._calls.get(member.path) is call:
+                del self._calls[member.path]
+                self._deliver(stopped(member))
 
     # -- constructs ---------------------------------------------------------------------------------------------------
 
     def gather(self, command: GatherResults) -> Event | None:
         """Put a construct's value together: here when all is here, else on a worker."""
-        arguments: list[Any] = []
+        if not _values_read(command):
+            return self._local.gather(command)
+        return self._again(command)
+
+    def _send_gathering(self, command: GatherResults) -> None:
+        arguments = Arguments()
         parts = {name: resolve_part(part, lambda h: binding(h, arguments)) for name, part in command.parts.items()}
         base = binding(command.base, arguments)
-        if not arguments:
-            return self._local.gather(command)
         options = {"num_returns": 2, "num_cpus": 0, "name": command.path, "max_retries": PURE_RETRIES}
         report, value = _remote_gather.options(**options).remote(
-            command.head, parts, base, self._packed_run, *arguments
+            command.head, parts, base, self._packed_run, *arguments.given
         )
-        self._watch(_Task(command.path, command.attempt, report, value))
-        return None
+        self._watch(Call([Member(command.path, command.attempt)], report, [value]))
+
+
+def _lacks_value(scope: Scope, stage: PlanStage) -> bool:
+    return any(value.reference is None for value in remote_values(scope, stage))
+
+
+def _values_read(command: StartStage | GatherResults) -> Iterable[RemoteValue]:
+    """Return the values in the object store that an attempt, or a gathering, reads."""
+    if isinstance(command, StartStage):
+        return remote_values(command.scope, command.stage)
+    return [handle for handle in _handles(command) if isinstance(handle, RemoteValue)]
+
+
+def _handles(command: GatherResults) -> list[Any]:
+    """Return the handles that a gathering puts together."""
+    found: list[Any] = [command.base]
+    for part in command.parts.values():
+        resolve_part(part, found.append)
+    return found
+
+
+def _still_waits(member: Member) -> bool:
+    scope, stage = member.scope, member.stage
+    return scope is not None and stage is not None and scope.status[stage.index] == Status.WAITING
 
 
 def _travels_by_value(component: ComponentSpec) -> bool:
@@ -328,17 +511,3 @@ def _travels_by_value(component: ComponentSpec) -> bool:
     if module is not None and component.module != "__main__":
         _cloudpickle.register_pickle_by_value(module)
     return True
-
-
-def _cancel(task: _Task, *, force: bool) -> None:
-    with suppress(RayError, ValueError, TypeError):  # it has ended meanwhile: its report is on the way
-        _ray.cancel(task.report, force=force)
-
-
-def _words(error: BaseException) -> str:
-    """Return what an error of Ray's says: of one that wraps another, the other; its last line, where its point is."""
-    cause = getattr(error, "cause", None)
-    if isinstance(error, RayTaskError) and isinstance(cause, BaseException):
-        return f"{type(cause).__name__}: {cause}"
-    lines = str(error).strip().splitlines()
-    return lines[-1] if lines else type(error).__name__

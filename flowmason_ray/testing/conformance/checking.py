@@ -60,7 +60,7 @@ class Outcome:
     events: Sequence[Event]
     """Everything that was recorded, and what was live."""
     duration_s: float
-    """From the first start of an attempt to the end of the run."""
+    """From the first start of an attempt to the end of the run; 0 when none was started."""
     after_cancel_s: float
     """From the request to cancel to the end of the run; 0 when nobody cancelled."""
     project_dir: Path
@@ -146,7 +146,7 @@ async def run_scenario(scenario: Scenario, make_executor: Callable[[], Executor]
         failure=None if succeeded else getattr(ended.event, "failure", None),
         stages=summary.stages,
         events=events,
-        duration_s=now - started,
+        duration_s=now - started if started else 0.0,
         after_cancel_s=now - cancelled if cancelled else 0.0,
         project_dir=project_dir,
     )

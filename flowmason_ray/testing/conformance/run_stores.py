@@ -28,6 +28,7 @@ from flowmason_ray.engine.events import (
     RunResumed,
     RunSucceeded,
     StageFailed,
+    StageLogged,
     StageReused,
     StageStarted,
     StageSucceeded,
@@ -192,6 +193,35 @@ async def a_closed_log_takes_nothing_more(open_store: OpenStore) -> None:
     log = open_store().create(new_record())
     await log.close()
     await refused(StoreError, call(lambda: log.append(started(1))))
+
+
+@_check
+async def what_stages_say_is_kept_beside_the_log(open_store: OpenStore) -> None:
+    """In order, with everything that it says; the events do not know of it, and it goes with its run."""
+    store = open_store()
+    log = store.create(new_record())
+    log.append(started(0))
+    for i in range(1_200):
+        said = StageLogged(
+            at=float(i), path="a", attempt=2, level="info", message=f"m{i}", fields={"n": i, "deep": [1]}
+        )
+        log.say(said)
+    await log.flush()
+    found = [each async for each in open_store().said("r_1")]
+    assert [(each.number, each.message) for each in found] == [(i + 1, f"m{i}") for i in range(1_200)]
+    assert (found[7].at, found[7].path, found[7].attempt, found[7].level) == (7.0, "a", 2, "info")
+    assert found[7].fields == {"n": 7, "deep": [1]}
+    assert [each.number async for each in store.said("r_1", after=1_198)] == [1_199, 1_200]
+    assert [r.position for r in await recorded(store, "r_1")] == [1]
+    await log.close()
+    log.say(StageLogged(at=1.0, path="a", level="info", message="too late"))
+    again = open_store().reopen(await open_store().find("r_1"))
+    again.say(StageLogged(at=1.0, path="b", attempt=1, level="debug", message="once more"))
+    again.append(RunSucceeded(at=5.0, value=1))
+    await again.close()
+    assert [(each.number, each.path) async for each in store.said("r_1", after=1_199)] == [(1_200, "a"), (1_201, "b")]
+    await store.prune(keep=0)
+    assert await store.list_runs() == []
 
 
 # -- runs -------------------------------------------------------------------------------------------------------------
@@ -477,6 +507,10 @@ async def a_kept_result_is_there_for_other_runs(open_store: OpenStore) -> None:
         assert found is not None
         assert (found.value, found.decision, found.run_id) == (event.value, event.decision, "r_1")
         assert abs(found.created_at - time()) < 3600
+        beside = await open_store().kept_result(fingerprint)
+        assert beside is not None, "a store tells it without a run"
+        assert beside.value == event.value
+    assert await open_store().kept_result("short") is None
     assert await other.kept_result("short") is None, "it has expired"
     other.keep_result("f", succeeded({"x": 2}), ttl_s=None)
     await other.flush()

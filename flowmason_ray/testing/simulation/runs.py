@@ -80,8 +80,9 @@ class Simulated:
 
 
 class _Simulation:
-    def __init__(self, run: Simulated, make_state: MakeState, *, keep_story: bool) -> None:
+    def __init__(self, run: Simulated, make_state: MakeState, *, keep_story: bool, world: type[World]) -> None:
         self.run = run
+        self._make_world = world
         self._make_state = make_state
         self._keep_story = keep_story
         plan = run.subject.plan
@@ -102,7 +103,7 @@ class _Simulation:
 
     def _begin(self, life: int, now: float) -> None:
         """Begin a coordinator's life: new books, a new world."""
-        self.world = World(self.fate, Random(f"{self.run.seed} {life}"), self.info, now)
+        self.world = self._make_world(self.fate, Random(f"{self.run.seed} {life}"), self.info, now)
         stages = self.run.subject.shape.stages
         self.history = History(
             constructs=frozenset(s.id for s in stages.values() if s.kind != "sim_work"),
@@ -229,7 +230,12 @@ class _Simulation:
 
 
 def simulate(
-    seed: int, *, mood: Mood | None = None, make_state: MakeState = RunState, keep_story: bool = False
+    seed: int,
+    *,
+    mood: Mood | None = None,
+    make_state: MakeState = RunState,
+    keep_story: bool = False,
+    world: type[World] = World,
 ) -> Simulated:
     """Simulate the run of a seed, and judge it.
 
@@ -238,11 +244,12 @@ def simulate(
         mood: Another mood than the seed's.
         make_state: Makes the state machine that is examined.
         keep_story: Whether to keep a line for everything that happened.
+        world: Makes the world in which it happens.
     """
     run = Simulated(seed=seed, subject=subject(seed % PIPELINES), mood=mood or mood_of(seed))
     simulation = None
     try:
-        simulation = _Simulation(run, make_state, keep_story=keep_story)
+        simulation = _Simulation(run, make_state, keep_story=keep_story, world=world)
         simulation.live()
     except Violation as violation:
         run.violation = violation

@@ -27,6 +27,23 @@ EFFECTS = {
     "table_write": Effect.IDEMPOTENT,
     "chart": Effect.IDEMPOTENT,
     "report": Effect.IDEMPOTENT,
+    "aggregate": Effect.PURE,
+    "join": Effect.PURE,
+    "pivot": Effect.PURE,
+    "unpivot": Effect.PURE,
+    "sort": Effect.PURE,
+    "deduplicate": Effect.PURE,
+    "sample": Effect.PURE,
+    "sql_query": Effect.IDEMPOTENT,
+    "sql_execute": Effect.EFFECTFUL,
+    "postgres": Effect.EFFECTFUL,
+    "redis": Effect.IDEMPOTENT,
+    "s3": Effect.IDEMPOTENT,
+    "webhook": Effect.EFFECTFUL,
+    "email": Effect.EFFECTFUL,
+    "queue": Effect.IDEMPOTENT,
+    "output_router": Effect.EFFECTFUL,
+    "error_router": Effect.EFFECTFUL,
     "document_reader": Effect.IDEMPOTENT,
     "chunker": Effect.PURE,
     "index_documents": Effect.IDEMPOTENT,
@@ -63,6 +80,12 @@ def test_every_builtin_loads_and_describes_itself(name: str):
         ("chart", "altair", "charts"),
         ("chart", "vl_convert", "charts"),
         ("chart", "polars", "tables"),
+        ("aggregate", "polars", "tables"),
+        ("redis", "redis", "redis"),
+        ("queue", "redis", "redis"),
+        ("s3", "boto3", "s3"),
+        ("email", "aiosmtplib", "email"),
+        ("postgres", "psycopg", "postgres"),
     ],
 )
 def test_a_missing_extra_is_named(name: str, hidden: str, extra: str, monkeypatch: pytest.MonkeyPatch):
@@ -82,10 +105,11 @@ def test_a_missing_extra_is_named(name: str, hidden: str, extra: str, monkeypatc
 
 def test_the_base_components_load_without_any_extra():
     base = ["json_transform", "filter", "schema_validate", "logger", "local_file", "report", "http_request"]
+    base += ["sort", "deduplicate", "sample", "sql_query", "sql_execute", "webhook", "output_router", "error_router"]
     modules = sorted({BUILTIN[name].partition(":")[0] for name in base})
     program = (
         "import sys\n"
-        "for m in ('polars', 'pyarrow', 'altair', 'vl_convert', 'ray'): sys.modules[m] = None\n"
+        "for m in ('polars', 'pyarrow', 'altair', 'vl_convert', 'ray', 'redis', 'boto3', 'aiosmtplib', 'psycopg'): sys.modules[m] = None\n"
         f"import {', '.join(modules)}\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

@@ -1,0 +1,388 @@
+"""Lets attempts go to the Ray cluster when it can carry them; holds back or refuses the others.
+
+An attempt that no node can ever run would wait in Ray for ever without a word. So the cluster is looked at first: before a
+run begins, for every stage that it will surely come to, and before each attempt for the others, because nodes come and go. If
+the project says so (`ray.wait_for_resources_s`), an attempt waits instead, with a warning; meanwhile an empty task with the
+same wishes is queued in Ray, which an autoscaler sees as demand and which ends when there is room.
+
+Members of a gang wait until room for all of it is reserved (a placement group), which is given back when the construct that
+opened it has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from time import monotonic, time
+from typing import Any
+
+import ray
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from flowmason_ray.engine.commands import GatherResults, StartStage
+from flowmason_ray.engine.context import LocalScope
+from flowmason_ray.engine.events import Event, StageDeclined, StageFailed, StageLogged
+from flowmason_ray.engine.executor import Deliver, RunInfo
+from flowmason_ray.engine.executors.capacity import Demand, Node, for_ray, missing, missing_together, nodes_from
+from flowmason_ray.engine.executors.gangs import Bundles, Member, member_of, surely_run
+from flowmason_ray.engine.executors.placement import Placement, runs_in_coordinator
+from flowmason_ray.engine.executors.ray_bindings import reads_remote
+from flowmason_ray.engine.plan import Plan, PlanStage
+from flowmason_ray.engine.scope import Status
+from flowmason_ray.errors import Failure, FlowMasonError, StageError
+
+NODES_TTL_S = 10.0
+"""How long the list of nodes is believed: nodes come and go, but asking takes milliseconds."""
+LOOK_AGAIN_S = 5.0
+"""How often it is looked at whether what waits in Ray can still be had. An attempt is let go of when it could not be had twice:
+if it was running on a node that died, Ray has said so by then."""
+GANG_CHECK_S = 0.25
+"""How often it is looked at whether a gang's construct has ended, so that its room can be given back."""
+SHOWN = 5
+
+_ray: Any = ray  # its types are partly unknown
+
+Submit = Callable[[StartStage, Mapping[str, Any]], None]
+"""Hands an attempt to Ray, with the options of its call."""
+
+
+class InfeasibleRun(FlowMasonError):
+    """A stage asks for what no node of the cluster has."""
+
+    code = "infeasible_resources"
+
+
+def _nothing() -> None:
+    """Do nothing: a task that only shows that there is room."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Queue:
+    """Attempts that wait for the same thing."""
+
+    said: str
+    """What is missing."""
+    stop: Callable[[], None]
+    commands: dict[str, StartStage] = field(default_factory=dict[str, StartStage])
+    limit: asyncio.TimerHandle | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class _Gang:
+    """An open gang."""
+
+    member: Member
+    group: Any
+    bundles: list[Demand]
+    ready: bool = False
+
+
+class Admission:
+    """Decides for one run which attempts may go to the cluster now."""
+
+    def __init__(self, nodes: Callable[[], list[Node]] | None = None) -> None:
+        """
+        Args:
+            nodes: Returns the cluster's nodes; None: asks Ray.
+        """
+        self._ask = nodes or (lambda: nodes_from(_ray.nodes()))
+        self._known: tuple[float, list[Node]] = (-NODES_TTL_S, [])
+        self._missing: dict[tuple[Any, ...], str | None] = {}
+        self._queues: dict[Any, _Queue] = {}
+        self._gangs: dict[str, _Gang] = {}
+        self._has_gangs = False
+        self._checking: asyncio.TimerHandle | None = None
+        self._looking: asyncio.TimerHandle | None = None
+        self.placement = Placement(self.nodes)
+
+    def open(
+        self,
+        run: RunInfo,
+        submit: Submit,
+        deliver: Deliver,
+        under_way: Callable[[], Collection[StartStage | GatherResults]],
+        abandon: Callable[[StageFailed], None],
+    ) -> None:
+        """Begin to serve a run.
+
+        Args:
+            run: What is known about it.
+            submit: Hands an attempt to Ray; called at once or later.
+            deliver: Takes reports of attempts that were held back and cannot run.
+            under_way: Returns what was begun and has not ended.
+            abandon: Lets go of an attempt that was handed to Ray, and takes its report.
+        """
+        self._run = run
+        self._under_way = under_way
+        self._abandon = abandon
+        self._loop = asyncio.get_running_loop()
+        self._submit = submit
+        self._deliver = deliver
+        self._wait_s: float = run.settings.ray.wait_for_resources_s if run.settings is not None else 0.0
+        self._stuck: set[str] = set()
+        self._looking = self._loop.call_later(LOOK_AGAIN_S, self._look_again)
+        self.placement.open(run)
+
+    def prepare(self, plan: Plan, *, check: bool) -> None:
+        """Take note of the plan; with `check`, look whether the cluster can run what it will surely come to.
+
+        Raises:
+            InfeasibleRun: it cannot, and is not to wait.
+        """
+        self.placement.prepare(plan)
+        self._has_gangs = any(stage.gang for _, stage in plan.stages())
+        self._bundles = Bundles(plan, self._gang_demand)
+        if not check or self._wait_s > 0:
+            return
+        lacking: list[str] = []
+        for stage in surely_run(plan):
+            if stage.construct is None and not runs_in_coordinator(stage) and stage.cache is None:
+                found = self._lacks(self.placement.demand(stage))
+                if found is not None:
+                    lacking.append(f"Stage {stage.id!r} can never run on this cluster. {found}")
+        if lacking:
+            more = f" And {len(lacking) - SHOWN} more stages ask for what is not there." if len(lacking) > SHOWN else ""
+            raise InfeasibleRun("Nothing was run. " + " ".join(lacking[:SHOWN]) + more)
+
+    def close(self) -> None:
+        """Give everything back."""
+        for queue in self._queues.values():
+            self._drop(queue)
+        self._queues.clear()
+        for gang in self._gangs.values():
+            remove_placement_group(gang.group)
+        self._gangs.clear()
+        for timer in (self._checking, self._looking):
+            if timer is not None:
+                timer.cancel()
+
+    # -- the cluster --------------------------------------------------------------------------------------------------
+
+    def nodes(self) -> list[Node]:
+        """Return the cluster's nodes as they were lately."""
+        if monotonic() - self._known[0] > NODES_TTL_S:
+            self._known = (monotonic(), self._ask())
+            self._missing.clear()
+        return self._known[1]
+
+    def cores(self) -> int:
+        """Return how many CPU cores the cluster has, at least 1."""
+        return max(1, int(sum(node.resources.get("CPU", 0.0) for node in self.nodes())))
+
+    def _lacks(self, demand: Demand) -> str | None:
+        nodes, key = self.nodes(), demand.key
+        if key not in self._missing:
+            found = missing(demand, nodes)
+            if found is not None:  # before anything is refused it is looked at anew
+                self._known = (monotonic(), self._ask())
+                self._missing.clear()
+                found = missing(demand, self._known[1])
+            self._missing[key] = found
+        return self._missing[key]
+
+    def _look_again(self) -> None:
+        """Let go of attempts that wait in Ray for a node that has gone."""
+        self._looking = self._loop.call_later(LOOK_AGAIN_S, self._look_again)
+        waiting = [c for c in self._under_way() if isinstance(c, StartStage) and not self._is_held(c.path)]
+        if not waiting or self._wait_s > 0:
+            return
+        self._known = (monotonic(), self._ask())
+        self._missing.clear()
+        stuck = {c.path: c for c in waiting if self._lost_room(c) is not None}
+        for path in self._stuck & stuck.keys():
+            found = self._lost_room(stuck[path])
+            self._abandon(_refused(stuck.pop(path), f"{found} It had the room for it before."))
+        self._stuck = set(stuck)
+        for path in [p for p, gang in self._gangs.items() if not gang.ready]:
+            found = missing_together([b for b in self._gangs[path].bundles if b.amounts], self._known[1])
+            if found is not None:
+                self._give_up(path, found)
+
+    def _is_held(self, path: str) -> bool:
+        return any(path in queue.commands for queue in self._queues.values())
+
+    def _lost_room(self, command: StartStage) -> str | None:
+        demand = self.placement.demand(command.stage)
+        if demand.key not in self._missing:
+            self._missing[demand.key] = missing(demand, self._known[1])
+        return self._missing[demand.key]
+
+    # -- attempts -----------------------------------------------------------------------------------------------------
+
+    def request(self, command: StartStage) -> Event | None:
+        """Hand an attempt to Ray: now, or when there is room. Returns how it ended if there never will be."""
+        if self._has_gangs and self._gang_demand(command.stage) is not None:
+            member = member_of(command.scope, command.stage.index)
+            if member is not None:
+                return self._request_in_gang(command, member)
+        demand = self.placement.demand(command.stage)
+        found = self._lacks(demand)
+        if found is None:
+            self._submit(command, self.placement.options(command))
+            return None
+        if _is_skipped(self._run, command):
+            return StageDeclined(at=time(), path=command.path, attempt=command.attempt)
+        if self._wait_s <= 0:
+            return _refused(command, found)
+        if demand.key not in self._queues:
+            options = dict(self.placement.options(command)) | {"max_retries": 0, "name": f"room for {command.path}"}
+            probe = _ray.remote(_nothing).options(**options).remote()
+            self._hold(demand.key, command, found, lambda: _ray.cancel(probe, force=True))
+            self._when_done(probe, lambda: self._released(demand.key))
+        self._queues[demand.key].commands[command.path] = command
+        return None
+
+    def cancel(self, path: str) -> bool:
+        """Forget an attempt that is held back; returns whether it was."""
+        for key, queue in self._queues.items():
+            if queue.commands.pop(path, None) is not None:
+                if not queue.commands and key not in self._gangs:
+                    self._drop(self._queues.pop(key))
+                return True
+        return False
+
+    def _hold(self, key: Any, command: StartStage, said: str, stop: Callable[[], None]) -> None:
+        self._queues[key] = _Queue(said=said, stop=stop)
+        if said:
+            self._queues[key].limit = self._loop.call_later(self._wait_s, self._give_up, key)
+            message = f"It waits for the cluster to grow, for {self._wait_s:g} s at most. {said}"
+            self._deliver(StageLogged(at=time(), path=command.path, level="warning", message=message))
+
+    def _when_done(self, reference: Any, then: Callable[[], None]) -> None:
+        loop = self._loop
+
+        def done(future: Any) -> None:  # on one of Ray's threads
+            if not loop.is_closed() and future.exception() is None:
+                loop.call_soon_threadsafe(then)
+
+        reference.future().add_done_callback(done)
+
+    def _released(self, key: Any) -> None:
+        queue = self._queues.pop(key, None)
+        if queue is None:
+            return
+        if queue.limit is not None:
+            queue.limit.cancel()
+        self._known = (-NODES_TTL_S, [])
+        for command in queue.commands.values():
+            report = self.request(command)
+            if report is not None:
+                self._deliver(report)
+
+    def _give_up(self, key: Any, said: str | None = None) -> None:
+        queue = self._queues.pop(key)
+        self._drop(queue)
+        gang = self._gangs.pop(key, None) if isinstance(key, str) else None
+        if gang is not None:
+            remove_placement_group(gang.group)
+        said = said or f"{queue.said} It waited {self._wait_s:g} s for that to change."
+        for command in queue.commands.values():
+            self._deliver(_refused(command, said))
+
+    @staticmethod
+    def _drop(queue: _Queue) -> None:
+        if queue.limit is not None:
+            queue.limit.cancel()
+        queue.stop()
+
+    # -- gangs --------------------------------------------------------------------------------------------------------
+
+    def _gang_demand(self, stage: PlanStage) -> Demand | None:
+        """Return what an attempt needs of its gang's room; None: it needs none, it runs beside it."""
+        demand = None if runs_in_coordinator(stage) else self.placement.demand(stage)
+        return demand if demand is not None and any(n > 0 for n in demand.amounts.values()) else None
+
+    def _request_in_gang(self, command: StartStage, member: Member) -> Event | None:
+        gang = self._gangs.get(member.path)
+        if gang is not None and gang.member.scope is not member.scope:  # the same path again: the attempt was repeated
+            self._close_gang(member.path)
+            gang = None
+        if gang is None:
+            refused = self._open_gang(command, member)
+            if refused is not None:
+                return refused
+            gang = self._gangs[member.path]
+        if not gang.ready:
+            self._queues[member.path].commands[command.path] = command
+            return None
+        self._submit_in_gang(command, member, gang)
+        return None
+
+    def _submit_in_gang(self, command: StartStage, member: Member, gang: _Gang) -> None:
+        numbers = [i for i, bundle in enumerate(gang.bundles) if bundle.amounts]
+        place = numbers.index(member.bundle) if member.bundle >= 0 else -1
+        strategy = PlacementGroupSchedulingStrategy(
+            gang.group, placement_group_bundle_index=place, placement_group_capture_child_tasks=False
+        )
+        options = {
+            name: value
+            for name, value in self.placement.options(command).items()
+            if name not in ("label_selector", "fallback_strategy")  # its bundle has them
+        }
+        self._submit(command, {**options, "scheduling_strategy": strategy})
+
+    def _open_gang(self, command: StartStage, member: Member) -> Event | None:
+        scope = member.scope
+        stage = scope.plan.stages[member.index]
+        opened = scope.constructs.get(member.index) if scope.constructs else None
+        window: int = getattr(stage.options, "window", 1)
+        bundles = self._bundles.of(scope.plan, stage, min(window, getattr(opened, "count", window)))
+        wanted = [bundle for bundle in bundles if bundle.amounts]
+        found = missing_together(wanted, self.nodes())
+        if found is not None and self._wait_s <= 0:
+            self._known = (-NODES_TTL_S, [])
+            found = missing_together(wanted, self.nodes())
+            if found is not None:
+                return _refused(command, found)
+        group: Any = placement_group(
+            [dict(bundle.amounts) for bundle in wanted],
+            strategy="SPREAD" if stage.strategy == "spread" else "PACK",
+            name=member.path,
+            bundle_label_selector=[for_ray(bundle.labels) for bundle in wanted],
+        )
+        path = member.path
+        self._gangs[path] = _Gang(member=member, group=group, bundles=bundles)
+        self._hold(path, command, found or "", lambda: None)
+        self._when_done(group.ready(), lambda: self._gang_ready(path, group))
+        if self._checking is None:
+            self._checking = self._loop.call_later(GANG_CHECK_S, self._check_gangs)
+        return None
+
+    def _gang_ready(self, path: str, group: Any) -> None:
+        gang = self._gangs.get(path)
+        if gang is not None and gang.group is group:
+            gang.ready = True
+            self._released(path)
+
+    def _check_gangs(self) -> None:
+        """Give back the room of gangs whose construct has ended."""
+        for path, gang in list(self._gangs.items()):
+            if gang.member.scope.status[gang.member.index] != Status.OPEN:
+                self._close_gang(path)
+        self._checking = self._loop.call_later(GANG_CHECK_S, self._check_gangs) if self._gangs else None
+
+    def _close_gang(self, path: str) -> None:
+        remove_placement_group(self._gangs.pop(path).group)
+        queue = self._queues.pop(path, None)
+        if queue is not None:
+            self._drop(queue)
+
+
+def _is_skipped(run: RunInfo, command: StartStage) -> bool:
+    """Tell whether a stage's `when` is false, if that can be told here: then nothing has to be there for it."""
+    scope, stage = command.scope, command.stage
+    if stage.when is None or reads_remote(scope, stage):
+        return False
+    try:
+        seen = LocalScope(run, scope, stage, command.path, command.attempt, command.first_started_at)
+        return not stage.when.evaluate(seen)
+    except StageError:
+        return False  # it is said when the attempt is begun
+
+
+def _refused(command: StartStage, found: str) -> StageFailed:
+    message = f"Stage {command.stage.id!r} can never run on this cluster. {found}"
+    failure = Failure(code="infeasible_resources", message=message, stage=command.path, attempts=command.attempt)
+    return StageFailed(at=time(), path=command.path, attempt=command.attempt, failure=failure)

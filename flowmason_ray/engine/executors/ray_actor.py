@@ -1,0 +1,207 @@
+"""An actor of a component's pool, seen from inside: one process that holds one instance, set up once, and runs calls with it.
+
+Calls run in threads of Ray's group `calls`, as many at a time as the component allows; asynchronous components share one event
+loop, on which they also were set up. Beside them the group `control` stays free, so that an attempt can be stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import ray
+
+from flowmason_ray.engine.attempt import fail, is_final, setup_failed
+from flowmason_ray.engine.context import AttemptContext, InstanceContext
+from flowmason_ray.engine.events import Event
+from flowmason_ray.engine.executors.instances import Instance
+from flowmason_ray.engine.executors.prints import heard, keep_ears_open
+from flowmason_ray.engine.executors.ray_messages import CallData, CallReport
+from flowmason_ray.engine.executors.ray_stages import Work, component_of, run_of
+from flowmason_ray.engine.executors.ray_telling import Teller
+from flowmason_ray.engine.executors.ray_worker import node_id, run_attempts
+from flowmason_ray.engine.executors.threads import AttemptStopped, ComponentLoop, ThreadJob
+from flowmason_ray.errors import Failure
+
+CONTROL_THREADS = 2
+"""One waits for the actor's end, one is free to stop attempts."""
+
+_ray: Any = ray  # under this name without types: those of Ray are partly unknown
+
+
+class Ready(NamedTuple):
+    """How an actor's setup ended."""
+
+    failure: Failure | None
+    """None: it is ready."""
+    final: bool
+    told: tuple[tuple[int, Event], ...]
+    node: str
+    setup_s: float
+
+
+class ComponentActor:
+    """Runs calls with one instance of a component."""
+
+    def __init__(
+        self, classes: Mapping[str, Any], packed_run: bytes, reference: tuple[str, str, str, str | None]
+    ) -> None:
+        self._classes = classes
+        self._packed_run = packed_run
+        self._reference = reference
+        self._instance: Instance | None = None
+        self._loop: ComponentLoop | None = None
+        self._running: dict[tuple[str, int], Callable[[], None]] = {}
+        self._kept: dict[tuple[str, int], Any] = {}
+        self._never = threading.Event()
+
+    def set_up(self, path: str, number: int, mailbox: tuple[str, str] | None) -> Ready:
+        """Make the instance ready. What it says counts to `path`, that of the attempt which it is needed for first.
+
+        `number` tells setups apart, in the place of an attempt's number: it is negative.
+        """
+        started = perf_counter()
+        teller = Teller(path, number)
+        failure, final = None, False
+        try:
+            run = run_of(self._packed_run)
+            if mailbox is not None:
+                teller.post_to(mailbox)
+            component = component_of(self._reference, self._classes)
+            keep_ears_open()
+            try:
+                instance = Instance(component)
+                if component.is_async:
+                    self._loop = ComponentLoop()
+                with heard(teller.tell, path, number, shown=False):
+                    self._set_up(instance, lambda: InstanceContext(run, path, teller.tell))
+                self._instance = instance
+            except Exception as exc:
+                raise (exc if hasattr(exc, "code") else setup_failed(component, exc)) from exc
+        except Exception as exc:  # foreign code runs here: its import, its constructor, its setup
+            failure, final = replace(fail(exc, path, 1), code="component_setup_failed"), is_final(exc)
+        return Ready(failure, final, teller.told(), node_id(), perf_counter() - started)
+
+    def _set_up(self, instance: Instance, say: Callable[[], InstanceContext]) -> None:
+        if self._loop is None:
+            instance.ready(say)
+        else:
+            self._on_loop(lambda: instance.ready_async(say), "setup", lambda _: None)
+
+    def run(self, call: CallData, *arguments: Any) -> CallReport:
+        """Run a call (`ray_worker.run_call`); values that are too large for the report stay here until they are taken."""
+        assert self._instance is not None, "calls come after set_up"
+        reports, kept = run_attempts(self._classes, call, arguments, self._execute)
+        for data, report, value in zip(call.attempts, reports, kept, strict=True):
+            if report.status == "succeeded" and not report.inline:
+                self._kept[data.path, data.attempt] = value
+        return CallReport(reports, node_id(), rss_mib())
+
+    def _execute(self, work: Work, given: Any, context: AttemptContext) -> Any:
+        assert work.component is not None
+        assert self._instance is not None
+        own = work.component.name == self._instance.component.name
+        target = self._instance.object if own else work.instance
+        key = (context.path, context.attempt)
+        try:
+            if work.component.is_async:
+                self._loop = self._loop or ComponentLoop()
+                return self._on_loop(
+                    lambda: target.execute(given, context),
+                    context.path,
+                    lambda stop: self._running.__setitem__(key, stop),
+                )
+            return self._in_this_thread(lambda: target.execute(given, context), key)
+        finally:
+            self._running.pop(key, None)
+
+    def _on_loop(self, make: Callable[[], Any], name: str, started: Callable[[Callable[[], None]], None]) -> Any:
+        assert self._loop is not None
+        over: Future[Any] = Future()
+
+        def done(result: Any, error: BaseException | None) -> None:
+            if isinstance(error, asyncio.CancelledError):
+                over.set_exception(AttemptStopped())
+            elif error is not None:
+                over.set_exception(error)
+            else:
+                over.set_result(result)
+
+        started(self._loop.submit(make, name, done))
+        return over.result()
+
+    def _in_this_thread(self, call: Callable[[], Any], key: tuple[str, int]) -> Any:
+        ended: list[tuple[Any, BaseException | None]] = []
+        job = ThreadJob(call, lambda result, error: ended.append((result, error)))
+        self._running[key] = job.stop
+        job.run()
+        result, error = ended[0]
+        if error is not None:
+            raise error
+        return result
+
+    def take(self, path: str, attempt: int) -> tuple[bool, Any]:
+        """Hand out a value that stayed here: whether it is there, and the value."""
+        key = (path, attempt)
+        return key in self._kept, self._kept.pop(key, None)
+
+    def stop(self, path: str, attempt: int) -> None:
+        """Stop an attempt, if it is running."""
+        stop = self._running.get((path, attempt))
+        if stop is not None:
+            stop()
+
+    def tear_down(self) -> str | None:
+        """Call the component's `teardown`; returns what went wrong, if anything."""
+        instance = self._instance
+        if instance is None or not instance.wants_teardown:
+            return None
+        try:
+            if self._loop is None:
+                instance.tear_down()
+            else:
+                self._on_loop(instance.tear_down_async, "teardown", lambda _: None)
+        except Exception as exc:  # foreign code runs here
+            return f"teardown() of component {instance.component.name!r} failed. {type(exc).__name__}: {exc}"
+        return None
+
+    def watch(self) -> None:
+        """Never return: whoever waits for this notices when the process dies."""
+        self._never.wait()
+
+
+def rss_mib() -> float:
+    """Return how much memory this process occupies; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * 4096 / 2**20
+    except (OSError, IndexError, ValueError):
+        return 0.0
+
+
+def _grouped(name: str, group: str) -> Any:
+    return _ray.method(concurrency_group=group)(getattr(ComponentActor, name))
+
+
+class _RemoteActor(ComponentActor):
+    """The same with Ray's concurrency groups."""
+
+    set_up = _grouped("set_up", "calls")
+    run = _grouped("run", "calls")
+    take = _ray.method(concurrency_group="control", num_returns=2)(ComponentActor.take)
+    stop = _grouped("stop", "control")
+    tear_down = _grouped("tear_down", "calls")
+    watch = _grouped("watch", "control")
+
+
+@lru_cache(maxsize=64)  # Ray exports a class to the cluster again for every object that `ray.remote` returns
+def remote_actor(concurrency: int) -> Any:
+    """Return the actor class for a component that carries out `concurrency` calls at a time."""
+    groups = {"calls": concurrency, "control": CONTROL_THREADS}
+    return _ray.remote(concurrency_groups=groups, max_restarts=0, max_task_retries=0)(_RemoteActor)

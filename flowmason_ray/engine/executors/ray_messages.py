@@ -1,0 +1,126 @@
+"""What coordinator and workers say to each other about attempts.
+
+A *call* carries a tuple of attempts. They are independent of each other, or a chain: a later one's bindings may point at the
+value of an earlier one of the same call, which then never leaves the worker. The worker runs them in order and gives one
+report each.
+
+These are named tuples and not dataclasses: one of each is pickled per call, on the coordinator's event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from flowmason_ray.engine.digests import Contents
+from flowmason_ray.engine.events import Event
+from flowmason_ray.errors import Failure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageData:
+    """A stage as data: what a worker needs to run an attempt of it. Packed once, by `ray_bindings.stage_data`."""
+
+    digest: str
+    """Identifies the content, so that a worker compiles a stage once."""
+    id: str
+    component: tuple[str, str, str, str | None] | None
+    """(name, module, qualified name, file) of the component; None for a hidden stage."""
+    template: Any
+    fixed: Mapping[str, Any]
+    when: str | None
+    schema: Mapping[str, Any] | None
+    memory_mib: float | None = None
+    """By how much an attempt may grow its worker."""
+    llm: Mapping[str, Any] | None = None
+    """The effective `llm_settings`."""
+
+
+class Binding(NamedTuple):
+    """Where a value comes from."""
+
+    source: Literal["value", "argument", "reference", "attempt"]
+    """`value`: it is `of` itself; `argument`: argument number `of`, which Ray has brought along; `reference`: the first
+    element of that argument is a reference to it; `attempt`: the value of attempt number `of` of the same call."""
+    of: Any = None
+
+
+class Bindings(NamedTuple):
+    """Where everything comes from that a stage's templates read."""
+
+    stages: Mapping[str, tuple[Binding, str, Mapping[str, Any] | None]] = {}  # never written to
+    """By stage id: the output, the status, the error."""
+    variables: Mapping[str, Binding] = {}
+    """By name: the output of the stage that set it, a field of which it is."""
+    loops: Mapping[str, tuple[Binding, int, bool]] = {}
+    """By variable: (the items, position, whether it is the index that is wanted)."""
+    input: Binding | None = None
+    """The scope's input, if it is read."""
+
+
+class AttemptData(NamedTuple):
+    """One attempt as data."""
+
+    digest: str
+    """The stage's (`StageData.digest`)."""
+    stage: bytes
+    """The packed `StageData`; read by workers that do not know the digest yet."""
+    bindings: Bindings
+    path: str
+    attempt: int
+    first_started_at: float
+    idempotency_key: str | None
+    live: bool = True
+    """Whether what it says is passed on while it runs; what is said by one that rides along comes with its report."""
+    timed: bool = False
+    """Whether the coordinator wants to be told when it begins: it has a time limit."""
+    reads: tuple[int, ...] = ()
+    """The attempts of the same call whose values it reads: it is not run unless they have succeeded."""
+
+
+class CallData(NamedTuple):
+    """What one call is to do."""
+
+    run: bytes
+    """The run's facts (`pack_run`): sent with every call, read once per worker, which beats a reference that every task would
+    have to borrow (measured: 3 ms a task)."""
+    attempts: tuple[AttemptData, ...]
+    mailbox: tuple[str, str] | None = None
+    """Where to post what attempts say while they run: the name of the mailbox and the box in it; None: nowhere."""
+
+
+class Report(NamedTuple):
+    """How an attempt ended, for the coordinator. Small whatever the value."""
+
+    status: Literal["succeeded", "failed", "declined", "stopped", "not_run"]
+    """`not_run`: an attempt of the same call that it reads has not succeeded."""
+    duration_s: float = 0.0
+    decision: Mapping[str, Any] | None = None
+    inline: bool = True
+    """Whether `value` is the value; else it stays with the worker or in the object store, and `packed` is how the log records
+    it."""
+    value: Any = None
+    packed: bytes | None = None
+    size_bytes: int = 0
+    contents: Contents | None = None
+    """What stands for `value` in fingerprints, when it is not here and the run asks for it."""
+    failure: Failure | None = None
+    final: bool = False
+    """Whether the component has said that repeating cannot help."""
+    usage: Mapping[str, Any] | None = None
+    """What it took of models."""
+    told: tuple[tuple[int, Event], ...] = ()
+    """What the attempt said lately (`ray_telling`), each with its number: what has come through the mailbox is known by it."""
+    drew_time: bool = False
+    """Whether it asked for the time at which it was started, which is not known yet for one that rides along."""
+
+
+class CallReport(NamedTuple):
+    """How a call ended: one report per attempt, in their order."""
+
+    reports: tuple[Report, ...]
+    node: str
+    """The id of the node on which it ran."""
+    rss_mib: float = 0.0
+    """How much memory the worker occupies; of actors only."""

@@ -1,0 +1,158 @@
+"""What attempts on workers say while they run, from the worker's side: messages, progress, and what they print (`prints`).
+
+Everything said goes two ways. A thread of the worker posts it to the run's mailbox (`ray_mailbox`), all that was said within a
+short while in one letter. And what has been said lately goes with the report too, because a letter may be slower than the
+report, or get lost; numbers tell the coordinator what it has heard already. What an attempt may say is bounded.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from contextlib import suppress
+from time import monotonic, sleep, time
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray import cloudpickle
+from ray.exceptions import RayError
+
+from flowmason_ray.engine.events import Event, StageBegan, StageLogged, StageProgressed
+
+if TYPE_CHECKING:
+    pass
+
+Letter = tuple[str, int, int, Event]
+"""The attempt (path and number), the number of the message among the attempt's, and the message."""
+
+FLUSH_S = 0.05
+"""How long the thread collects before it posts: a live view shows 20 frames a second."""
+RETRY_S = 0.25
+"""How long it waits for a mailbox that is not there yet."""
+RECENT_S = 5.0
+"""What was posted so long ago has arrived, or never will."""
+MOST_MESSAGES = 2_000
+"""How many messages an attempt may send; the log of a run is no place for data."""
+MOST_CHARS = 2**20
+"""How much text they may have."""
+LINE_CHARS = 4_000
+"""How much of one line that is printed, or one message, is passed on."""
+
+_ray: Any = ray
+_cloudpickle: Any = cloudpickle
+# Under these names without types: those of Ray are partly unknown.
+
+
+class Teller:
+    """What one attempt says."""
+
+    def __init__(self, path: str, attempt: int) -> None:
+        """Everything goes with the report alone, until `post_to` names a mailbox."""
+        self._mailbox: tuple[str, str] | None = None
+        self._path = path
+        self._attempt = attempt
+        self._lock = threading.Lock()
+        self._count = 0
+        self._chars = 0
+        self._dropped = 0
+        self._recent: deque[tuple[float, int, Event]] = deque()
+
+    def post_to(self, mailbox: tuple[str, str]) -> None:
+        """Have what is said posted too: to the mailbox of that name, and there in that box."""
+        self._mailbox = mailbox
+
+    def began(self) -> None:
+        """Say at once that the attempt runs."""
+        if self._mailbox is not None:
+            letter = (self._path, self._attempt, -1, StageBegan(path=self._path, attempt=self._attempt))
+            _post.send(self._mailbox, letter, urgent=True)
+
+    def tell(self, event: Event) -> None:
+        """Say something."""
+        with self._lock:
+            if isinstance(event, StageLogged):
+                if len(event.message) > LINE_CHARS:
+                    event = _cut(event)
+                self._chars += len(event.message)
+            if self._count >= MOST_MESSAGES or self._chars > MOST_CHARS:
+                self._dropped += 1
+                return
+            number, self._count = self._count, self._count + 1
+            self._keep(number, event)
+        if self._mailbox is not None:
+            _post.send(self._mailbox, (self._path, self._attempt, number, event))
+
+    def _keep(self, number: int, event: Event) -> None:
+        now = monotonic()
+        while self._mailbox is not None and self._recent and now - self._recent[0][0] > RECENT_S:
+            self._recent.popleft()
+        if isinstance(event, StageProgressed) and self._recent and isinstance(self._recent[-1][2], StageProgressed):
+            self._recent.pop()  # only how far it is now is of interest
+        self._recent.append((now, number, event))
+
+    def told(self) -> tuple[tuple[int, Event], ...]:
+        """Return what has been said lately, each with its number; the attempt is over."""
+        with self._lock:
+            if self._dropped:
+                message = f"It said more than is passed on: {self._dropped} messages or lines were dropped."
+                event = StageLogged(at=time(), path=self._path, level="warning", message=message)
+                self._recent.append((monotonic(), self._count, event))
+            return tuple((number, event) for _, number, event in self._recent)
+
+
+def _cut(event: StageLogged) -> StageLogged:
+    message = f"{event.message[:LINE_CHARS]}… ({len(event.message) - LINE_CHARS} more characters)"
+    return StageLogged(at=event.at, path=event.path, level=event.level, message=message, fields=event.fields)
+
+
+class _Post:
+    """The thread that posts letters; started by the first one."""
+
+    def __init__(self) -> None:
+        self._queue: deque[tuple[tuple[str, str], Letter]] = deque()
+        self._filled = threading.Event()
+        self._urgent = False
+        self._thread: threading.Thread | None = None
+        self._actors: dict[str, Any] = {}
+
+    def send(self, mailbox: tuple[str, str], letter: Letter, *, urgent: bool = False) -> None:
+        self._urgent = self._urgent or urgent
+        self._queue.append((mailbox, letter))
+        self._filled.set()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="flowmason-telling", daemon=True)
+            self._thread.start()
+
+    def _work(self) -> None:
+        while True:
+            self._filled.wait()
+            if not self._urgent:
+                sleep(FLUSH_S)
+            self._filled.clear()
+            self._urgent = False
+            letters: dict[tuple[str, str], list[Letter]] = {}
+            while self._queue:
+                mailbox, letter = self._queue.popleft()
+                letters.setdefault(mailbox, []).append(letter)
+            for mailbox, several in letters.items():
+                with suppress(RayError, RuntimeError):  # the coordinator has gone, and the mailbox with it
+                    self._deliver(mailbox, several)
+
+    def _deliver(self, mailbox: tuple[str, str], letters: list[Letter]) -> None:
+        name, box = mailbox
+        actor = self._actors.get(name)
+        if actor is None:
+            try:
+                actor = self._actors[name] = _ray.get_actor(name)
+            except ValueError:  # it is not there yet, or not any more
+                now = time()
+                for letter in letters:
+                    if now - letter[3].at < RECENT_S:
+                        self._queue.append((mailbox, letter))
+                sleep(RETRY_S)
+                self._filled.set()
+                return
+        actor.post.remote(box, _cloudpickle.dumps(letters))
+
+
+_post = _Post()

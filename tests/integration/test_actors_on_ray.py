@@ -1,0 +1,296 @@
+"""Components that get ready once, on Ray: actors are set up, shared, recycled, replaced, stopped and given back."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from flowmason_ray import Actors, Context, SetupContext, operator
+from flowmason_ray.api import PreparedRun, RunResult
+from flowmason_ray.engine.events import Event, StageLogged, StageStarted
+
+pytestmark = pytest.mark.ray
+
+
+class _In(BaseModel):
+    n: int = 0
+    what: str = ""
+
+
+class _Out(BaseModel):
+    n: int = 0
+    pid: int = 0
+    calls: int = 0
+    peak: int = 0
+    text: str = ""
+
+
+def note(context: Any, word: str) -> None:
+    """Write a line into a file of the project: what outlives an actor."""
+    with (context.project_dir / "notes.txt").open("a") as file:
+        file.write(f"{word} {os.getpid()}\n")
+
+
+class _Counting:
+    Input, Output = _In, _Out
+
+    def setup(self, context: SetupContext) -> None:
+        note(context, "setup")
+        self.context = context
+        self.calls = 0
+        self.ballast: list[bytearray] = []
+
+    def teardown(self) -> None:
+        note(self.context, "teardown")
+
+    def execute(self, input: _In, context: Context) -> _Out:
+        self.calls += 1
+        if input.what == "leak":
+            self.ballast.append(bytearray(os.urandom(1)) * (96 * 2**20))
+        if input.what == "die":
+            note(context, "died")
+            os._exit(1)
+        if input.what == "spin":
+            note(context, "spin")
+            end = time.monotonic() + 60
+            while time.monotonic() < end:
+                pass
+        if input.what == "sleep":
+            note(context, "sleep")
+            time.sleep(60)
+        time.sleep(0.01)
+        text = "x" * 200_000 if input.what == "large" else ""
+        return _Out(n=input.n, pid=os.getpid(), calls=self.calls, text=text)
+
+
+def counting(name: str, actors: Actors | None = None, effect: str = "pure") -> type:
+    return operator(name=name, effect=effect, cost="cpu", actors=actors)(type(name, (_Counting,), {"__doc__": name}))
+
+
+Two = counting("two", Actors(max=2))
+ByCount = counting("by_count", Actors(max=1, recycle_after=3))
+ByMemory = counting("by_memory", Actors(max=1, recycle_at_mib=500))
+Careful = counting("careful", Actors(max=1), effect="effectful")
+Lasting = counting("lasting", Actors(max=4, idle_s=600))
+Hasty = counting("hasty", Actors(max=1, idle_s=0))
+
+
+@operator(name="together", effect="pure", actors=Actors(max=1, concurrency=4))
+class Together:
+    Input, Output = _In, _Out
+
+    async def setup(self, context: SetupContext) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.under_way = self.peak = 0
+
+    async def execute(self, input: _In, context: Context) -> _Out:
+        assert asyncio.get_running_loop() is self.loop
+        self.under_way += 1
+        self.peak = max(self.peak, self.under_way)
+        for _ in range(400):  # until the others are here, for 20 s at most
+            if self.peak == 4:
+                break
+            await asyncio.sleep(0.05)
+        if input.what == "wait":
+            note(context, "waiting")
+            await asyncio.sleep(60)
+        self.under_way -= 1
+        return _Out(n=input.n, pid=os.getpid(), peak=self.peak)
+
+
+@operator(name="wrong", effect="pure", cost="cpu")
+class Wrong:
+    """Its setup fails as its project says."""
+
+    Input, Output = _In, _Out
+
+    def setup(self, context: SetupContext) -> None:
+        note(context, "setup")
+        context.log("info", "loading")
+        if (context.project_dir / "die").exists():
+            os._exit(1)
+        raise ValueError("no such model: 'm'")
+
+    def execute(self, input: _In, context: Context) -> _Out:
+        raise AssertionError
+
+
+@operator(name="task", effect="pure", cost="cpu", resources={"num_cpus": 4})
+class Task:
+    """Needs the whole cluster."""
+
+    Input, Output = _In, _Out
+
+    def execute(self, input: _In, context: Context) -> _Out:
+        return _Out(n=len(input.what), pid=os.getpid())
+
+
+COMPONENTS = [Two, ByCount, ByMemory, Careful, Lasting, Hasty, Together, Wrong, Task]
+
+
+@pytest.fixture(autouse=True)
+def _given_back(ray_cluster: str) -> Iterator[None]:  # pyright: ignore[reportUnusedFunction]  # pytest uses it
+    """After every test the cluster has what it had."""
+    ray: Any = importlib.import_module("ray")
+    yield
+    until = time.monotonic() + 60
+    while (free := ray.available_resources().get("CPU", 0)) != ray.cluster_resources()["CPU"]:
+        assert time.monotonic() < until, f"{free} CPUs are free"
+        time.sleep(0.2)
+
+
+def stage(id: str, component: str, config: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    return {"id": id, "component_type": component, "config": config or {}, **more}
+
+
+def over(component: str, n: int, **config: Any) -> dict[str, Any]:
+    """A loop of which every item is a call of `component`."""
+    loop = {"items": list(range(n)), "loop_stages": ["a"], "max_parallel": n}
+    return {
+        "name": "actors",
+        "stages": [stage("each", "foreach", loop), stage("a", component, {"n": "{{item}}", **config})],
+    }
+
+
+class Played:
+    def __init__(self, project: Path, document: dict[str, Any], stop_at: str | None = None) -> None:
+        self.events: list[Event] = []
+        prepared = PreparedRun(document, on="ray", components=COMPONENTS, observers=[self.events.append])
+
+        async def go() -> RunResult:
+            if stop_at is None:
+                return await prepared.run()
+            stopping = asyncio.create_task(self._stop(prepared, project, stop_at))
+            result = await prepared.run()
+            await stopping
+            return result
+
+        self.result = asyncio.run(go())
+        self.notes = Counter(line.split()[0] for line in notes(project))
+
+    async def _stop(self, prepared: PreparedRun, project: Path, word: str) -> None:
+        until = time.monotonic() + 60
+        while not any(line.startswith(word) for line in notes(project)) and time.monotonic() < until:  # noqa: ASYNC110  # another process writes it
+            await asyncio.sleep(0.05)
+        prepared.cancel()
+
+    def items(self) -> list[dict[str, Any]]:
+        self.result.raise_for_status()
+        return self.result.output["results"]
+
+
+def notes(project: Path) -> list[str]:
+    file = project / "notes.txt"
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def test_each_actor_is_set_up_once_and_there_are_no_more_than_declared(project_dir: Path) -> None:
+    played = Played(project_dir, over("two", 12))
+    items = played.items()
+    assert [item["n"] for item in items] == list(range(12))
+    pids = Counter(item["pid"] for item in items)
+    assert len(pids) in (1, 2)
+    assert os.getpid() not in pids
+    assert max(item["calls"] for item in items) == max(pids.values()), "an instance lives as long as its actor"
+    assert played.notes["setup"] in (1, 2)
+    assert played.notes["teardown"] >= len(pids)
+
+
+def test_actors_are_replaced_after_so_many_calls(project_dir: Path) -> None:
+    pids = Counter(item["pid"] for item in Played(project_dir, over("by_count", 7)).items())
+    assert sorted(pids.values(), reverse=True) == [3, 3, 1]
+
+
+def test_actors_that_grow_are_replaced(project_dir: Path) -> None:
+    pids = Counter(item["pid"] for item in Played(project_dir, over("by_memory", 8, what="leak")).items())
+    assert len(pids) >= 2
+    assert max(pids.values()) <= 5, "five times 96 MiB are more than allowed"
+
+
+def test_a_setup_that_raises_says_why_once(project_dir: Path) -> None:
+    played = Played(project_dir, over("wrong", 3))
+    failure = played.result.failure
+    assert failure is not None
+    assert failure.code == "component_setup_failed"
+    assert "no such model: 'm'" in failure.message
+    assert played.notes["setup"] <= 4, "not again and again"
+    assert "loading" in [e.message for e in played.events if isinstance(e, StageLogged)]
+
+
+def test_an_actor_that_dies_in_its_setup_ends_the_stage(project_dir: Path) -> None:
+    (project_dir / "die").touch()
+    played = Played(project_dir, {"name": "actors", "stages": [stage("a", "wrong")]})
+    failure = played.result.failure
+    assert failure is not None
+    assert (failure.code, failure.stage) == ("component_setup_failed", "a")
+    assert "'wrong' died before its setup() had ended" in failure.message
+    assert played.notes["setup"] == 1
+
+
+def test_an_effectful_call_whose_actor_dies_is_not_repeated_and_the_pool_goes_on(project_dir: Path) -> None:
+    document = over("careful", 3)
+    document["stages"][0]["config"]["break_on_error"] = False
+    document["stages"][1]["config"]["what"] = "{{ 'die' if item == 1 else '' }}"
+    document["stages"][1]["retry"] = {"max_attempts": 3, "initial_delay_ms": 1}
+    played = Played(project_dir, document)
+    assert [e.path for e in played.events if isinstance(e, StageStarted)].count("each[1]/a") == 1
+    assert played.notes["died"] == 1
+    summary = played.result.stages
+    assert summary["each[1]/a"].failure is not None
+    assert summary["each[1]/a"].failure.code == "worker_died"
+    assert [summary[f"each[{i}]/a"].status for i in (0, 2)] == ["succeeded", "succeeded"]
+
+
+@pytest.mark.parametrize("what", ["spin", "sleep"])
+def test_cancelling_ends_a_call_in_an_actor(project_dir: Path, what: str) -> None:
+    played = Played(project_dir, over("two", 2, what=what), stop_at=what)
+    assert played.result.status == "cancelled"
+
+
+def test_cancelling_ends_a_waiting_call(project_dir: Path) -> None:
+    assert Played(project_dir, over("together", 4, what="wait"), stop_at="waiting").result.status == "cancelled"
+
+
+def test_a_call_that_takes_too_long_is_ended_and_the_next_one_gets_an_actor(project_dir: Path) -> None:
+    slow = stage("slow", "careful", {"what": "sleep"}, timeout_ms=1000, on_error="continue")
+    document = {"name": "actors", "stages": [slow, stage("next", "careful", {"n": 7}, depends_on=["slow"])]}
+    played = Played(project_dir, document)
+    summary = played.result.stages
+    assert summary["slow"].failure is not None
+    assert summary["slow"].failure.code == "timeout"
+    assert summary["next"].status == "succeeded"
+
+
+def test_an_asynchronous_component_carries_out_several_calls_at_once(project_dir: Path) -> None:
+    items = Played(project_dir, over("together", 4)).items()
+    assert len({item["pid"] for item in items}) == 1
+    assert max(item["peak"] for item in items) == 4
+
+
+def test_large_values_outlive_their_actor(project_dir: Path) -> None:
+    stages = [
+        stage("make", "hasty", {"what": "large"}),
+        stage("pause", "two", depends_on=["make"]),
+        stage("read", "task", {"what": "{{stages.make.text}}"}, depends_on=["pause"]),
+    ]
+    played = Played(project_dir, {"name": "actors", "stages": stages, "output": {"n": "{{stages.read.n}}"}})
+    played.result.raise_for_status()
+    assert played.result.output == {"n": 200_000}
+
+
+def test_idle_actors_make_room_for_tasks(project_dir: Path) -> None:
+    document = over("lasting", 8)
+    document["stages"].append(stage("after", "task", {"what": "abc"}, depends_on=["each"]))
+    document["output"] = {"n": "{{stages.after.n}}"}
+    played = Played(project_dir, document)
+    played.result.raise_for_status()
+    assert played.result.output == {"n": 3}

@@ -1,0 +1,284 @@
+"""What a run on Ray survives, and how it ends where it does not: each fault on a real cluster of several nodes."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli_kit import stage
+from tests.cluster_kit import Nodes, Runs, runs_on, until
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+
+COMPONENTS = '''
+"""Components that wait to be hit, and note each of their calls."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+from pydantic import BaseModel
+
+from flowmason_ray import operator
+
+
+class Asked(BaseModel):
+    say: str = "begun"
+    size: int = 0
+    reads: Any = None
+    wait_for: str | None = None
+    grow_mib: int = 0
+
+
+class Given(BaseModel):
+    node: str
+    read: int
+    data: str
+
+
+class Work:
+    Input = Asked
+    Output = Given
+
+    def execute(self, input, context):
+        folder = Path(context.project_dir)
+        node = ray.get_runtime_context().get_node_id()
+        with (folder / "notes.txt").open("a") as notes:
+            notes.write(f"{input.say} {os.getpid()} {node} {context.idempotency_key}\\n")
+        while input.wait_for and not (folder / input.wait_for).exists():
+            time.sleep(0.05)
+        hoard = []
+        for _ in range(input.grow_mib):
+            hoard.append(bytearray(os.urandom(1024)) * 1024)
+            time.sleep(0.005)
+        read = len(input.reads["data"]) if input.reads else 0
+        return {"node": node, "read": read, "data": "x" * input.size}
+
+
+@operator(effect="pure", cost="cpu")
+class WorkPure(Work):
+    """Does no harm."""
+
+
+@operator(effect="idempotent", cost="cpu")
+class WorkIdempotent(Work):
+    """May be repeated with its key."""
+
+
+@operator(effect="effectful", cost="cpu")
+class WorkEffectful(Work):
+    """Must not be repeated."""
+'''
+
+LARGE = 2_000_000
+"""Bytes of a value that is far too large for the log."""
+OTHER: dict[str, Any] = {"labels": {"kind": "other"}}
+"""The resources of stages that are to run on nodes that can be killed."""
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    nodes = Nodes(num_cpus=2)
+    try:
+        yield nodes
+    finally:
+        nodes.close()
+
+
+@pytest.fixture
+def runs(nodes: Nodes, tmp_path: Path) -> Iterator[Runs]:
+    with runs_on(nodes, tmp_path, COMPONENTS) as runs:
+        yield runs
+
+
+def other(nodes: Nodes, **more: Any) -> str:
+    """Add a node that can be killed."""
+    return nodes.add(num_cpus=2, labels={"kind": "other"}, **more)
+
+
+def work(id: str, effect: str, *after: str, **more: Any) -> dict[str, Any]:
+    config = {"say": id, **more.pop("config", {})}
+    return stage(id, f"work_{effect}", after, config=config, **more)
+
+
+def pid_in(note: str) -> int:
+    return int(note.split()[1])
+
+
+@pytest.mark.parametrize("effect", ["pure", "idempotent", "effectful"])
+def test_a_worker_process_is_killed(runs: Runs, effect: str) -> None:
+    process = runs.start([work("a", effect, config={"wait_for": "go"})], output="{{ stages.a.read }}")
+    [note] = runs.noted("a")
+    os.kill(pid_in(note), signal.SIGKILL)
+    if effect != "effectful":
+        runs.noted("a", times=2)
+    runs.say("go")
+    done = runs.end(process)
+    if effect == "effectful":
+        assert done["error"]["code"] == "worker_died"
+        assert len(runs.notes()) == 1
+    else:
+        assert done["status"] == "succeeded", done.get("error")
+        assert len({n.split()[3] for n in runs.notes()}) == 1  # one key for one piece of work
+
+
+def test_a_node_is_killed_while_stages_run_on_it_and_values_lie_on_it(nodes: Nodes, runs: Runs) -> None:
+    """A pure value comes back by lineage, one that has a copy from that, and both attempts go on elsewhere."""
+    node = other(nodes)
+    reads = {"data": "{{ stages.pure.data }}"}
+    process = runs.start(
+        [
+            work("pure", "pure", config={"size": LARGE}, resources=OTHER),
+            work("kept", "effectful", config={"size": LARGE}, resources=OTHER),
+            work("runs", "pure", "kept", "pure", config={"wait_for": "go"}, resources=OTHER),
+            work("first", "effectful", "runs", config={"reads": reads}),
+            work("second", "pure", "runs", config={"reads": {"data": "{{ stages.kept.data }}"}}),
+        ],
+        output={"first": "{{ stages.first.read }}", "second": "{{ stages.second.read }}"},
+    )
+    runs.noted("runs")
+    other(nodes)
+    nodes.kill(node)
+    runs.noted("runs", times=2)
+    runs.say("go")
+    done = runs.end(process)
+    assert done["status"] == "succeeded", done.get("error")
+    assert done["output"] == {"first": LARGE, "second": LARGE}
+    assert [n.split()[0] for n in runs.notes()].count("kept") == 1
+    assert [n.split()[0] for n in runs.notes()].count("first") == 1
+
+
+def test_an_object_is_lost_that_has_no_copy(nodes: Nodes, runs: Runs) -> None:
+    """Not recorded, so no copies: what is idempotent is made again with its key, what is effectful is not."""
+    node = other(nodes)
+    process = runs.start(
+        [
+            work("again", "idempotent", config={"size": LARGE}, resources=OTHER),
+            work("once", "effectful", config={"size": LARGE}, resources=OTHER),
+            work("waits", "pure", "again", "once", config={"wait_for": "go"}),
+            work("reads", "pure", "waits", config={"reads": "{{ stages.again }}"}),
+            work("lacks", "pure", "reads", config={"reads": "{{ stages.once }}"}, on_error="continue"),
+        ],
+        "--no-store",
+        output={"read": "{{ stages.reads.read }}", "error": "{{ stages.lacks.error }}"},
+    )
+    runs.noted("waits")
+    other(nodes)
+    nodes.kill(node)
+    runs.say("go")
+    done = runs.end(process)
+    assert done["status"] == "succeeded", done.get("error")
+    assert done["output"]["read"] == LARGE
+    assert done["output"]["error"]["code"] == "value_lost"
+    assert "effectful" in done["output"]["error"]["message"]
+    again = [n.split() for n in runs.notes() if n.startswith("again")]
+    assert len(again) == 2
+    assert again[0][3] == again[1][3]
+    assert [n.split()[0] for n in runs.notes()].count("once") == 1
+
+
+def test_the_coordinator_is_killed_and_the_run_is_resumed(runs: Runs) -> None:
+    process = runs.start(
+        [
+            work("large", "pure", config={"size": LARGE}),
+            work("waits", "idempotent", "large", config={"wait_for": "go"}),
+            work("reads", "pure", "waits", config={"reads": "{{ stages.large }}"}),
+        ],
+        output="{{ stages.reads.read }}",
+    )
+    runs.noted("waits")
+    process.kill()
+    process.communicate()
+    runs.say("go")
+    done = runs.end(runs.begin("resume", "last", "--json"))
+    assert done["status"] == "succeeded", done.get("error")
+    assert done["output"] == LARGE
+    words = [n.split()[0] for n in runs.notes()]
+    assert words.count("large") == 1
+    assert words.count("waits") == 2
+    assert len({n.split()[3] for n in runs.notes() if n.startswith("waits")}) == 1
+
+
+def test_a_node_is_drained(nodes: Nodes, runs: Runs) -> None:
+    """What runs there may end, what comes later goes elsewhere, and values that lie there are not lost."""
+    node = other(nodes)
+    process = runs.start(
+        [
+            work("large", "effectful", config={"size": LARGE}, resources=OTHER),
+            work("runs", "effectful", "large", config={"wait_for": "go"}, resources=OTHER),
+            work("later", "pure", "runs", config={"reads": "{{ stages.large }}"}, resources=OTHER),
+        ],
+        output={"read": "{{ stages.later.read }}", "node": "{{ stages.later.node }}"},
+    )
+    runs.noted("runs")
+    another = other(nodes)
+    assert nodes.drain(node, seconds=600)
+    runs.say("go")
+    done = runs.end(process)
+    assert done["status"] == "succeeded", done.get("error")
+    assert done["output"] == {"read": LARGE, "node": another}
+
+
+def test_the_object_store_is_full(runs: Runs) -> None:
+    """Values of twice the store's size pass through it: Ray spills to the disk, and nothing is lost."""
+    size, count = 20_000_000, 12
+    stages = [work(f"v{i}", "pure", config={"size": size}) for i in range(count)]
+    reads = [work(f"r{i}", "pure", config={"reads": "{{ stages.v" + str(i) + " }}"}) for i in range(count)]
+    last = {"sum": "{{ " + " + ".join(f"stages.r{i}.read" for i in range(count)) + " }}"}
+    done = runs.run([*stages, *reads], "--no-store", output=last)
+    assert done["status"] == "succeeded", done.get("error")
+    assert done["output"] == {"sum": size * count}
+
+
+def test_the_only_node_that_could_run_a_stage_dies(nodes: Nodes, runs: Runs) -> None:
+    """Nothing waits for ever without a word."""
+    node = other(nodes)
+    process = runs.start([work("a", "pure", config={"wait_for": "go"}, resources=OTHER)])
+    runs.noted("a")
+    nodes.kill(node)
+    done = runs.end(process)
+    assert done["error"]["code"] == "infeasible_resources"
+
+
+def test_a_component_that_leaks_memory(runs: Runs) -> None:
+    """It ends with a clear error, and takes nobody with it."""
+    stages = [
+        work("leaks", "effectful", config={"grow_mib": 4000}, resources={"memory_mib": 50}, on_error="continue"),
+        work("lives", "pure", "leaks", config={"size": 3}),
+        work("beside", "pure", config={"wait_for": "go"}),
+    ]
+    process = runs.start(
+        stages, output={"error": "{{ stages.leaks.error }}", "lives": "{{ stages.lives.data }}{{ stages.beside.data }}"}
+    )
+    runs.noted("lives")
+    runs.say("go")
+    done = runs.end(process)
+    assert done["status"] == "succeeded", done.get("error")
+    assert done["output"]["error"]["code"] == "out_of_memory"
+    assert "its stage asks for 50 MiB" in done["output"]["error"]["message"]
+    assert done["output"]["lives"] == "xxx"
+
+
+def test_cancelling_gives_everything_back(nodes: Nodes, runs: Runs) -> None:
+    config = {"items": [1, 2], "loop_stages": ["item"], "max_parallel": 2}
+    each = stage("each", "foreach", config=config, placement={"gang": True})
+    process = runs.start(
+        [
+            each,
+            work("item", "pure", config={"wait_for": "never"}),
+            work("queued", "effectful", config={"wait_for": "never"}),
+        ]
+    )
+    runs.noted("item", times=2)
+    assert not nodes.all_free()
+    cancelled = runs.begin("cancel", "last")
+    assert runs.end(process)["status"] == "cancelled"
+    cancelled.communicate()
+    until(nodes.all_free)

@@ -1,0 +1,244 @@
+"""`setup()` and `teardown()`: once per run and component in this process, with clear words when they fail."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from flowmason_ray import Actors, Context, FlowMasonError, PermanentError, SetupContext, TemporaryError, operator, run
+from flowmason_ray.api import PreparedRun
+from flowmason_ray.components.base import InvalidComponent, spec_of
+from flowmason_ray.engine.events import Event, StageFailed, StageLogged, StageRetrying
+
+told: list[str] = []
+
+
+class _In(BaseModel):
+    n: int = 0
+
+
+class _Out(BaseModel):
+    n: int
+    made_in: str = ""
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> None:  # pyright: ignore[reportUnusedFunction]  # pytest uses it
+    told.clear()
+
+
+@operator(name="synchronous", effect="pure", cost="cpu")
+class Synchronous:
+    Input, Output = _In, _Out
+
+    def setup(self, context: SetupContext) -> None:
+        time.sleep(0.02)
+        context.log("info", "loading", pipeline=context.pipeline)
+        told.append(f"setup in {context.project_dir.name}")
+        self.offset = 100
+
+    def teardown(self) -> None:
+        told.append("teardown")
+
+    def execute(self, input: _In, context: Context) -> _Out:
+        told.append("execute")
+        return _Out(n=input.n + self.offset)
+
+
+@operator(name="asynchronous", effect="pure")
+class Asynchronous:
+    Input, Output = _In, _Out
+
+    async def setup(self, context: SetupContext) -> None:
+        told.append("setup")
+        self.made_in = threading.current_thread().name
+
+    async def teardown(self) -> None:
+        told.append("teardown on the same loop" if threading.current_thread().name == self.made_in else "elsewhere")
+
+    async def execute(self, input: _In, context: Context) -> _Out:
+        return _Out(n=input.n, made_in=self.made_in)
+
+
+@operator(name="mixed", effect="pure")
+class Mixed:
+    """Waits, but its setup blocks."""
+
+    Input, Output = _In, _Out
+
+    def setup(self, context: SetupContext) -> None:
+        self.thread = threading.current_thread().name
+
+    def teardown(self) -> None:
+        told.append("teardown")
+
+    async def execute(self, input: _In, context: Context) -> _Out:
+        return _Out(n=input.n, made_in="elsewhere" if self.thread != threading.current_thread().name else "blocking")
+
+
+class Scripted:
+    """What `Failing.setup` does, in order; and then nothing."""
+
+    acts: list[Callable[[], None]]
+
+
+@operator(name="failing", effect="pure", cost="cpu")
+class Failing:
+    Input, Output = _In, _Out
+
+    def setup(self, context: SetupContext) -> None:
+        told.append("setup")
+        if Scripted.acts:
+            Scripted.acts.pop(0)()
+
+    def teardown(self) -> None:
+        raise OSError("the line is dead")
+
+    def execute(self, input: _In, context: Context) -> _Out:
+        return _Out(n=input.n)
+
+
+def fails(error: Exception) -> Callable[[], None]:
+    def act() -> None:
+        raise error
+
+    return act
+
+
+def over(component: str, n: int = 4) -> dict[str, Any]:
+    loop = {"items": list(range(n)), "loop_stages": ["a"], "max_parallel": n}
+    return {
+        "name": "setup",
+        "stages": [
+            {"id": "each", "component_type": "foreach", "config": loop},
+            {"id": "a", "component_type": component, "config": {"n": "{{item}}"}},
+        ],
+    }
+
+
+def one(component: str, **more: Any) -> dict[str, Any]:
+    return {"name": "setup", "stages": [{"id": "a", "component_type": component, **more}]}
+
+
+def watched(document: dict[str, Any], component: type) -> tuple[list[Event], str]:
+    import asyncio
+
+    events: list[Event] = []
+    prepared = PreparedRun(document, components=[component], observers=[events.append])
+    return events, asyncio.run(prepared.run()).status
+
+
+def test_setup_is_called_once_before_the_first_execute_and_teardown_at_the_end(project_dir: Path) -> None:
+    result = run(over("synchronous"), components=[Synchronous])
+    assert [each["n"] for each in result.output["results"]] == [100, 101, 102, 103]
+    assert told == [f"setup in {project_dir.name}", "execute", "execute", "execute", "execute", "teardown"]
+    run(one("synchronous"), components=[Synchronous])
+    assert told.count(f"setup in {project_dir.name}") == 2, "every run has instances of its own"
+
+
+def test_an_asynchronous_setup_shares_the_loop_of_execute() -> None:
+    result = run(over("asynchronous"), components=[Asynchronous])
+    assert {each["made_in"] for each in result.output["results"]} == {"flowmason-components"}
+    assert told == ["setup", "teardown on the same loop"]
+
+
+def test_a_setup_that_blocks_does_not_block_the_loop() -> None:
+    assert run(one("mixed"), components=[Mixed]).output["made_in"] == "elsewhere"
+    assert told == ["teardown"]
+
+
+def test_what_setup_says_is_shown_with_the_stage() -> None:
+    events, _ = watched(one("synchronous"), Synchronous)
+    said = [(e.path, e.level, e.message, e.fields) for e in events if isinstance(e, StageLogged)]
+    assert said == [("a", "info", "loading", {"pipeline": "setup"})]
+
+
+def test_a_setup_that_fails_fails_everyone_who_waited_for_it_once() -> None:
+    def slow_and_wrong() -> None:
+        time.sleep(0.5)
+        raise ValueError("no such model: 'm'")
+
+    Scripted.acts = [slow_and_wrong] * 4
+    events, status = watched(over("failing", 2), Failing)
+    failed = [e.failure for e in events if isinstance(e, StageFailed)]
+    assert status == "failed"
+    assert {f.code for f in failed} == {"component_setup_failed"}
+    assert failed[0].message == "setup() of component 'failing' failed. ValueError: no such model: 'm'"
+    assert "slow_and_wrong" in (failed[0].traceback or "")
+    assert told.count("setup") == 1
+
+
+def test_the_next_attempt_sets_up_anew() -> None:
+    Scripted.acts = [fails(TemporaryError("busy"))]
+    retry = {"max_attempts": 2, "initial_delay_ms": 1}
+    events, status = watched(one("failing", retry=retry), Failing)
+    assert (status, told) == ("succeeded", ["setup", "setup"])
+    assert [e.failure.code for e in events if isinstance(e, StageRetrying)] == ["component_setup_failed"]
+
+
+def test_a_setup_that_can_never_succeed_is_not_repeated() -> None:
+    Scripted.acts = [fails(PermanentError("wrong key")), fails(PermanentError("wrong key"))]
+    _, status = watched(one("failing", retry={"max_attempts": 3, "initial_delay_ms": 1}), Failing)
+    assert (status, told) == ("failed", ["setup"])
+
+
+def test_a_teardown_that_fails_is_told_and_changes_nothing() -> None:
+    Scripted.acts = []
+    events, status = watched(one("failing"), Failing)
+    assert status == "succeeded"
+    warnings = [e.message for e in events if isinstance(e, StageLogged)]
+    assert warnings == ["teardown() of component 'failing' failed. OSError: the line is dead"]
+
+
+def test_the_time_of_setup_is_not_the_stages_time() -> None:
+    Scripted.acts = [lambda: time.sleep(0.4)]
+    _, status = watched(one("failing", timeout_ms=200), Failing)
+    assert status == "succeeded"
+
+
+# -- what the decorators refuse ---------------------------------------------------------------------------------------------
+
+
+def declared(name: str = "x", **members: Any) -> Any:
+    def execute(self: Any, input: Any, context: Any) -> None: ...
+
+    return type(name, (), {"Input": _In, "Output": _Out, "execute": execute, **members})
+
+
+def test_what_is_declared_is_in_the_spec() -> None:
+    cls = declared(setup=lambda self, context: None, teardown=lambda self: None)  # pyright: ignore[reportUnknownLambdaType]
+    spec = spec_of(operator(actors=Actors(max=2))(cls))
+    assert spec is not None
+    assert (spec.has_setup, spec.has_teardown, spec.actors) == (True, True, Actors(max=2))
+    plain = spec_of(operator(declared()))
+    assert plain is not None
+    assert (plain.has_setup, plain.has_teardown, plain.actors) == (False, False, None)
+
+
+async def waits(self: Any, input: Any, context: Any) -> None: ...
+
+
+def test_what_cannot_be_is_refused() -> None:
+    with pytest.raises(InvalidComponent, match=r"'setup' of component .* takes \(self, context\); found \(self\)"):
+        operator(declared(setup=lambda self: None))  # pyright: ignore[reportUnknownLambdaType]
+    with pytest.raises(InvalidComponent, match=r"'teardown' .* found 3"):
+        operator(declared(teardown=3))
+    with pytest.raises(InvalidComponent, match=r"declared 'trivial'.*neither 'setup' nor actors"):
+        operator(cost="trivial")(declared(execute=waits, setup=lambda self, context: None))  # pyright: ignore[reportUnknownLambdaType]
+    with pytest.raises(InvalidComponent, match=r"concurrency=3 .* must be 'async def'"):
+        operator(actors=Actors(concurrency=3))(declared())
+
+
+@pytest.mark.parametrize(
+    "bounds",
+    [{"min": -1}, {"min": 3, "max": 2}, {"max": 0}, {"recycle_after": 0}, {"recycle_at_mib": -5}, {"concurrency": 0}],
+)
+def test_impossible_bounds_are_refused(bounds: dict[str, int]) -> None:
+    with pytest.raises(FlowMasonError, match="is impossible"):
+        Actors(**bounds)
