@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
@@ -165,7 +165,7 @@ def _check_arguments(tool: Tool, input: McpToolCall.Input) -> None:
     try:
         Draft202012Validator.check_schema(tool.input_schema)
         # A registry of its own: nothing is fetched, whatever the schema refers to.
-        registry: Any = Registry()  # its resources have no type of their own
+        registry = cast("Any", Registry)()  # its resources have no type of their own
         validator: Any = Draft202012Validator(tool.input_schema, registry=registry)
         errors: list[Any] = list(validator.iter_errors(input.arguments))
     except (SchemaError, Unresolvable, RecursionError):
