@@ -13,6 +13,7 @@ import pytest
 
 from flowmason_ray.engine.executor import Executor
 from flowmason_ray.engine.executors.in_process import InProcessExecutor
+from flowmason_ray.engine.plan import PlanStage
 from flowmason_ray.testing.conformance import Capability, NotCapable, Scenario, check, check_nothing_is_left, scenarios
 
 ALL = scenarios()
@@ -59,7 +60,11 @@ def test_ray_tasks_without_fusing(scenario: Scenario, ray_cluster: str, tmp_path
 def test_ray_actors(scenario: Scenario, ray_cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same in actors, as if every component that does not run in the coordinator had a setup."""
     module = importlib.import_module("flowmason_ray.engine.executors.ray_tasks")
-    monkeypatch.setattr(module, "wants_actors", lambda stage: stage.component is not None)  # pyright: ignore[reportUnknownArgumentType, reportUnknownLambdaType]
+
+    def all_of_them(stage: PlanStage) -> bool:
+        return stage.component is not None
+
+    monkeypatch.setattr(module, "wants_actors", all_of_them)
     hold(scenario, _ray_executor, tmp_path, RAY)
 
 

@@ -15,6 +15,7 @@ from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage
 from flowmason_ray.engine.events import Event, StageLogged, StageSucceeded
 from flowmason_ray.engine.executor import Deliver, RunInfo
 from flowmason_ray.engine.executors.in_process import InProcessExecutor
+from flowmason_ray.engine.scope import Scope
 from flowmason_ray.testing.conformance import Capability, NotCapable, check, scenarios
 
 BY_NAME = {scenario.name: scenario for scenario in scenarios()}
@@ -53,8 +54,12 @@ class Slow(InProcessExecutor):
 class Confusing(InProcessExecutor):
     """Renders the templates of every iteration in the scope of the first."""
 
+    def open(self, run: RunInfo, deliver: Deliver) -> None:
+        super().open(run, deliver)
+        self._scopes: dict[int, Scope] = {}
+
     def start(self, command: StartStage) -> Event | None:
-        first = self._instances.setdefault(id(command.stage), command.scope)
+        first = self._scopes.setdefault(id(command.stage), command.scope)
         return super().start(replace(command, scope=first))
 
 

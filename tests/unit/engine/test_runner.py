@@ -9,7 +9,7 @@ from typing import Any, Self
 import pytest
 
 from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage
-from flowmason_ray.engine.events import Event, RunFailed, StageFailed, StageStopped, StageSucceeded
+from flowmason_ray.engine.events import Event, RunFailed, StageFailed, StageLogged, StageStopped, StageSucceeded
 from flowmason_ray.engine.executor import Deliver, RunInfo
 from flowmason_ray.engine.plan import Plan
 from flowmason_ray.engine.run_log import Request
@@ -43,6 +43,9 @@ class Log:
         if self._fails:
             raise StoreUnavailable("The disk is full.")
         self.story.append("flushed")
+
+    def say(self, said: StageLogged) -> None:
+        raise AssertionError("no stage here says anything")
 
     def check_lease(self) -> None:
         """Nobody else wants the run."""
