@@ -38,6 +38,11 @@ def make_server() -> Any:
         Path(path).write_text(f"{os.environ.get('NOTES_KEY')} {os.environ.get('HOME_SECRET')}")
         return f"wrote {path}"
 
+    @server.tool(annotations=ToolAnnotations(read_only_hint=True), structured_output=False)
+    def whoami() -> str:
+        """Tell a secret."""
+        return f"My key is {os.environ.get('NOTES_KEY')}"
+
     @server.tool(structured_output=False)
     async def slow(path: str, seconds: float) -> str:
         """Take its time, then do something."""

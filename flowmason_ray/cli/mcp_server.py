@@ -111,7 +111,10 @@ async def serve_stdio(tools: ProjectTools) -> None:
     """Speak on standard input and output until the input ends."""
     server = make_server(tools)
     async with stdio_server() as (read, write):
-        await server.run(read, write, server.create_initialization_options())
+        try:
+            await server.run(read, write, server.create_initialization_options())
+        finally:
+            await tools.finish()
 
 
 def listening(host: str, port: int) -> socket.socket:
@@ -149,7 +152,10 @@ async def serve_http(tools: ProjectTools, at: socket.socket, host: str, token: s
     )
     app = make_server(tools).streamable_http_app(streamable_http_path=PATH, host=host, transport_security=security)
     config = uvicorn.Config(guarded(app, token), log_config=None, lifespan="on", timeout_graceful_shutdown=5)
-    await uvicorn.Server(config).serve(sockets=[at])
+    try:
+        await uvicorn.Server(config).serve(sockets=[at])
+    finally:
+        await tools.finish()
 
 
 def guarded(app: Callable[[Scope, Receive, Send], Awaitable[None]], token: str) -> Callable[..., Awaitable[None]]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from flowmason_ray.errors import FlowMasonError, InvalidCall, InvalidInput, InvalidPipeline, Problem, nearest
 
 if TYPE_CHECKING:
+    from flowmason_ray.api import PreparedRun, RunResult
     from flowmason_ray.engine.events import Event
     from flowmason_ray.spec.loader import LoadedPipeline
 
@@ -69,6 +70,7 @@ class ProjectTools:
     """Whether pipelines are only looked at, and none is run."""
     broken: dict[str, str] = field(default_factory=dict[str, str])
     """Pipelines that could not be read at the last look: path → why."""
+    _under_way: set[asyncio.Task[RunResult]] = field(default_factory=set["asyncio.Task[RunResult]"])
 
     def offered(self) -> list[Offered]:
         """Return all tools; the project's files are read anew."""
@@ -80,6 +82,10 @@ class ProjectTools:
     def schema_of(self, tool: str) -> Mapping[str, Any] | None:
         """Return the schema of a tool's arguments; None when there is no such tool."""
         return next((each.input_schema for each in self.offered() if each.name == tool), None)
+
+    async def finish(self) -> None:
+        """Wait until the runs whose callers have gone have ended."""
+        await asyncio.gather(*self._under_way, return_exceptions=True)
 
     async def call(self, tool: str, arguments: Mapping[str, Any], progress: Progress | None = None) -> Answered:
         """Call a tool. What goes wrong is an answer, too."""
@@ -156,12 +162,21 @@ class ProjectTools:
 
     async def _run(self, loaded: LoadedPipeline, value: Mapping[str, Any], progress: Progress | None) -> Answered:
         prepared = await asyncio.to_thread(self._prepared, loaded, value, progress)
-        result = await prepared.run()
+        task = asyncio.create_task(prepared.run())
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        try:
+            # Apart from the caller's task: the protocol's library cancels again and again, which a run that is putting
+            # its end on record would not survive.
+            result = await asyncio.shield(task)
+        except asyncio.CancelledError:
+            prepared.cancel("The client cancelled the call.")
+            raise
         document = result.to_json()
         document["stages"] = {path: summary.status for path, summary in result.stages.items()}
         return Answered(document=document, is_error=result.status != "succeeded")
 
-    def _prepared(self, loaded: LoadedPipeline, value: Mapping[str, Any], progress: Progress | None) -> Any:
+    def _prepared(self, loaded: LoadedPipeline, value: Mapping[str, Any], progress: Progress | None) -> PreparedRun:
         from flowmason_ray.api import PreparedRun
         from flowmason_ray.wiring import choose_executor, open_workspace
 

@@ -207,6 +207,46 @@ def test_what_goes_wrong_is_told(talking: Callable[..., None], project: Path) ->
     talking(project, talk)
 
 
+SLOW = '''
+import asyncio
+from pydantic import BaseModel
+from flowmason_ray import operator
+
+@operator(effect="pure")
+class Slow:
+    """Leaves a mark, then waits for ever."""
+
+    class Input(BaseModel):
+        pass
+
+    class Output(BaseModel):
+        pass
+
+    async def execute(self, input, context):
+        (context.project_dir / "begun").write_text("")
+        await asyncio.sleep(3600)
+'''
+
+
+def test_a_call_that_is_cancelled_cancels_its_run(talking: Callable[..., None], project: Path) -> None:
+    (project / "components" / "slow.py").write_text(SLOW)
+    slow = {"name": "Slow", "stages": [{"id": "slow", "component_type": "slow", "config": {}}]}
+    (project / "slow.pipeline.json").write_text(json.dumps(slow))
+
+    async def talk(client: Client) -> None:
+        call = asyncio.create_task(client.call_tool("run_slow", {}))
+        while not (project / "begun").exists():  # noqa: ASYNC110  # another process makes it
+            await asyncio.sleep(0.05)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        while (run := (await document(client, "list_runs"))["runs"][0])["status"] == "running":  # noqa: ASYNC110  # likewise
+            await asyncio.sleep(0.1)
+        assert run["status"] == "cancelled"
+
+    talking(project, talk)
+
+
 def test_read_only(project: Path) -> None:
     async def talk(client: Client) -> None:
         names = {tool.name for tool in (await client.list_tools()).tools}

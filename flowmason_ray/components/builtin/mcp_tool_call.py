@@ -165,8 +165,9 @@ def _check_arguments(tool: Tool, input: McpToolCall.Input) -> None:
     try:
         Draft202012Validator.check_schema(tool.input_schema)
         # A registry of its own: nothing is fetched, whatever the schema refers to.
-        validator = Draft202012Validator(tool.input_schema, registry=cast("Any", Registry()))
-        errors: list[Any] = list(cast("Any", validator).iter_errors(input.arguments))
+        registry = cast("Any", Registry)()  # its resources have no type of their own
+        validator: Any = Draft202012Validator(tool.input_schema, registry=registry)
+        errors: list[Any] = list(validator.iter_errors(input.arguments))
     except (SchemaError, Unresolvable, RecursionError):
         return
     if errors:

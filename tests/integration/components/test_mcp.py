@@ -54,7 +54,7 @@ def refused(context: RecordingContext, tool: str, **more: Any) -> StageError:
 def test_a_servers_tools(context: RecordingContext) -> None:
     listed = asyncio.run(McpListTools().execute(McpListTools.Input(server="notes"), context))
     tools = {tool.name: tool for tool in listed.tools}
-    assert listed.count == len(tools) == 8
+    assert listed.count == len(tools) == 9
     assert (listed.server_name, listed.server_version, listed.instructions) == ("notes", "1.2.3", "Ask for notes.")
     assert listed.protocol_version >= "2025"
     search = tools["search"]

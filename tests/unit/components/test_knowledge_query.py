@@ -118,7 +118,7 @@ def test_nothing_found_asks_no_model(server: LlmServer, context: RecordingContex
 
 def test_instructions_are_added(server: LlmServer, context: RecordingContext) -> None:
     reply(server, "Neunzig [1].", (1, "ninety days"))
-    ask(context, system_prompt="Answer in German.")
+    ask(context, instructions="Answer in German.")
     assert server.requests[-1].system.endswith("Answer in German.")
     assert "word for word" in server.requests[-1].system
 
