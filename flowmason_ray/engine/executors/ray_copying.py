@@ -17,7 +17,7 @@ BEHIND_BYTES = 2**20
 """From this size on a copy is written behind the run. A call of its own costs about as much as writing 1 MiB."""
 
 
-def pack(value: Any, run: RunInfo) -> tuple[str, bytes]:
+def written(value: Any, run: RunInfo) -> tuple[str, bytes]:
     """Write a value down as the log records it, what is large into the run's blobs; returns as `Encoder.value`."""
     return Encoder(run.blobs, secrets=run.hidden).value(value)
 
@@ -25,7 +25,7 @@ def pack(value: Any, run: RunInfo) -> tuple[str, bytes]:
 def write_copy(value: Any, packed_run: bytes) -> tuple[bytes | None, str | None]:
     """Write a copy, on a worker: how the log refers to it, or why it could not be written."""
     try:
-        key, text = pack(restore(value), run_of(packed_run))
+        key, text = written(restore(value), run_of(packed_run))
     except StoreError as exc:
         return None, exc.message
     return orjson.dumps(orjson.Fragment(text)) if key == "packed" else None, None

@@ -21,7 +21,7 @@ from flowmason_ray.engine.context import AttemptContext
 from flowmason_ray.engine.digests import contents_of
 from flowmason_ray.engine.executor import RunInfo
 from flowmason_ray.engine.executors.memory_limit import limited
-from flowmason_ray.engine.executors.ray_copying import BEHIND_BYTES, pack
+from flowmason_ray.engine.executors.ray_copying import BEHIND_BYTES, written
 from flowmason_ray.engine.executors.ray_frames import portable, restore
 from flowmason_ray.engine.executors.ray_losses import lost_failure, lost_object
 from flowmason_ray.engine.executors.ray_messages import (
@@ -227,7 +227,7 @@ def _report(value: Value, run: RunInfo, duration_s: float) -> tuple[Report, Any]
         return Report(status="succeeded", duration_s=duration_s, decision=value.decision, value=value.value), None
     size_bytes = len(text) if key == "value" else recorded_size(value.value)
     if run.blobs is not None and size_bytes < BEHIND_BYTES:
-        key, text = pack(value.value, run)
+        key, text = written(value.value, run)
     # Without blobs a frame is recorded by what it looks like; a larger value is written behind the run (`ray_copies`).
     known = key == "packed" and (run.blobs is None or size_bytes < BEHIND_BYTES)
     report = Report(
