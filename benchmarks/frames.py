@@ -23,28 +23,13 @@ from typing import Any
 from pydantic import BaseModel
 
 from benchmarks.engine import start_ray
+from benchmarks.frame_data import COLUMNS, frame_of
 from flowmason_ray import operator
 from flowmason_ray.api import PreparedRun
 from flowmason_ray.components.frames import Frame
 from flowmason_ray.engine.component import Context
 from flowmason_ray.stores.blobs import LocalBlobs
 from flowmason_ray.stores.sqlite import SqliteRunStore
-
-COLUMNS = 8
-_made: dict[tuple[int, bool], Any] = {}
-
-
-def frame_of(rows: int, strings: bool) -> Any:
-    """Return a frame of 8 columns of 8 bytes a row, of which with `strings` half are texts; made once per process."""
-    import polars
-
-    if (rows, strings) not in _made:
-        numbers = polars.int_range(rows, eager=True)
-        columns: dict[str, Any] = {f"n{i}": numbers * (i + 1) for i in range(COLUMNS)}
-        if strings:
-            columns |= {f"n{i}": (numbers % 9_999_999).cast(polars.String) for i in range(0, COLUMNS, 2)}
-        _made[rows, strings] = polars.DataFrame(columns)
-    return _made[rows, strings]
 
 
 @operator(name="bench_frame", effect="pure", cost="cpu")
@@ -64,6 +49,10 @@ class BenchFrame:
 
     def execute(self, input: Input, context: Context) -> Output:
         """Return it."""
+        from benchmarks.frame_data import (
+            frame_of,  # there each process makes it once; this class is sent anew for every run
+        )
+
         return self.Output(table=frame_of(input.rows, input.strings))
 
 

@@ -160,7 +160,7 @@ class ModelPrices(BaseModel):
     cache_write: float | None = Field(default=None, ge=0, description="Input written into it; absent: as other input.")
 
 
-ProviderType = Literal["anthropic", "openai_compatible", "llama_cpp", "vllm"]
+ProviderType = Literal["anthropic", "openai_compatible", "llama_cpp"]
 
 
 class ProviderSettings(BaseModel):
@@ -182,14 +182,12 @@ class ProviderSettings(BaseModel):
     embedding_model: str | None = Field(default=None, description="The model that makes vectors.")
     model_path: str | None = Field(
         default=None,
-        description="`llama_cpp`: the model's GGUF file; `vllm`: its directory or name. Relative to the project.",
+        description="`llama_cpp`: the model's GGUF file, relative to the project.",
     )
-    context_tokens: int = Field(
-        default=4096, ge=64, description="`llama_cpp`, `vllm`: how much the model reads and writes."
-    )
+    context_tokens: int = Field(default=4096, ge=64, description="`llama_cpp`: how much the model reads and writes.")
     options: dict[str, Any] = Field(
         default={},
-        description="`llama_cpp`, `vllm`: options of the engine. Otherwise: put into the body of every request.",
+        description="`llama_cpp`: options of the engine. Otherwise: put into the body of every request.",
     )
     headers: dict[str, str] = Field(default={}, description="HTTP headers sent with every request; no keys.")
     limits: ProviderLimits = Field(default=ProviderLimits(), description="Rates and concurrency.")

@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.cli_kit import ROOT, command, environment
 
-PATIENCE_S = 90
+PATIENCE_S = 150
 """How long anything is waited for: a bound that only a hang reaches, also on a loaded machine."""
 
 

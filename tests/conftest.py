@@ -6,10 +6,12 @@ runs them in a process of their own, after the others.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -66,11 +68,17 @@ def ray_cluster() -> Iterator[str]:
         "log_to_driver": False,
         "configure_logging": False,
     }
-    try:
-        ray.init(**options)
-    except Exception:  # its 30 s for a start were not enough, on a busy machine
+    for last in (False, True):
+        try:
+            ray.init(**options)
+            break
+        except Exception:  # Ray's 30 s for a start were not enough, on a busy machine
+            if last:
+                raise
         ray.shutdown()
-        ray.init(**options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # it leaves the processes of the first try to themselves
+            gc.collect()
     try:
         yield ray.get_runtime_context().gcs_address
     finally:

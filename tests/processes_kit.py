@@ -13,7 +13,14 @@ from tests.cli_kit import command, environment
 class ProcessProject:
     """A project whose components note their calls in `calls.txt`. Processes that are left are killed by `close`."""
 
-    def __init__(self, root: Path, components: str) -> None:
+    def __init__(self, root: Path, components: str, *, patience_s: float = 50) -> None:
+        """
+        Args:
+            root: Its directory.
+            components: The source of its components.
+            patience_s: How long a command may take.
+        """
+        self._patience_s = patience_s
         self.root = root
         (root / "flowmason.json").write_text("{}")
         (root / "components").mkdir()
@@ -42,7 +49,7 @@ class ProcessProject:
     def fm(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
         process = self.begin(*arguments)
-        out, err = process.communicate(timeout=50)
+        out, err = process.communicate(timeout=self._patience_s)
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
     def close(self) -> None:

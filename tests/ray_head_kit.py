@@ -5,6 +5,7 @@ Several on one machine get along when every port differs. It is a child of the t
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import json
 import os
@@ -25,6 +26,8 @@ import pytest
 
 START_S = 90.0
 """How long a head may take to be there: 10 s quiet, much longer on a busy machine."""
+TRIES = 5
+"""How often it is tried: Ray gives a node 30 s to be there, whatever the machine does (ray/_private/node.py)."""
 _PORTS = (
     "port",
     "node-manager-port",
@@ -43,6 +46,12 @@ HOST = "127.0.0.1"
 def has_dashboard() -> bool:
     """Tell whether what Ray's dashboard needs is installed (`ray[default]`)."""
     return all(importlib.util.find_spec(name) is not None for name in _DASHBOARD_NEEDS)
+
+
+def _end_with_parent() -> None:
+    """Have the kernel end this process when the tests are killed (PR_SET_PDEATHSIG, prctl(2)); it takes its own along."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 class Head:
@@ -87,12 +96,18 @@ class Head:
             **environment,
         }
         self._process = subprocess.Popen(
-            command, stdout=self._log, stderr=subprocess.STDOUT, env=env, cwd=self.folder, start_new_session=True
+            command,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            env=env,
+            cwd=self.folder,
+            start_new_session=True,
+            preexec_fn=_end_with_parent,
         )
         deadline = time.monotonic() + START_S
         # The dashboard answers before the node is there, and the node may give up starting after that.
         while not (self._says("Ray runtime started") and self._takes_jobs()):
-            gone = self._process.poll() is not None
+            gone = self._process.poll() is not None or self._says("Traceback")
             if gone or time.monotonic() > deadline:
                 said = (self.folder / "start.log").read_text(errors="replace")
                 raise AssertionError(f"the head {'ended' if gone else 'is not there'}:\n{said[-3000:]}")
@@ -136,14 +151,12 @@ def serving(**environment: str) -> Iterator[Head]:
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)
-    for left in (2, 1, 0):
+    for left in range(TRIES - 1, -1, -1):
         head = Head()
         try:
             try:
                 head.start(**environment)
-            except (
-                AssertionError
-            ):  # Ray gives a node 30 s to be there, whatever the machine does (ray/_private/node.py)
+            except AssertionError:
                 if not left:
                     raise
                 continue

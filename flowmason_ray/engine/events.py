@@ -366,6 +366,8 @@ class StageLogged(Event):
     """The attempt that said it; 0: the one that is under way."""
     shown: bool = field(default=False, compare=False)
     """Whether it has come out on this process's own streams already, so that no view shows it again."""
+    dropped: int = field(default=0, compare=False)
+    """How many messages this one stands for, which were too many to be told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

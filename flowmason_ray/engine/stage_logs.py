@@ -16,8 +16,8 @@ BURST = 1_000
 """Messages that an attempt may say at once; what a person reads at the most."""
 RATE_PER_S = 100.0
 """Messages a second after that."""
-CHARACTERS = 256 * 1024
-"""Characters that are kept of one attempt."""
+CHARACTERS = 2**20
+"""Characters that are kept of one attempt: hours of a training that tells how it goes."""
 MESSAGE_CHARACTERS = 8 * 1024
 """Characters that are kept of one message."""
 RUN_CHARACTERS = 64 * 2**20
@@ -69,8 +69,8 @@ class StageLogs:
             if budget is not None and budget.dropped:
                 yield self._about_dropped(said.path, said.at, budget)
             budget = self._budgets[said.path] = _Budget(attempt=attempt, filled_at=said.at)
-        if set(said.fields) == {"stream", "dropped"}:  # lines that were not even told (`executors.prints`)
-            budget.dropped += int(said.fields["dropped"])
+        if said.dropped:  # counted with those that are dropped here, and said with them
+            budget.dropped += said.dropped
             return
         message = _shortened(said.message)
         size = len(message) + sum(len(name) + len(str(value)) for name, value in said.fields.items())
@@ -96,7 +96,7 @@ class StageLogs:
         why = (
             f"this run's stages have said {RUN_CHARACTERS // 2**20} MiB"
             if self._left < MESSAGE_CHARACTERS
-            else f"an attempt may say {BURST:,} at once, {RATE_PER_S:g} a second after that, and {CHARACTERS // 1024} KiB in all"
+            else f"an attempt may say {BURST:,} at once, {RATE_PER_S:g} a second after that, and {CHARACTERS // 2**20} MiB in all"
         )
         noun = "message was" if budget.dropped == 1 else "messages were"
         return StageLogged(

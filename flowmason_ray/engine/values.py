@@ -50,6 +50,15 @@ class Packed:
     packed: bytes | None
     size_bytes: int
 
+    @property
+    def pending(self) -> bool:
+        """Whether it cannot be recorded yet."""
+        return False
+
+    def settled(self) -> bytes | None:
+        """Return how it is recorded; may block while it is `pending`."""
+        return self.packed
+
 
 class ItemSource:
     """The base of what a loop can take its items from without having all of them in memory. It travels between processes."""

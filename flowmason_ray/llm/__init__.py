@@ -7,7 +7,7 @@
     limits      what a provider allows
     hub         one event loop in a thread, with the clients and limits of this process
     pricing     what it costs
-    base        the port that providers implement: `anthropic`, `openai_compatible`, `llama_cpp`, `vllm_engine`
+    base        the port that providers implement: `anthropic`, `openai_compatible`, `llama_cpp`
 
 Importing this package imports no SDK; each is imported by the one module that needs it, when it is first asked.
 """

@@ -35,7 +35,7 @@ from flowmason_ray.llm.base import Reply, Request
 from flowmason_ray.llm.choosing import Choices, default_model
 from flowmason_ray.llm.hub import call, the_hub
 from flowmason_ray.llm.limits import Limiter
-from flowmason_ray.llm.opening import identity_of, key_of, open_provider
+from flowmason_ray.llm.opening import digest_of, identity_of, key_of, open_provider
 from flowmason_ray.llm.pricing import is_priced
 from flowmason_ray.llm.structured import Expected, repair, unusable
 from flowmason_ray.settings import ProviderLimits, ProviderSettings
@@ -44,7 +44,7 @@ EMBED_BATCH = 128
 """Texts in one request for vectors: well within what every service takes."""
 
 SharedLimits = Callable[[str, ProviderLimits], Limiter]
-"""Makes a limiter that several processes share, by the name of the provider."""
+"""Makes a limiter that several processes share, by what identifies provider and key."""
 
 
 class Gateway:
@@ -388,7 +388,7 @@ class AttemptGateway:
         identity = identity_of(settings, target.key)
         shared = gateway.shared_limits
         limited = settings.limits.rpm is not None or settings.limits.tpm is not None
-        make_limiter = partial(shared, target.name) if shared is not None and limited else None
+        make_limiter = partial(shared, digest_of(identity)) if shared is not None and limited else None
         return calling.Line(
             name=target.name,
             settings=settings,

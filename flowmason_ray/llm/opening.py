@@ -20,7 +20,6 @@ _MODULES = {
     "anthropic": ("flowmason_ray.llm.anthropic", "anthropic", "anthropic"),
     "openai_compatible": ("flowmason_ray.llm.openai_compatible", "openai", "openai"),
     "llama_cpp": ("flowmason_ray.llm.llama_cpp", "llama-cpp", "llama_cpp"),
-    "vllm": ("flowmason_ray.llm.vllm_engine", "vllm", "vllm"),
 }
 """By type: the module, the extra that it needs, and what that installs."""
 
@@ -46,6 +45,11 @@ def key_of(name: str, settings: ProviderSettings, keys: Mapping[str, Secret]) ->
 def identity_of(settings: ProviderSettings, key: str | None) -> tuple[str, str]:
     """Return what makes two providers the same one: their settings, and their key (as a digest)."""
     return orjson.dumps(settings.model_dump()).decode(), sha256((key or "").encode()).hexdigest()
+
+
+def digest_of(identity: tuple[str, str]) -> str:
+    """Return an identity as 16 hexadecimal digits."""
+    return sha256("\0".join(identity).encode()).hexdigest()[:16]
 
 
 def open_provider(name: str, settings: ProviderSettings, key: str | None, project_dir: Path) -> Provider:

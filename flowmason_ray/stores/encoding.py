@@ -165,12 +165,13 @@ class Encoder:
 
     def _handle(self, value: Packed | Kept) -> bytes:
         """Return how the value is recorded that lies somewhere else, as whoever holds it has packed it."""
-        if value.packed is None:
+        packed = value.settled() if isinstance(value, Packed) else value.packed
+        if packed is None:
             self.lossy = True
             return orjson.dumps({BLOB: {"size_bytes": value.size_bytes, "media_type": JSON_TYPE}})
-        self.digests.update(digests_in(value.packed))
-        self.lossy = is_lossy(value.packed)
-        return value.packed
+        self.digests.update(digests_in(packed))
+        self.lossy = is_lossy(packed)
+        return packed
 
     def _put(self, content: bytes) -> str:
         assert self._blobs is not None

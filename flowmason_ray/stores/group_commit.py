@@ -29,6 +29,7 @@ from flowmason_ray.engine.events import (
     StageSucceeded,
 )
 from flowmason_ray.engine.run_log import CachedResult, Request
+from flowmason_ray.engine.values import Packed
 from flowmason_ray.errors import Fenced, StoreError, StoreUnavailable
 from flowmason_ray.stores.blobs import BlobStore
 from flowmason_ray.stores.encoding import Encoder
@@ -294,12 +295,13 @@ class CommittingRunLog:
         try:
             while self._error is None:
                 with self._wake:
-                    if self._wanted <= self._committed and not self._closing and not self._renewal_wanted:
+                    waits = self._wanted <= self._committed and not self._closing and not self._renewal_wanted
+                    if waits or (self._queue and _is_pending(self._queue[0])):
                         self._wake.wait(GROUP_DELAY_S if self._queue else IDLE_S)
                     closing = self._closing
-                if self._queue or (not closing and self._renewal_due()):
+                if (self._queue and not _is_pending(self._queue[0])) or (not closing and self._renewal_due()):
                     self._commit_next()
-                elif closing:
+                elif closing and not self._queue:
                     return
                 else:
                     self._journal.idle()
@@ -312,8 +314,10 @@ class CommittingRunLog:
         return self._leased and (self._renewal_wanted or clock() - self._renewed > self._lease_s / RENEWALS)
 
     def _commit_next(self) -> None:
-        """Commit what is queued now, or only a longer lease."""
-        items = [self._queue.popleft() for _ in range(min(len(self._queue), GROUP_LIMIT))]
+        """Commit what is queued now and can be written down, or only a longer lease."""
+        items: list[Event | KeptResult] = []
+        while self._queue and len(items) < GROUP_LIMIT and not _is_pending(self._queue[0]):
+            items.append(self._queue.popleft())
         try:
             group = self._committed_group(items)
         except StoreError as exc:
@@ -428,6 +432,12 @@ class CommittingRunLog:
                 elif not each.loop.is_closed():
                     each.loop.call_soon_threadsafe(_settle, each.done, self._error)
             self._waiting = still
+
+
+def _is_pending(item: Event | KeptResult) -> bool:
+    """Tell whether an item has to wait: its value is still being written, behind the run. Everything after it waits too."""
+    event = item.event if isinstance(item, KeptResult) else item
+    return isinstance(value := getattr(event, "value", None), Packed) and value.pending
 
 
 _IN_COLUMNS = frozenset({"path"})

@@ -18,7 +18,10 @@ import pytest
 from tests.cli_kit import stage
 from tests.processes_kit import ProcessProject
 
-PATIENCE_S = 60.0
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+
+PATIENCE_S = 120.0
+"""How long something is waited for that takes seconds on a quiet machine."""
 
 WORK = '''
 """Components that note their calls, and wait until a file is there."""
@@ -72,7 +75,7 @@ class Send:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[ProcessProject]:
-    made = ProcessProject(tmp_path, WORK)
+    made = ProcessProject(tmp_path, WORK, patience_s=PATIENCE_S)
     yield made
     made.close()
 
@@ -125,7 +128,6 @@ def test_a_run_goes_on_when_the_command_has_left(ray_cluster: str, project: Proc
     assert "at b" in project.fm("runs", "logs", run, "b").stdout
 
 
-@pytest.mark.timeout(240)
 def test_a_killed_coordinator_is_started_again_and_repeats_nothing_that_matters(
     ray_cluster: str, project: ProcessProject
 ) -> None:
@@ -152,7 +154,6 @@ def test_a_killed_coordinator_is_started_again_and_repeats_nothing_that_matters(
     until(lambda: f"coordinator {run}" not in coordinators())
 
 
-@pytest.mark.timeout(240)
 def test_an_effect_in_doubt_is_left_to_a_person(ray_cluster: str, project: ProcessProject) -> None:
     run = detach(project, ray_cluster, [stage("sent", "send", config={"name": "sent", "wait_for": "never"})])
     until(lambda: project.calls() == ["sent"])

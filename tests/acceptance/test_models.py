@@ -197,6 +197,7 @@ def test_who_is_asked_can_be_tried(fm: Fm, server: LlmServer, pipeline: Path, mo
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(300)  # every worker imports an SDK first
 def test_on_ray_it_is_the_same(
     server: LlmServer, pipeline: Path, ray_cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,6 +212,22 @@ def test_on_ray_it_is_the_same(
     stopped = run(pipeline, {"items": list(range(30))}, on="ray", max_tokens=12)
     assert stopped.failure is not None
     assert stopped.failure.code == "budget_exceeded"
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)  # every worker imports an SDK first
+def test_on_ray_all_workers_keep_one_rate(server: LlmServer, pipeline: Path, ray_cluster: str) -> None:
+    data = json.loads(pipeline.read_text(encoding="utf-8"))
+    data["stages"][0]["config"]["max_parallel"] = 8
+    pipeline.write_text(json.dumps(data), encoding="utf-8")
+    project(pipeline, providers={"openai": {**server.providers()["openai"], "limits": {"rpm": 600}}})
+    result = run(pipeline, {"items": list(range(40))}, on="ray")
+    assert result.status == "succeeded", result.failure
+    times = sorted(each.at for each in server.requests)
+    # Ten may come at once, and ten a second after that, whichever worker they come from.
+    assert times[-1] - times[0] >= 2.8
+    for first in times:
+        assert sum(first <= each < first + 1 for each in times) <= 21
 
 
 def _tokens_of(model: Path, items: int) -> int:

@@ -16,7 +16,7 @@ import pytest
 from tests.cli_kit import Done, command, environment, pipeline, stage
 from tests.ray_head_kit import Head, serving
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 LOOK = '''
 """The project's own component."""

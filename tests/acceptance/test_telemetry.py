@@ -12,6 +12,8 @@ import pytest
 from tests.cli_kit import Done, command, environment, pipeline, stage
 from tests.otlp_kit import Collector, collecting
 
+pytestmark = pytest.mark.timeout(400)
+
 WORK = '''
 """A component that traces, logs and prints."""
 
@@ -70,7 +72,7 @@ def fm(project: Path, *arguments: str, **variables: str) -> Done:
         env=environment(PASSWORD="swordfish", **variables),
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=170,
     )
     assert "Traceback" not in done.stderr, done.stderr
     return Done(done.returncode, done.stdout, done.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -17,17 +18,30 @@ from flowmason_ray import run
 from flowmason_ray.cli.component_page import declared_example, example
 from flowmason_ray.components.builtin import BUILTIN
 from flowmason_ray.components.registry import Registry
-from tests import postgres_kit
+from flowmason_ray.engine.component import Kind
+from flowmason_ray.testing.llm_server import LlmServer
+from tests import mcp_kit, postgres_kit
 from tests.cli_kit import ROOT
+from tests.retrieval_kit import server
 from tests.servers_kit import PASSWORD, Mailbox, Receiver, mail_server
 
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+"""A PNG of one pixel."""
+__all__ = ["server"]  # a fixture
+
 REGISTRY = Registry(entry_points=False)
+pytestmark = pytest.mark.timeout(180)  # the first of them also wait for their servers
 
 
-def declared() -> list[str]:
-    """Return the names of the components that declare an example."""
+ASK_MODELS = {"text", "audio", "vision"}
+"""Categories whose examples ask a model: `test_node_examples.py` runs them."""
+
+
+def declared(*, asking: bool = False) -> list[str]:
+    """Return the names of the components that declare an example; `asking`: of those that ask a model."""
     specs = [REGISTRY.get(name) for name in BUILTIN]
-    return [spec.name for spec in specs if spec is not None and declared_example(spec) is not None]
+    found = [spec for spec in specs if spec is not None and declared_example(spec) is not None]
+    return [spec.name for spec in found if (spec.category in ASK_MODELS) == asking]
 
 
 @pytest.fixture
@@ -38,8 +52,23 @@ def mailbox() -> Iterator[Mailbox]:
 CONNECTED: dict[str, str] = {
     "sql_query": "none", "sql_execute": "none", "postgres": "postgres", "redis": "redis", "queue": "redis",
     "s3": "s3", "webhook": "http", "email": "mail", "output_router": "http", "error_router": "http redis",
+    "mcp_list_tools": "mcp", "mcp_tool_call": "mcp",
 }  # fmt: skip
-"""What the example of a component needs; components that only compute need nothing."""
+"""What the example of a component needs. Others need nothing, and components that use a model need a model."""
+BEFORE: dict[str, list[dict[str, Any]]] = {
+    name: [
+        {
+            "id": "before",
+            "component_type": "index_documents",
+            "config": {
+                "collection": "handbook",
+                "documents": [{"source": "leave", "text": "Everybody has thirty days of leave."}],
+            },
+        }
+    ]
+    for name in ("retriever", "knowledge_query")
+}
+"""Stages that run before the example: questions need something that was indexed."""
 
 
 @pytest.fixture
@@ -85,7 +114,24 @@ def project(
             server.execute("insert into products values ('lamp', '{new}'), ('bulb', '{old}')", name)
             url = f"postgresql://postgres@127.0.0.1:{server.port}/{name}"
             connections["shop"] = {"type": "postgres", "url": url, "password": secret}
-        (project_dir / "flowmason.json").write_text(json.dumps({"connections": connections}))
+        settings: dict[str, Any] = {"connections": connections}
+        if "mcp" in needed:
+            settings["mcp_servers"] = {"notes": mcp_kit.stdio_settings()}
+        if "model" in needed:
+            model: LlmServer = request.getfixturevalue("server")
+            settings |= {"providers": model.providers(max_retries=0), "llm_settings": {"provider": "openai"}}
+        (project_dir / "flowmason.json").write_text(json.dumps(settings))
+        for folder, name, text in (
+            ("docs", "handbook.md", "# Leave\n\nEverybody has thirty days of leave."),
+            ("policies", "gifts.md", "# Gifts\n\nNobody may accept a gift."),
+        ):
+            (project_dir / folder).mkdir()
+            (project_dir / folder / name).write_text(text)
+        (project_dir / "media").mkdir()
+        (project_dir / "media" / "call.wav").write_bytes(
+            b"RIFF\x24\0\0\0WAVEfmt \x10\0\0\0\1\0\1\0@\x1f\0\0@\x1f\0\0\1\0\x08\0data\0\0\0\0"
+        )
+        (project_dir / "media" / "lamp.png").write_bytes(base64.b64decode(PIXEL))
         (project_dir / "data").mkdir()
         with sqlite3.connect(project_dir / "data" / "shop.db") as database:
             database.execute("create table products (name text, price real)")
@@ -116,34 +162,58 @@ CHECKS: dict[str, Callable[[dict[str, Any], dict[str, Any]], bool]] = {
     "output_router": lambda out, seen: (
         len(seen["http"].seen) == 1 and (seen["project"] / "out/orders.ndjson").exists() and out["delivered"] == 2
     ),
+    "chunker": lambda out, seen: [c["text"].strip() for c in out["chunks"]][1] == "Parental leave lasts ninety days.",
+    "document_reader": lambda out, seen: "thirty days" in out["text"],
+    "rule_checker": lambda out, seen: out["compliant"] is True,
+    "policy_lookup": lambda out, seen: "accept a gift" in out["policies"][0]["text"],
+    "retriever": lambda out, seen: "thirty days" in json.dumps(out),
+    "mcp_list_tools": lambda out, seen: "search" in [tool["name"] for tool in out["tools"]],
+    "mcp_tool_call": lambda out, seen: out["data"] == {"query": "leave", "found": ["note 0", "note 1", "note 2"]},
     "error_router": lambda out, seen: seen["http"].seen == [] and seen["redis"].xlen("errors") == 1,
 }
 """What must have happened, at the counterpart where there is one."""
 
 
+def uses_a_model(name: str) -> bool:
+    spec = REGISTRY.get(name)
+    assert spec is not None
+    return spec.kind is Kind.NODE
+
+
 def test_every_declared_example_is_checked() -> None:
-    assert set(declared()) == set(CHECKS)
+    """What a model says is no concern of ours: of components that use one it is enough that they run."""
+    assert set(CHECKS) <= set(declared())
+    assert [name for name in declared() if name not in CHECKS and not uses_a_model(name)] == []
 
 
-@pytest.mark.parametrize("name", declared())
+def shown() -> list[str]:
+    """Return the components whose example is run here: declared, or made of the required fields of one that uses a model."""
+    elsewhere = declared(asking=True)
+    return [name for name in BUILTIN if name not in elsewhere and (name in declared() or uses_a_model(name))]
+
+
+@pytest.mark.parametrize("name", shown())
 def test_an_example_does_what_it_says(name: str, project: Callable[[str], dict[str, Any]]) -> None:
-    seen = project(CONNECTED.get(name, "none"))
+    seen = project(CONNECTED.get(name, "model" if uses_a_model(name) else "none"))
     spec = REGISTRY.get(name)
     assert spec is not None
     stage = json.loads(example(spec))
-    result = run({"name": "example", "stages": [stage]})
+    before = BEFORE.get(name, [])
+    stage["depends_on"] = [each["id"] for each in before]
+    result = run({"name": "example", "stages": [*before, stage], "output_stage_id": stage["id"]})
     assert result.status == "succeeded", result.failure
-    assert CHECKS[name](result.output, seen)
+    assert result.output
+    assert name not in CHECKS or CHECKS[name](result.output, seen)
     for value in seen.values():
         if isinstance(value, redis.Redis):
             value.close()
 
 
 def test_every_component_has_an_example_that_is_run() -> None:
-    """Declared, or a stage of the pipelines in `examples/`, all of which are run by a test."""
+    """Run above, or a stage of the pipelines in `examples/`, all of which are run by a test."""
     stages = {
         stage["component_type"].replace("-", "_")
         for file in (ROOT / "examples").rglob("*.pipeline.json")
         for stage in json.loads(file.read_text(encoding="utf-8")).get("stages", [])
     }
-    assert set(BUILTIN) - set(declared()) - stages == set()
+    assert set(BUILTIN) - set(shown()) - set(declared(asking=True)) - stages == set()

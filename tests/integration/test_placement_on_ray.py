@@ -11,7 +11,7 @@ import pytest
 from tests.cli_kit import stage
 from tests.cluster_kit import Nodes, Runs, runs_on, until
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]
 
 COMPONENTS = '''
 """Components that say where they run."""
@@ -209,7 +209,7 @@ def test_what_may_never_be_reached_is_refused_only_there(runs: Runs) -> None:
 
 
 def test_a_stage_may_wait_for_a_node_that_comes_later(nodes: Nodes, runs: Runs) -> None:
-    runs.settings(ray={"wait_for_resources_s": 80})
+    runs.settings(ray={"wait_for_resources_s": 140})
     labels = {"labels": {"kind": "late"}}
     process = runs.start([where("first"), where("late", "first", resources=labels)], output="{{ stages.late.node }}")
     runs.noted("began")

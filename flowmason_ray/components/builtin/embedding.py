@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from flowmason_ray.components.base import node
+from flowmason_ray.components.builtin.examples import closed
 from flowmason_ray.engine.component import Context
 from flowmason_ray.errors import PermanentError
 
@@ -16,7 +17,7 @@ class Embedder:
     class Input(BaseModel):
         """The texts."""
 
-        model_config = ConfigDict(extra="forbid")
+        model_config = closed({"texts": ["rain", "snow"]})
 
         text: str | None = Field(default=None, description="One text; or say `texts`.")
         texts: list[str] | None = Field(default=None, description="Several texts; none may be empty.")

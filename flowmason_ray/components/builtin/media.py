@@ -11,9 +11,10 @@ import binascii
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from flowmason_ray.components.base import node
+from flowmason_ray.components.builtin.examples import closed
 from flowmason_ray.components.builtin.model_node import Answered, Asking, ask, facts_of, record, several, words
 from flowmason_ray.components.files import existing_file, file_errors, relative, resolve_inside, write_atomic
 from flowmason_ray.engine.component import Context
@@ -49,7 +50,7 @@ class Transcriber:
     class Input(BaseModel):
         """The recording."""
 
-        model_config = ConfigDict(extra="forbid")
+        model_config = closed({"path": "data/talk.wav", "language": "en"})
 
         path: str | None = Field(default=None, description="The recording's file, relative to the project.")
         audio_base64: str | None = Field(default=None, description="Or the recording itself, in base64.")
@@ -99,7 +100,7 @@ class TextToSpeech:
     class Input(BaseModel):
         """The text, and the voice."""
 
-        model_config = ConfigDict(extra="forbid")
+        model_config = closed({"text": "It rains.", "path": "out/rain.wav", "format": "wav"})
 
         text: str = Field(description="The text.", min_length=1)
         path: str | None = Field(
@@ -150,6 +151,8 @@ class ImageDescribe:
 
     class Input(Asking):
         """The picture, and what is asked about it."""
+
+        model_config = closed({"path": "data/sky.png", "question": "Will it rain?"})
 
         path: str | None = Field(default=None, description="The picture's file, relative to the project.")
         image_base64: str | None = Field(default=None, description="Or the picture itself, in base64.")

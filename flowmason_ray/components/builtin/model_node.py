@@ -110,10 +110,10 @@ async def ask(
 
 def record(**properties: Schema) -> Schema:
     """Return the schema of an object that has exactly these properties."""
-    return closed(properties)
+    return exactly(properties)
 
 
-def closed(properties: Mapping[str, Schema]) -> Schema:
+def exactly(properties: Mapping[str, Schema]) -> Schema:
     """Return the schema of an object that has exactly these properties."""
     return {
         "type": "object",
@@ -132,10 +132,10 @@ MOST_ITEMS = 20
 """The longest list that a model makes: who reads key points or changes reads no more."""
 
 
-def several(description: str, items: Schema | None = None, *, exactly: int | None = None) -> Schema:
+def several(description: str, items: Schema | None = None, *, count: int | None = None) -> Schema:
     """Return the schema of a list, of texts if nothing else is said."""
     made: Schema = {"type": "array", "description": description, "items": items or {"type": "string"}}
-    bounds = {"maxItems": MOST_ITEMS} if exactly is None else {"minItems": exactly, "maxItems": exactly}
+    bounds = {"maxItems": MOST_ITEMS} if count is None else {"minItems": count, "maxItems": count}
     return {**made, **bounds}
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal, cast
 from pydantic import Field
 
 from flowmason_ray.components.base import node
+from flowmason_ray.components.builtin.examples import closed
 from flowmason_ray.components.builtin.model_node import (
     Answered,
     Asking,
@@ -35,6 +36,8 @@ class Combiner:
 
     class Input(Asking):
         """The texts, and how they are combined."""
+
+        model_config = closed({"inputs": {"north": "It rains.", "south": "It is dry."}, "strategy": "compare"})
 
         inputs: list[Any] | dict[str, Any] = Field(
             description="The texts: a list, or an object whose keys name them. Other values are shown as JSON.",
@@ -83,6 +86,8 @@ class Selector:
     class Input(Asking):
         """The candidates, and what decides."""
 
+        model_config = closed({"candidates": ["Rain again", "Umbrellas up"], "criteria": "the livelier headline"})
+
         candidates: list[Any] = Field(
             description="What is chosen from: texts; other values are shown as JSON.", min_length=1, max_length=1000
         )
@@ -108,7 +113,7 @@ class Selector:
         count = len(input.candidates)
         schema = record(
             reasoning=words("Why, in a few sentences."),
-            scores=several("The score of each candidate, in their order.", whole("", 0, 100), exactly=count),
+            scores=several("The score of each candidate, in their order.", whole("", 0, 100), count=count),
             index=whole("The index of the candidate that is chosen.", 0, count - 1),
         )
         criteria = input.criteria if isinstance(input.criteria, str) else "\n" + listed(input.criteria)

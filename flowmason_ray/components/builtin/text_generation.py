@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 from pydantic import BaseModel, ConfigDict, Field
 
 from flowmason_ray.components.base import node
+from flowmason_ray.components.builtin.examples import closed
 from flowmason_ray.components.builtin.model_node import Answered, facts_of
 from flowmason_ray.engine.component import Context
 from flowmason_ray.engine.models import Answer, Message, Text, assistant, user
@@ -58,6 +59,10 @@ class Generator:
 
     class Input(Sampling):
         """The prompt, and how it is asked."""
+
+        model_config = closed(
+            {"prompt": "Write one sentence about rain.", "system_prompt": "Be plain.", "max_tokens": 60}
+        )
 
         prompt: str = Field(description="What the model is asked.", min_length=1)
         output_format: Literal["text", "markdown", "json"] = Field(
@@ -137,6 +142,16 @@ class Chat:
 
     class Input(Sampling):
         """The conversation so far, and how it goes on."""
+
+        model_config = closed(
+            {
+                "message": "And in winter?",
+                "messages": [
+                    {"role": "user", "content": "How long is the day?"},
+                    {"role": "assistant", "content": "In summer: long."},
+                ],
+            }
+        )
 
         messages: list[Turn] = Field(
             default=[], description="The turns so far: `role` (`user`, `assistant`, `system`) and `content`."

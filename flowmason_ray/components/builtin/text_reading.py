@@ -7,12 +7,13 @@ from typing import Any, Literal, cast
 from pydantic import Field
 
 from flowmason_ray.components.base import node
+from flowmason_ray.components.builtin.examples import closed
 from flowmason_ray.components.builtin.model_node import (
     Answered,
     Asking,
     Schema,
     ask,
-    closed,
+    exactly,
     facts_of,
     listed,
     one_of,
@@ -37,6 +38,8 @@ class Analyzer:
     class Input(Asking):
         """The text, and what is asked about it."""
 
+        model_config = closed({"content": "We love the rain, but not the mud.", "aspects": ["mood", "weather"]})
+
         content: str = Field(description="The text.", min_length=1)
         instructions: str | None = Field(default=None, description="What to look for.")
         aspects: list[str] = Field(default=[], description="What something is to be said about, one by one.")
@@ -57,7 +60,7 @@ class Analyzer:
         """
         keys = {f"aspect_{n}": aspect for n, aspect in enumerate(dict.fromkeys(input.aspects), 1)}
         schema = record(
-            **({"findings": closed({key: words(aspect) for key, aspect in keys.items()})} if keys else {}),
+            **({"findings": exactly({key: words(aspect) for key, aspect in keys.items()})} if keys else {}),
             analysis=words("The analysis."),
             key_points=several("What matters most."),
             sentiment=one_of("The sentiment of the text.", _SENTIMENTS),
@@ -79,6 +82,10 @@ class Classifier:
 
     class Input(Asking):
         """The text and the labels."""
+
+        model_config = closed(
+            {"text": "Where is my parcel?", "labels": {"delivery": "asks about a parcel", "other": "anything else"}}
+        )
 
         text: str = Field(description="The text.", min_length=1)
         labels: list[str] | dict[str, str] = Field(
@@ -111,7 +118,7 @@ class Classifier:
         keys = {f"label_{n}": label for n, label in enumerate(meanings, 1)}
         sure = {key: whole(f"How sure you are of {label!r}.", 0, SURE) for key, label in keys.items()}
         best = {} if input.multi_label else {"label": one_of("The label that fits best.", meanings)}
-        schema = record(reasoning=words("Why, in one or two sentences."), scores=closed(sure), **best)
+        schema = record(reasoning=words("Why, in one or two sentences."), scores=exactly(sure), **best)
         values = {
             "text": input.text,
             "labels": listed(f"{label}: {meaning}" if meaning else label for label, meaning in meanings.items()),
@@ -142,6 +149,10 @@ class Extractor:
 
     class Input(Asking):
         """The text, and the fields."""
+
+        model_config = closed(
+            {"text": "Invoice 17, due in June.", "fields": {"number": "the invoice's number", "due": "when it is due"}}
+        )
 
         text: str = Field(description="The text.", min_length=1)
         schema_: dict[str, Any] | None = Field(
@@ -186,4 +197,4 @@ def _schema(input: Extractor.Input) -> Schema:
     given = input.fields_ or {}
     meanings = given if isinstance(given, dict) else dict.fromkeys(given, "")
     stated = [{"type": "string"}, {"type": "null"}]
-    return closed({name: {"anyOf": stated, "description": about} for name, about in meanings.items()})
+    return exactly({name: {"anyOf": stated, "description": about} for name, about in meanings.items()})

@@ -8,11 +8,12 @@ from typing import Any, cast
 from pydantic import Field
 
 from flowmason_ray.components.base import node
+from flowmason_ray.components.builtin.examples import closed
 from flowmason_ray.components.builtin.model_node import (
     Answered,
     Asking,
     ask,
-    closed,
+    exactly,
     facts_of,
     listed,
     record,
@@ -30,6 +31,8 @@ class Critic:
 
     class Input(Asking):
         """The text, and what it is judged by."""
+
+        model_config = closed({"content": "Rain is wet.", "criteria": ["true", "short"], "threshold": 7})
 
         content: str = Field(description="The text.", min_length=1)
         criteria: list[str] | str = Field(
@@ -62,7 +65,7 @@ class Critic:
             feedback=words("What is to be said about the text, as a whole."),
             strengths=several("What is good."),
             improvements=several("What would make it better, the most important first."),
-            **({"criteria_scores": closed({k: whole(c, 0, input.scale) for k, c in keys.items()})} if keys else {}),
+            **({"criteria_scores": exactly({k: whole(c, 0, input.scale) for k, c in keys.items()})} if keys else {}),
             score=whole("The overall score.", 0, input.scale),
         )
         values = {
@@ -90,6 +93,8 @@ class Improver:
 
     class Input(Asking):
         """The text, and the feedback on it."""
+
+        model_config = closed({"content": "Rain is wet.", "feedback": "Say why it matters."})
 
         content: str = Field(description="The text.", min_length=1)
         feedback: str | list[str] | dict[str, Any] | None = Field(

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from flowmason_ray.components.base import node
+from flowmason_ray.components.builtin.examples import closed
 from flowmason_ray.components.builtin.model_node import (
     Answered,
     Asking,
@@ -37,6 +38,8 @@ class Summarizer:
 
     class Input(Asking):
         """The text, and what the summary is like."""
+
+        model_config = closed({"text": "It rained all day. In the evening it rained harder.", "max_length": 10})
 
         text: str = Field(description="The text.", min_length=1)
         max_length: int = Field(
@@ -79,6 +82,8 @@ class Rewriter:
     class Input(Asking):
         """The text, and what it is to become."""
 
+        model_config = closed({"text": "gimme the umbrella", "tone": "formal"})
+
         text: str = Field(description="The text.", min_length=1)
         tone: str | None = Field(default=None, description="Such as `formal`, `friendly`, `plain`.")
         style: str | None = Field(default=None, description="Such as `news report`, `e-mail`.")
@@ -117,6 +122,8 @@ class Translator:
 
     class Input(Asking):
         """The text and the languages."""
+
+        model_config = closed({"text": "It rains.", "target_language": "German"})
 
         text: str = Field(description="The text.", min_length=1)
         target_language: str = Field(description="The language to translate into: a name, or a code such as `de`.")

@@ -12,25 +12,23 @@ opened it has ended.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic, time
 from typing import Any
 
 import ray
-from ray.util.placement_group import placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from flowmason_ray.engine.commands import GatherResults, StartStage
 from flowmason_ray.engine.context import LocalScope
 from flowmason_ray.engine.events import Event, StageDeclined, StageFailed, StageLogged
 from flowmason_ray.engine.executor import Deliver, RunInfo
-from flowmason_ray.engine.executors.capacity import Demand, Node, for_ray, missing, missing_together, nodes_from
-from flowmason_ray.engine.executors.gangs import Bundles, Member, member_of, surely_run
+from flowmason_ray.engine.executors.capacity import Demand, Node, missing, missing_together, nodes_from
+from flowmason_ray.engine.executors.gangs import Bundles, ConflictingLabels, Member, member_of, surely_run
 from flowmason_ray.engine.executors.placement import Placement, runs_in_coordinator
 from flowmason_ray.engine.executors.ray_bindings import reads_remote
+from flowmason_ray.engine.executors.ray_gangs import Room
 from flowmason_ray.engine.plan import Plan, PlanStage
-from flowmason_ray.engine.scope import Status
 from flowmason_ray.errors import Failure, FlowMasonError, StageError
 
 NODES_TTL_S = 10.0
@@ -69,16 +67,6 @@ class _Queue:
     limit: asyncio.TimerHandle | None = None
 
 
-@dataclass(slots=True, kw_only=True)
-class _Gang:
-    """An open gang."""
-
-    member: Member
-    group: Any
-    bundles: list[Demand]
-    ready: bool = False
-
-
 class Admission:
     """Decides for one run which attempts may go to the cluster now."""
 
@@ -91,7 +79,7 @@ class Admission:
         self._known: tuple[float, list[Node]] = (-NODES_TTL_S, [])
         self._missing: dict[tuple[Any, ...], str | None] = {}
         self._queues: dict[Any, _Queue] = {}
-        self._gangs: dict[str, _Gang] = {}
+        self._gangs: dict[str, Room] = {}
         self._has_gangs = False
         self._checking: asyncio.TimerHandle | None = None
         self._looking: asyncio.TimerHandle | None = None
@@ -121,7 +109,7 @@ class Admission:
         self._submit = submit
         self._deliver = deliver
         self._wait_s: float = run.settings.ray.wait_for_resources_s if run.settings is not None else 0.0
-        self._stuck: set[str] = set()
+        self._stuck: dict[str, float] = {}
         self._looking = self._loop.call_later(LOOK_AGAIN_S, self._look_again)
         self.placement.open(run)
 
@@ -151,8 +139,8 @@ class Admission:
         for queue in self._queues.values():
             self._drop(queue)
         self._queues.clear()
-        for gang in self._gangs.values():
-            remove_placement_group(gang.group)
+        for room in self._gangs.values():
+            room.give_back()
         self._gangs.clear()
         for timer in (self._checking, self._looking):
             if timer is not None:
@@ -185,18 +173,26 @@ class Admission:
     def _look_again(self) -> None:
         """Let go of attempts that wait in Ray for a node that has gone."""
         self._looking = self._loop.call_later(LOOK_AGAIN_S, self._look_again)
-        waiting = [c for c in self._under_way() if isinstance(c, StartStage) and not self._is_held(c.path)]
-        if not waiting or self._wait_s > 0:
+        if not self._under_way():
             return
+        waiting = [c for c in self._under_way() if isinstance(c, StartStage) and not self._is_held(c.path)]
         self._known = (monotonic(), self._ask())
         self._missing.clear()
         stuck = {c.path: c for c in waiting if self._lost_room(c) is not None}
-        for path in self._stuck & stuck.keys():
-            found = self._lost_room(stuck[path])
-            self._abandon(_refused(stuck.pop(path), f"{found} It had the room for it before."))
-        self._stuck = set(stuck)
+        since = self._stuck
+        self._stuck = {path: since.get(path, monotonic()) for path in stuck}
+        for path, command in stuck.items():
+            found = f"{self._lost_room(command)} It had the room for it before."
+            if path not in since:
+                if self._wait_s > 0:
+                    self._warn(path, found)
+            elif monotonic() - since[path] >= self._wait_s:
+                del self._stuck[path]
+                self._abandon(_refused(command, found))
+        if self._wait_s > 0:
+            return
         for path in [p for p, gang in self._gangs.items() if not gang.ready]:
-            found = missing_together([b for b in self._gangs[path].bundles if b.amounts], self._known[1])
+            found = missing_together(self._gangs[path].wanted, self._known[1])
             if found is not None:
                 self._give_up(path, found)
 
@@ -247,8 +243,11 @@ class Admission:
         self._queues[key] = _Queue(said=said, stop=stop)
         if said:
             self._queues[key].limit = self._loop.call_later(self._wait_s, self._give_up, key)
-            message = f"It waits for the cluster to grow, for {self._wait_s:g} s at most. {said}"
-            self._deliver(StageLogged(at=time(), path=command.path, level="warning", message=message))
+            self._warn(command.path, said)
+
+    def _warn(self, path: str, said: str) -> None:
+        message = f"It waits for the cluster to grow, for {self._wait_s:g} s at most. {said}"
+        self._deliver(StageLogged(at=time(), path=path, level="warning", message=message))
 
     def _when_done(self, reference: Any, then: Callable[[], None]) -> None:
         loop = self._loop
@@ -276,7 +275,7 @@ class Admission:
         self._drop(queue)
         gang = self._gangs.pop(key, None) if isinstance(key, str) else None
         if gang is not None:
-            remove_placement_group(gang.group)
+            gang.give_back()
         said = said or f"{queue.said} It waited {self._wait_s:g} s for that to change."
         for command in queue.commands.values():
             self._deliver(_refused(command, said))
@@ -295,76 +294,62 @@ class Admission:
         return demand if demand is not None and any(n > 0 for n in demand.amounts.values()) else None
 
     def _request_in_gang(self, command: StartStage, member: Member) -> Event | None:
-        gang = self._gangs.get(member.path)
-        if gang is not None and gang.member.scope is not member.scope:  # the same path again: the attempt was repeated
-            self._close_gang(member.path)
-            gang = None
-        if gang is None:
+        path = member.path
+        room = self._gangs.get(path)
+        if room is not None and not room.belongs_to(member):
+            self._close_gang(path)
+            room = None
+        if room is None:
             refused = self._open_gang(command, member)
             if refused is not None:
                 return refused
-            gang = self._gangs[member.path]
-        if not gang.ready:
-            self._queues[member.path].commands[command.path] = command
-            return None
-        self._submit_in_gang(command, member, gang)
+            room = self._gangs[path]
+        if room.ready:
+            self._submit(command, room.options(member, self.placement.options(command)))
+        else:
+            self._queues[path].commands[command.path] = command
         return None
 
-    def _submit_in_gang(self, command: StartStage, member: Member, gang: _Gang) -> None:
-        numbers = [i for i, bundle in enumerate(gang.bundles) if bundle.amounts]
-        place = numbers.index(member.bundle) if member.bundle >= 0 else -1
-        strategy = PlacementGroupSchedulingStrategy(
-            gang.group, placement_group_bundle_index=place, placement_group_capture_child_tasks=False
-        )
-        options = {
-            name: value
-            for name, value in self.placement.options(command).items()
-            if name not in ("label_selector", "fallback_strategy")  # its bundle has them
-        }
-        self._submit(command, {**options, "scheduling_strategy": strategy})
-
     def _open_gang(self, command: StartStage, member: Member) -> Event | None:
-        scope = member.scope
+        scope, path = member.scope, member.path
         stage = scope.plan.stages[member.index]
         opened = scope.constructs.get(member.index) if scope.constructs else None
         window: int = getattr(stage.options, "window", 1)
-        bundles = self._bundles.of(scope.plan, stage, min(window, getattr(opened, "count", window)))
-        wanted = [bundle for bundle in bundles if bundle.amounts]
-        found = missing_together(wanted, self.nodes())
+        try:
+            bundles = self._bundles.of(scope.plan, stage, min(window, getattr(opened, "count", window)))
+        except ConflictingLabels as exc:
+            return _refused(command, str(exc))
+        found = self._lacks_together(bundles)
         if found is not None and self._wait_s <= 0:
-            self._known = (-NODES_TTL_S, [])
-            found = missing_together(wanted, self.nodes())
-            if found is not None:
-                return _refused(command, found)
-        group: Any = placement_group(
-            [dict(bundle.amounts) for bundle in wanted],
-            strategy="SPREAD" if stage.strategy == "spread" else "PACK",
-            name=member.path,
-            bundle_label_selector=[for_ray(bundle.labels) for bundle in wanted],
-        )
-        path = member.path
-        self._gangs[path] = _Gang(member=member, group=group, bundles=bundles)
+            return _refused(command, found)
+        room = self._gangs[path] = Room(member, bundles)
         self._hold(path, command, found or "", lambda: None)
-        self._when_done(group.ready(), lambda: self._gang_ready(path, group))
+        self._when_done(room.when_ready(), lambda: self._gang_ready(path, room))
         if self._checking is None:
             self._checking = self._loop.call_later(GANG_CHECK_S, self._check_gangs)
         return None
 
-    def _gang_ready(self, path: str, group: Any) -> None:
-        gang = self._gangs.get(path)
-        if gang is not None and gang.group is group:
-            gang.ready = True
+    def _lacks_together(self, bundles: Sequence[Demand]) -> str | None:
+        wanted = [bundle for bundle in bundles if bundle.amounts]
+        found = missing_together(wanted, self.nodes())
+        if found is None:
+            return None
+        self._known = (monotonic(), self._ask())  # before anything is refused it is looked at anew
+        return missing_together(wanted, self._known[1])
+
+    def _gang_ready(self, path: str, room: Room) -> None:
+        if self._gangs.get(path) is room:
+            room.ready = True
             self._released(path)
 
     def _check_gangs(self) -> None:
         """Give back the room of gangs whose construct has ended."""
-        for path, gang in list(self._gangs.items()):
-            if gang.member.scope.status[gang.member.index] != Status.OPEN:
-                self._close_gang(path)
+        for path in [path for path, room in self._gangs.items() if room.over]:
+            self._close_gang(path)
         self._checking = self._loop.call_later(GANG_CHECK_S, self._check_gangs) if self._gangs else None
 
     def _close_gang(self, path: str) -> None:
-        remove_placement_group(self._gangs.pop(path).group)
+        self._gangs.pop(path).give_back()
         queue = self._queues.pop(path, None)
         if queue is not None:
             self._drop(queue)

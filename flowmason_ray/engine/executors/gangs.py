@@ -46,6 +46,10 @@ def member_of(scope: Scope, index: int) -> Member | None:
             return Member(scope, index, -1)
 
 
+class ConflictingLabels(ValueError):
+    """Stages of one bundle cannot be on one node."""
+
+
 class Bundles:
     """What the gangs of a plan reserve."""
 
@@ -59,7 +63,11 @@ class Bundles:
         self._demand_of = demand_of
 
     def of(self, scope: ScopePlan, stage: PlanStage, count: int) -> list[Demand]:
-        """Return a gang's bundles; `count` is how many items of a loop run at a time. Empty ones ask for nothing."""
+        """Return a gang's bundles; `count` is how many items of a loop run at a time. Empty ones ask for nothing.
+
+        Raises:
+            ConflictingLabels: stages of one bundle ask for different nodes.
+        """
         if stage.bodies:
             return [_largest(self._demands(scope, region)) for region in stage.bodies.values()]
         assert stage.body_scope is not None
@@ -80,13 +88,22 @@ class Bundles:
 
 
 def _largest(demands: Iterable[Demand]) -> Demand:
-    """Return what is enough for each of several, one after the other. Of conflicting labels the first stands."""
+    """Return what is enough for each of several, one after the other.
+
+    Raises:
+        ConflictingLabels: no node is.
+    """
     amounts: dict[str, float] = {}
     labels: dict[str, str] = {}
     for demand in demands:
         for name, amount in demand.amounts.items():
             amounts[name] = max(amount, amounts.get(name, 0.0))
-        labels = {**demand.labels, **labels}
+        for name, condition in demand.labels.items():
+            if labels.setdefault(name, condition) != condition:
+                raise ConflictingLabels(
+                    f"It starts in a gang, where each branch, or item, has one place; and stages there ask for nodes with the "
+                    f"label {name} = {labels[name]!r} and with {name} = {condition!r}. Let them be branches of their own."
+                )
     return Demand(amounts={name: amount for name, amount in amounts.items() if amount > 0}, labels=labels)
 
 

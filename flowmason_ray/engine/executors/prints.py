@@ -60,7 +60,7 @@ class Listener:
                 self._say(stream, rest)
         self._begun.clear()
         for stream, count in self._dropped.items():
-            self._pass_on(f"{count:,} more lines were printed", {"stream": stream, "dropped": count})
+            self._pass_on(f"{count:,} more lines were printed", {"stream": stream}, count)
 
     def _say(self, stream: str, line: str) -> None:
         if not (line := line.rstrip("\r")):
@@ -71,7 +71,7 @@ class Listener:
         else:
             self._dropped[stream] = self._dropped.get(stream, 0) + 1
 
-    def _pass_on(self, message: str, fields: dict[str, Any]) -> None:
+    def _pass_on(self, message: str, fields: dict[str, Any], dropped: int = 0) -> None:
         self._tell(
             StageLogged(
                 at=time(),
@@ -81,6 +81,7 @@ class Listener:
                 message=message,
                 fields=fields,
                 shown=self._shown,
+                dropped=dropped,
             )
         )
 

@@ -23,7 +23,7 @@ from flowmason_ray.engine.context import AttemptContext, InstanceContext
 from flowmason_ray.engine.events import Event
 from flowmason_ray.engine.executors.instances import Instance
 from flowmason_ray.engine.executors.prints import heard, keep_ears_open
-from flowmason_ray.engine.executors.ray_messages import CallData, CallReport
+from flowmason_ray.engine.executors.ray_messages import CallData, CallReport, pack, unpack
 from flowmason_ray.engine.executors.ray_stages import Work, component_of, run_of
 from flowmason_ray.engine.executors.ray_telling import Teller
 from flowmason_ray.engine.executors.ray_worker import node_id, run_attempts
@@ -95,14 +95,15 @@ class ComponentActor:
         else:
             self._on_loop(lambda: instance.ready_async(say), "setup", lambda _: None)
 
-    def run(self, call: CallData, *arguments: Any) -> CallReport:
+    def run(self, packed: bytes, *arguments: Any) -> bytes:
         """Run a call (`ray_worker.run_call`); values that are too large for the report stay here until they are taken."""
         assert self._instance is not None, "calls come after set_up"
+        call: CallData = unpack(packed)
         reports, kept = run_attempts(self._classes, call, arguments, self._execute)
         for data, report, value in zip(call.attempts, reports, kept, strict=True):
             if report.status == "succeeded" and not report.inline:
                 self._kept[data.path, data.attempt] = value
-        return CallReport(reports, node_id(), rss_mib())
+        return pack(CallReport(reports, node_id(), rss_mib()))
 
     def _execute(self, work: Work, given: Any, context: AttemptContext) -> Any:
         assert work.component is not None

@@ -29,8 +29,8 @@ from flowmason_ray.engine.executors.actor_sizing import DEFAULT, Load, to_releas
 from flowmason_ray.engine.executors.capacity import Node
 from flowmason_ray.engine.executors.instances import TEARDOWN_S
 from flowmason_ray.engine.executors.ray_actor import Ready, remote_actor
-from flowmason_ray.engine.executors.ray_calls import Call, words_of
-from flowmason_ray.engine.executors.ray_messages import CallData, CallReport, Report
+from flowmason_ray.engine.executors.ray_calls import Call, take_values, words_of
+from flowmason_ray.engine.executors.ray_messages import CallReport, Report
 from flowmason_ray.engine.plan import PlanStage
 from flowmason_ray.errors import Failure
 
@@ -91,7 +91,7 @@ class Pool:
     def __init__(self, host: Pools, component: ComponentSpec, options: Mapping[str, Any], reference: Any) -> None:
         self.component = component
         self.actors: list[Actor] = []
-        self.waiting: deque[tuple[Call, CallData, list[Any]]] = deque()
+        self.waiting: deque[tuple[Call, bytes, list[Any]]] = deque()
         self._host = host
         self._bounds = component.actors or DEFAULT
         self._options = {name: value for name, value in options.items() if name not in ("max_retries", "name")}
@@ -102,7 +102,7 @@ class Pool:
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
-    def submit(self, call: Call, data: CallData, arguments: list[Any]) -> None:
+    def submit(self, call: Call, data: bytes, arguments: list[Any]) -> None:
         """Have a call carried out as soon as an actor is free."""
         call.pool = self
         self.waiting.append((call, data, arguments))
@@ -121,7 +121,7 @@ class Pool:
         able = [a for a in self.actors if a.state == "ready" and len(a.running) < self._bounds.concurrency]
         return min(able, key=lambda a: (a.node != call.near, len(a.running)), default=None)
 
-    def _send(self, actor: Actor, call: Call, data: CallData, arguments: list[Any]) -> None:
+    def _send(self, actor: Actor, call: Call, data: bytes, arguments: list[Any]) -> None:
         call.actor = actor
         actor.running.add(call)
         for member in call.members:
@@ -151,19 +151,13 @@ class Pool:
 
     def _take(self, actor: Actor, call: Call, outcome: CallReport) -> None:
         """Fetch the references to values that stayed in the actor: they belong to the coordinator then, and outlive it."""
-        missing: list[Any] = []
-        call.values = [None] * len(call.members)
-        for i, (member, report) in enumerate(zip(call.members, outcome.reports, strict=True)):
-            if not report.inline:
-                there, call.values[i] = actor.handle.take.remote(member.path, member.attempt)
-                missing.append(there)
         actor.taking += 1
 
         def taken(errors: list[BaseException | None]) -> None:
             actor.taking -= 1
             self._over(actor, call, next((error for error in errors if error is not None), outcome))
 
-        self._host.when_all(missing, taken)
+        self._host.when_all(take_values(actor.handle, call, outcome), taken)
 
     def _over(self, actor: Actor, call: Call, outcome: Outcome) -> None:
         if actor.state == "leaving" and actor.idle:

@@ -7,6 +7,7 @@ scheduled near its data.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -40,6 +41,26 @@ class RemoteValue(Packed):
     """The command (`engine.commands`) that it is the answer to; None: it came from the coordinator."""
     losses: int = 0
     """How often it was lost and brought back."""
+
+    writing: Future[bytes | None] | None = None
+    """What says how the log records it, while a copy is written behind the run."""
+
+    @property
+    def pending(self) -> bool:
+        """Whether it cannot be recorded yet, because its copy is being written."""
+        return self.writing is not None and not self.writing.done()
+
+    def settled(self) -> bytes | None:
+        """Return how the log records it, if need be when its copy is written.
+
+        Raises:
+            StoreError: it could not be.
+        """
+        return self.packed if self.writing is None else self.writing.result()
+
+    def written_by(self, writing: Future[bytes | None]) -> None:
+        """Take note that a copy is being written."""
+        object.__setattr__(self, "writing", writing)
 
     def note_maker(self, maker: Any) -> None:
         """Take note of the command that it is the answer to."""

@@ -27,7 +27,7 @@ from ray.exceptions import (
 from flowmason_ray.engine.events import Event, StageDeclined, StageFailed, StageStopped, StageSucceeded
 from flowmason_ray.engine.executors.ray_bindings import RemoteValue
 from flowmason_ray.engine.executors.ray_losses import lost_failure, lost_object
-from flowmason_ray.engine.executors.ray_messages import CallReport, Report
+from flowmason_ray.engine.executors.ray_messages import CallReport, Report, unpack
 from flowmason_ray.engine.plan import PlanStage
 from flowmason_ray.engine.scope import Scope
 from flowmason_ray.errors import Failure
@@ -135,6 +135,21 @@ class Arrivals:
             self._take(*self._queue.popleft())
 
 
+def take_values(handle: Any, call: Call, report: CallReport) -> list[Any]:
+    """Take the references to values that stayed in an actor: they belong to the coordinator then, and outlive it.
+
+    Returns:
+        References to what is there when a value has been handed out, one per value.
+    """
+    missing: list[Any] = []
+    call.values = [None] * len(call.members)
+    for i, (member, each) in enumerate(zip(call.members, report.reports, strict=True)):
+        if not each.inline:
+            there, call.values[i] = handle.take.remote(member.path, member.attempt)
+            missing.append(there)
+    return missing
+
+
 def end_of(member: Member, report: Report, value: Any, node: str) -> Event:
     """Return the event that reports how an attempt ended.
 
@@ -217,4 +232,4 @@ def words_of(error: BaseException) -> str:
 def outcome_of(future: Any) -> CallReport | BaseException:
     """Return what came back of a call, or why nothing did."""
     error = future.exception()
-    return future.result() if error is None else error
+    return unpack(future.result()) if error is None else error

@@ -4,13 +4,16 @@ A *call* carries a tuple of attempts. They are independent of each other, or a c
 value of an earlier one of the same call, which then never leaves the worker. The worker runs them in order and gives one
 report each.
 
-These are named tuples and not dataclasses: one of each is pickled per call, on the coordinator's event loop.
+These are named tuples and not dataclasses, and they are packed here: one of each is packed per call on the coordinator's event loop,
+and Ray's own serializer, which has to find references in what it is given, takes ten times as long. (References are arguments of
+their own; Ray hands bytes over as they are. Who can put bytes in a call of ours can start calls of their own.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pickle import HIGHEST_PROTOCOL, dumps, loads
 from typing import Any, Literal, NamedTuple
 
 from flowmason_ray.engine.digests import Contents
@@ -124,3 +127,13 @@ class CallReport(NamedTuple):
     """The id of the node on which it ran."""
     rss_mib: float = 0.0
     """How much memory the worker occupies; of actors only."""
+
+
+def pack(message: CallData | CallReport | StageData) -> bytes:
+    """Return a message as bytes."""
+    return dumps(message, protocol=HIGHEST_PROTOCOL)
+
+
+def unpack(packed: bytes) -> Any:
+    """Return what `pack` was given."""
+    return loads(packed)

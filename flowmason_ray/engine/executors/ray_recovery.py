@@ -28,12 +28,12 @@ from flowmason_ray.engine.executor import Deliver, RunInfo
 from flowmason_ray.engine.executors.holdings import Holdings
 from flowmason_ray.engine.executors.placement import PURE_RETRIES
 from flowmason_ray.engine.executors.ray_bindings import RemoteValue
-from flowmason_ray.engine.executors.ray_frames import portable
+from flowmason_ray.engine.executors.ray_copies import Copies
+from flowmason_ray.engine.executors.ray_copying import read_copy
 from flowmason_ray.engine.executors.ray_losses import LOST, ValueLost
 from flowmason_ray.engine.remaking import MOST_LOSSES, is_the_same, why_not_again
 from flowmason_ray.errors import Failure, FlowMasonError
-from flowmason_ray.stores.blobs import open_blobs
-from flowmason_ray.stores.encoding import Decoder, is_lossy
+from flowmason_ray.stores.encoding import is_lossy
 
 _ray: Any = ray  # its types are partly unknown
 
@@ -43,15 +43,16 @@ DEATHS_OUTLIVED = PURE_RETRIES
 Command = StartStage | GatherResults
 
 
-def _read_copy(packed: bytes, blobs: str) -> tuple[bool, Any]:
-    """Read a value's copy, on a worker; tells whether there is one."""
+_remote_read: Any = _ray.remote(read_copy)
+
+
+def _copy_of(value: RemoteValue) -> bytes | None:
+    """Return how the log refers to a value's copy; None: there is none yet, or it says less than the value did."""
     try:
-        return True, portable(Decoder(open_blobs(blobs)).packed(packed))
+        packed = None if value.pending else value.settled()
     except FlowMasonError:
-        return False, None
-
-
-_remote_read: Any = _ray.remote(_read_copy)
+        return None
+    return None if packed is None or is_lossy(packed) else packed
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -83,6 +84,7 @@ class Recovery:
         self._put_again = put_again
         self._reads = reads
         self.holdings = Holdings()
+        self.copies = Copies()
         self._any_absent = False
         """Whether something may be asked for that is not there: only after a first loss."""
         self._under_way: dict[str, Command] = {}
@@ -123,10 +125,11 @@ class Recovery:
             self.register(event.value, command)
 
     def register(self, value: RemoteValue, maker: Command | None) -> None:
-        """Take note of a value, and of what made it."""
+        """Take note of a value, and of what made it; without that it is from here, and is not copied."""
         self._values[value.reference.hex()] = value
         if maker is not None:
             value.note_maker(maker)
+            self.copies.write(value)
             if isinstance(maker, StartStage):
                 self.holdings.note(maker, value)
 
@@ -223,8 +226,8 @@ class Recovery:
         if value.losses >= MOST_LOSSES:
             message = f"A value of {value.size_bytes} bytes was lost {value.losses + 1} times; it is not brought back any more."
             self._failed(entry, message)
-        elif value.packed is not None and self._run.blobs is not None and not is_lossy(value.packed):
-            self._from_copy(entry, value.packed)
+        elif (copy := _copy_of(value)) is not None and self._run.blobs is not None:
+            self._from_copy(entry, copy)
         else:
             self._make_again(entry)
 
@@ -277,7 +280,7 @@ class Recovery:
         old = entry.value
         made = event.value if type(event) is StageSucceeded else None
         if isinstance(made, RemoteValue):
-            facts = [(each.packed, each.contents, each.size_bytes) for each in (old, made)]
+            facts = [(_copy_of(each), each.contents, each.size_bytes) for each in (old, made)]
             if is_the_same(facts[0], facts[1]):
                 self._restored(entry, made.reference)
                 return

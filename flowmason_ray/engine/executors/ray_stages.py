@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import orjson
 import ray
-from ray import cloudpickle
 
 from flowmason_ray import telemetry
 from flowmason_ray.components.base import spec_of
@@ -24,7 +23,8 @@ from flowmason_ray.engine.context import context_root, draw_text
 from flowmason_ray.engine.executor import RunInfo
 from flowmason_ray.engine.executors.placement import REGION_LABEL
 from flowmason_ray.engine.executors.ray_frames import restore
-from flowmason_ray.engine.executors.ray_messages import AttemptData, Binding, StageData
+from flowmason_ray.engine.executors.ray_limits import SharedLimiter
+from flowmason_ray.engine.executors.ray_messages import AttemptData, Binding, StageData, unpack
 from flowmason_ray.engine.secrecy import Secret
 from flowmason_ray.engine.values import Items
 from flowmason_ray.llm.gateway import unpack as unpack_models
@@ -76,12 +76,11 @@ def work_of(data: AttemptData, classes: Mapping[str, Any]) -> Work:
         data: The attempt.
         classes: Component classes that cannot be imported here, by name.
     """
-    return _cached(_stages, data.digest, KEPT_STAGES, lambda: _compile(_cloudpickle.loads(data.stage), classes))
+    return _cached(_stages, data.digest, KEPT_STAGES, lambda: _compile(unpack(data.stage), classes))
 
 
 _ray: Any = ray
-_cloudpickle: Any = cloudpickle
-# Under these names without types: those of Ray are partly unknown.
+# Under this name without types: those of Ray are partly unknown.
 
 
 def _compile(stage: StageData, classes: Mapping[str, Any]) -> Work:
@@ -236,7 +235,7 @@ def _unpack_run(packed: bytes) -> RunInfo:
     facts["secrets"] = {name: Secret(value) for name, value in facts["secrets"].items()}
     facts["keys"] = {name: Secret(value) for name, value in facts["keys"].items()}
     if facts["models"] is not None:
-        facts["models"] = unpack_models(facts["models"], facts["keys"])
+        facts["models"] = unpack_models(facts["models"], facts["keys"], shared_limits=SharedLimiter)
     facts["blobs"] = None if facts["blobs"] is None else open_blobs(facts["blobs"])
     facts["region"] = _region() or facts["region"]
     telemetry.adopt(facts.pop("telemetry"))

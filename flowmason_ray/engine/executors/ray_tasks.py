@@ -13,17 +13,15 @@ decision. A cancelled call gets `STOP_GRACE_S` to end, then its worker is killed
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from time import time
 from typing import Any, Self
 
 import ray
-from ray import cloudpickle
 from ray.exceptions import RayError
 
 from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage, resolve_part
-from flowmason_ray.engine.component import ComponentSpec
+from flowmason_ray.engine.component import Cost
 from flowmason_ray.engine.digests import item_in, part_in
 from flowmason_ray.engine.events import Event, StageBegan, StageFailed, StageStopped
 from flowmason_ray.engine.executor import STOP_GRACE_S, Deliver, RunInfo
@@ -41,37 +39,35 @@ from flowmason_ray.engine.executors.ray_bindings import (
     remote_values,
     stage_data,
 )
-from flowmason_ray.engine.executors.ray_calls import Arrivals, Call, Member, end_of, lost, outcome_of, stopped, words_of
+from flowmason_ray.engine.executors.ray_calls import (
+    Arrivals,
+    Call,
+    Member,
+    end_of,
+    lost,
+    outcome_of,
+    stopped,
+    take_values,
+    words_of,
+)
 from flowmason_ray.engine.executors.ray_cluster import connect
 from flowmason_ray.engine.executors.ray_frames import restore
+from flowmason_ray.engine.executors.ray_hearing import Hearing
 from flowmason_ray.engine.executors.ray_inputs import Inputs
 from flowmason_ray.engine.executors.ray_losses import ValueLost, lost_object
-from flowmason_ray.engine.executors.ray_mailbox import Mailbox
-from flowmason_ray.engine.executors.ray_messages import AttemptData, CallData, CallReport
+from flowmason_ray.engine.executors.ray_messages import AttemptData, CallData, CallReport, pack
+from flowmason_ray.engine.executors.ray_packing import Packing
 from flowmason_ray.engine.executors.ray_recovery import Recovery
 from flowmason_ray.engine.executors.ray_riding import Rides, may_ride, passengers
-from flowmason_ray.engine.executors.ray_stages import pack_run
-from flowmason_ray.engine.executors.ray_telling import Letter
-from flowmason_ray.engine.executors.ray_worker import gather_results, run_call
+from flowmason_ray.engine.executors.ray_warm import Warm, WarmCall
+from flowmason_ray.engine.executors.ray_worker import gather_results
 from flowmason_ray.engine.plan import Plan, PlanStage
 from flowmason_ray.engine.scope import Scope, Status
 
-
-def _call_with(classes: Mapping[str, Any]) -> Any:
-    """Return the remote function that carries out calls, with the classes that workers cannot import sent along once."""
-
-    def attempt(call: CallData, *arguments: Any) -> tuple[Any, ...]:
-        return run_call(classes, call, *arguments)
-
-    return ray.remote(attempt)
-
-
 _ray: Any = ray
-_cloudpickle: Any = cloudpickle
-# Under these names without types: those of Ray are partly unknown.
+# Under this name without types: those of Ray are partly unknown.
 
 # Made once: Ray exports a remote function to the cluster again for every object that `ray.remote` returns.
-_plain_call: Any = _call_with({})
 _remote_gather: Any = ray.remote(gather_results)
 
 
@@ -96,9 +92,6 @@ class RayTasksExecutor:
         self._under_way = 0
         """Calls that Ray has not ended yet."""
         self._rides = Rides()
-        self._heard: dict[tuple[str, int], int] = {}
-        """How many messages of an attempt have been passed on."""
-        self._stages: dict[int, tuple[str, bytes]] = {}
         self._admission = Admission()
         self._recovery = Recovery(self._again, self._put_again, _values_read)
         self._pools: Pools | None = None
@@ -118,9 +111,10 @@ class RayTasksExecutor:
             call.cancel(force=True)
         self._calls.clear()
         self._admission.close()
+        self._recovery.copies.close()
         if self._pools is not None:
             await self._pools.close()
-            await self._mailbox.close()
+            await self._hearing.mailbox.close()
         await self._local.__aexit__(*exc)
 
     def open(self, run: RunInfo, deliver: Deliver) -> None:
@@ -129,23 +123,25 @@ class RayTasksExecutor:
         self._deliver = self._recovery.open(run, deliver)
         self._group: Grouping = self._grouping or run.pacing or Alone()
         self._local.open(run, deliver)
-        self._packed_run = pack_run(run)
+        self._packing = Packing(run)
+        self._recovery.copies.open(run, self._packing.run)
         self._inputs = Inputs(run.input, self._recovery.register)
-        self._classes: dict[str, Any] = {}
-        self._remote_call = _plain_call
         self._admission.open(run, self._submit, self._deliver, self._recovery.under_way, self._abandon)
-        self._mailbox = Mailbox(run.run_id, self._letters, self._hear_no_more)
+        self._large: set[int] = set()
+        self._hearing = Hearing(run.run_id, self._deliver, lambda: self._calls)
         self._pools = Pools(
-            mailbox=self._mailbox.address,
-            told=self._told,
+            mailbox=self._hearing.address,
+            told=self._hearing.told,
             run_id=run.run_id,
-            packed_run=self._packed_run,
+            packed_run=self._packing.run,
             watch=self._arrivals.watch,
             ended=self._ended,
             deliver=self._deliver,
             nodes=self._admission.nodes,
             wanted_cores=lambda: max((call.cores for call in self._calls.values() if call.actor is None), default=0.0),
         )
+
+        self._warm = Warm(self._pools.when_done, self._arrivals.watch, self._admission.cores)
 
     def prepare(self, plan: Plan, *, check: bool) -> None:
         """Take note of the plan, and refuse what the cluster can never run.
@@ -267,29 +263,51 @@ class RayTasksExecutor:
                 attempts.append(attempt)
         first = commands[0]
         name = first.path if len(commands) == 1 else f"{first.path} +{len(commands) - 1}"
-        self._mailbox.open()
-        call = CallData(self._packed_run, tuple(attempts), self._mailbox.address if self._mailbox.works else None)
+        self._hearing.mailbox.open()
+        mailbox = self._hearing.address
+        data = pack(CallData(self._packing.run, tuple(attempts), mailbox))
         cores = float(options.get("num_cpus") or 0.0)
         component = first.stage.component
         if component is not None and self._pools is not None and wants_actors(first.stage):
             waiting = Call(members, name=name, near=preferred_node(options), cores=cores)
             self._note(waiting)
-            self._pools.classes = self._classes
+            self._pools.classes = self._packing.classes
             reference = stage_data(first.stage).component
-            self._pools.pool(component, options, reference).submit(waiting, call, arguments.given)
+            self._pools.pool(component, options, reference).submit(waiting, data, arguments.given)
             return
-        if not self._mailbox.works and first.stage.timeout_s is not None:
+        if mailbox is None and first.stage.timeout_s is not None:
             self._deliver(StageBegan(path=first.path, attempt=first.attempt))
-        report, *values = self._remote_call.options(num_returns=1 + len(attempts), name=name, **options).remote(
-            call, *arguments.given
-        )
-        self._watch(Call(members, report, values, name=name, cores=cores))
+        call = Call(members, name=name, cores=cores)
+        lane = self._warm.lane() if self._is_cheap(commands, options, arguments) else None
+        if lane is None:
+            self._send_task(call, data, arguments.given, options)
+            return
+        warm = WarmCall(call, lane, data, arguments.given, options)
+        self._note(warm)
+        self._under_way += 1
+        self._warm.send(warm, self._packing.classes)
+
+    def _send_task(self, call: Call, data: bytes, arguments: Sequence[Any], options: Mapping[str, Any]) -> None:
+        remote = self._packing.remote.options(num_returns=1 + len(call.members), name=call.name, **options)
+        call.report, *call.values = remote.remote(data, *arguments)
+        self._watch(call)
+
+    def _is_cheap(self, commands: Sequence[StartStage], options: Mapping[str, Any], arguments: Arguments) -> bool:
+        """Tell whether a call is one for warm workers: pure, quick, placed nowhere in particular, and not far from its data."""
+        if options.keys() - {"num_cpus", "max_retries"} or (arguments.given and len(self._admission.nodes()) > 1):
+            return False
+        for command in commands:
+            stage = command.stage
+            quick = stage.cost is Cost.TRIVIAL or self._group.limit(stage) > 1
+            if not (quick and may_ride(stage)) or stage.resources or id(stage) in self._large:
+                return False
+        return True
 
     def _attempt(
         self, command: StartStage, arguments: Arguments, before: Mapping[int, int] | None = None
     ) -> AttemptData:
         stage = command.stage
-        digest, packed = self._stage_data(stage)
+        digest, packed = self._packing.stage(stage)
         reads: tuple[int, ...] = ()
         if before:
             read = {target.index for target in stage.targets.values() if not target.levels}
@@ -307,18 +325,6 @@ class RayTasksExecutor:
             reads,
         )
 
-    def _stage_data(self, stage: PlanStage) -> tuple[str, bytes]:
-        key = id(stage)
-        data = self._stages.get(key)
-        if data is None:
-            made = stage_data(stage)
-            data = self._stages[key] = (made.digest, _cloudpickle.dumps(made))
-            component = stage.component
-            if component is not None and component.name not in self._classes and _travels_by_value(component):
-                self._classes = {**self._classes, component.name: component.create}
-                self._remote_call = _call_with(self._classes)
-        return data
-
     # -- what comes back ----------------------------------------------------------------------------------------------
 
     def _watch(self, call: Call) -> None:
@@ -334,9 +340,30 @@ class RayTasksExecutor:
     def _arrived(self, call: Call, future: Any) -> None:
         if call.pool is not None:
             call.pool.arrived(call, outcome_of(future))
+            return
+        self._under_way -= 1
+        outcome = outcome_of(future)
+        if not isinstance(call, WarmCall):
+            self._ended(call, outcome)
+        elif self._warm.arrived(call, outcome):
+            again = Call(call.members, name=call.name, cores=call.cores)
+            self._send_task(again, call.data, call.arguments, call.options)
+        elif isinstance(outcome, CallReport) and any(not report.inline for report in outcome.reports):
+            self._take(call, outcome)
         else:
-            self._under_way -= 1
-            self._ended(call, outcome_of(future))
+            self._ended(call, outcome)
+
+    def _take(self, call: WarmCall, report: CallReport) -> None:
+        """Fetch the references to values that stayed in a warm worker; from now on the stages go as tasks, near their data."""
+        assert self._pools is not None
+        for member, each in zip(call.members, report.reports, strict=True):
+            if not each.inline and member.stage is not None:
+                self._large.add(id(member.stage))
+
+        def taken(errors: list[BaseException | None]) -> None:
+            self._ended(call, next((error for error in errors if error is not None), report))
+
+        self._pools.when_all(take_values(call.lane.handle, call, report), taken)
 
     def _ended(self, call: Call, outcome: CallReport | BaseException) -> None:
         if call.kill is not None:
@@ -359,42 +386,11 @@ class RayTasksExecutor:
             if report.status == "succeeded" and member.stage is not None:
                 self._group.measured(member.stage, report.duration_s)
             if member.wanted:
-                self._told(member.path, member.attempt, report.told)
+                self._hearing.told(member.path, member.attempt, report.told)
                 self._deliver(event or stopped(member))
             elif event is not None and not report.drew_time and _still_waits(member):
                 assert member.scope is not None
                 self._rides.keep(member.path, member.scope, (*(said for _, said in report.told), event))
-
-    # -- what attempts say while they run -----------------------------------------------------------------------------
-
-    def _letters(self, letters: list[Letter]) -> None:
-        """Take what came through the mailbox."""
-        for path, attempt, number, event in letters:
-            call = self._calls.get(path)
-            if attempt > 0 and (call is None or not call.waits_for(path, attempt)):
-                continue  # its report is here, and has brought all of that
-            if isinstance(event, StageBegan):
-                self._deliver(event)
-            else:
-                self._hear(path, attempt, number, event)
-
-    def _hear(self, path: str, attempt: int, number: int, event: Event) -> None:
-        if number >= self._heard.get((path, attempt), 0):
-            self._heard[path, attempt] = number + 1
-            self._deliver(event)
-
-    def _told(self, path: str, attempt: int, told: Sequence[tuple[int, Event]]) -> None:
-        """Take what came with the report: what has not come before."""
-        for number, event in told:
-            self._hear(path, attempt, number, event)
-        if attempt > 0:  # a setup's letters may still come
-            self._heard.pop((path, attempt), None)
-
-    def _hear_no_more(self) -> None:
-        """The mailbox is gone: nobody will tell when attempts begin, so they are taken to have begun."""
-        for call in set(self._calls.values()):
-            for member in call.waited_for() if call.pool is None else ():
-                self._deliver(StageBegan(path=member.path, attempt=member.attempt))
 
     # -- stopping -----------------------------------------------------------------------------------------------------
 
@@ -470,7 +466,7 @@ class RayTasksExecutor:
         base = binding(command.base, arguments)
         options = {"num_returns": 2, "num_cpus": 0, "name": command.path, "max_retries": PURE_RETRIES}
         report, value = _remote_gather.options(**options).remote(
-            command.head, parts, base, self._packed_run, *arguments.given
+            command.head, parts, base, self._packing.run, *arguments.given
         )
         self._watch(Call([Member(command.path, command.attempt)], report, [value]))
 
@@ -497,17 +493,3 @@ def _handles(command: GatherResults) -> list[Any]:
 def _still_waits(member: Member) -> bool:
     scope, stage = member.scope, member.stage
     return scope is not None and stage is not None and scope.status[stage.index] == Status.WAITING
-
-
-def _travels_by_value(component: ComponentSpec) -> bool:
-    """Tell whether a component's class is sent to workers itself, because they may not be able to import it.
-
-    So it is with classes of a script, a test or a notebook. Installed packages and a project's `components/` are imported.
-    """
-    module = sys.modules.get(component.module)
-    file = str(getattr(module, "__file__", None) or "")
-    if component.file is not None or (component.module.startswith("flowmason_ray.") or "site-packages" in file):
-        return False
-    if module is not None and component.module != "__main__":
-        _cloudpickle.register_pickle_by_value(module)
-    return True

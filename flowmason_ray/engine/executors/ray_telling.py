@@ -13,6 +13,7 @@ from contextlib import suppress
 from time import monotonic, sleep, time
 from typing import TYPE_CHECKING, Any
 
+import orjson
 import ray
 from ray import cloudpickle
 from ray.exceptions import RayError
@@ -32,7 +33,9 @@ RETRY_S = 0.25
 RECENT_S = 5.0
 """What was posted so long ago has arrived, or never will."""
 MOST_MESSAGES = 2_000
-"""How many messages an attempt may send; the log of a run is no place for data."""
+"""How many messages an attempt may send at once; the log of a run is no place for data."""
+MESSAGES_PER_S = 100.0
+"""How many it may send in a second after that, as long as it runs."""
 MOST_CHARS = 2**20
 """How much text they may have."""
 LINE_CHARS = 4_000
@@ -55,6 +58,8 @@ class Teller:
         self._count = 0
         self._chars = 0
         self._dropped = 0
+        self._left = float(MOST_MESSAGES)
+        self._filled_at = monotonic()
         self._recent: deque[tuple[float, int, Event]] = deque()
 
     def post_to(self, mailbox: tuple[str, str]) -> None:
@@ -71,16 +76,25 @@ class Teller:
         """Say something."""
         with self._lock:
             if isinstance(event, StageLogged):
-                if len(event.message) > LINE_CHARS:
-                    event = _cut(event)
+                event = _plain(event)
                 self._chars += len(event.message)
-            if self._count >= MOST_MESSAGES or self._chars > MOST_CHARS:
-                self._dropped += 1
+            if not self._may_speak() or self._chars > MOST_CHARS:
+                self._dropped += (event.dropped if isinstance(event, StageLogged) else 0) or 1
                 return
             number, self._count = self._count, self._count + 1
             self._keep(number, event)
         if self._mailbox is not None:
             _post.send(self._mailbox, (self._path, self._attempt, number, event))
+
+    def _may_speak(self) -> bool:
+        """Take one message of what the attempt may send, which fills up again with time."""
+        now = monotonic()
+        self._left = min(float(MOST_MESSAGES), self._left + (now - self._filled_at) * MESSAGES_PER_S)
+        self._filled_at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
 
     def _keep(self, number: int, event: Event) -> None:
         now = monotonic()
@@ -95,14 +109,22 @@ class Teller:
         with self._lock:
             if self._dropped:
                 message = f"It said more than is passed on: {self._dropped} messages or lines were dropped."
-                event = StageLogged(at=time(), path=self._path, level="warning", message=message)
+                event = StageLogged(at=time(), path=self._path, level="warning", message=message, dropped=self._dropped)
                 self._recent.append((monotonic(), self._count, event))
             return tuple((number, event) for _, number, event in self._recent)
 
 
-def _cut(event: StageLogged) -> StageLogged:
-    message = f"{event.message[:LINE_CHARS]}… ({len(event.message) - LINE_CHARS} more characters)"
-    return StageLogged(at=event.at, path=event.path, level=event.level, message=message, fields=event.fields)
+def _plain(event: StageLogged) -> StageLogged:
+    """Return a message that is not too long, with plain JSON in its fields: components put there what they like."""
+    message, fields = event.message, event.fields
+    if len(message) > LINE_CHARS:
+        message = f"{message[:LINE_CHARS]}… ({len(message) - LINE_CHARS} more characters)"
+    if fields:
+        try:
+            fields = orjson.loads(orjson.dumps(fields, default=repr, option=orjson.OPT_NON_STR_KEYS))
+        except (TypeError, ValueError):  # too deep, a number too large, or half a surrogate pair
+            fields = {"fields": repr(fields)[:LINE_CHARS]}
+    return StageLogged(at=event.at, path=event.path, level=event.level, message=message, fields=fields)
 
 
 class _Post:

@@ -21,14 +21,23 @@ from flowmason_ray.engine.context import AttemptContext
 from flowmason_ray.engine.digests import contents_of
 from flowmason_ray.engine.executor import RunInfo
 from flowmason_ray.engine.executors.memory_limit import limited
+from flowmason_ray.engine.executors.ray_copying import BEHIND_BYTES, pack
 from flowmason_ray.engine.executors.ray_frames import portable, restore
 from flowmason_ray.engine.executors.ray_losses import lost_failure, lost_object
-from flowmason_ray.engine.executors.ray_messages import AttemptData, Binding, CallData, CallReport, Report
+from flowmason_ray.engine.executors.ray_messages import (
+    AttemptData,
+    Binding,
+    CallData,
+    CallReport,
+    Report,
+    pack,
+    unpack,
+)
 from flowmason_ray.engine.executors.ray_stages import Work, WorkerScope, run_of, work_of
 from flowmason_ray.engine.executors.ray_telling import Teller
 from flowmason_ray.engine.executors.surroundings import surroundings
 from flowmason_ray.engine.executors.threads import AttemptStopped
-from flowmason_ray.engine.values import INLINE_LIMIT_BYTES
+from flowmason_ray.engine.values import INLINE_LIMIT_BYTES, recorded_size
 from flowmason_ray.stores.encoding import Encoder
 
 INTERRUPT_S = 0.1
@@ -40,19 +49,19 @@ STOPPED = Report(status="stopped")
 _ray: Any = ray  # under this name without types: those of Ray are partly unknown
 
 
-def run_call(classes: Mapping[str, Any], call: CallData, *arguments: Any) -> tuple[Any, ...]:
+def run_call(classes: Mapping[str, Any], packed: bytes, *arguments: Any) -> tuple[Any, ...]:
     """Run the attempts of a call. All that can go wrong in them is in their reports; only the worker's own death is not.
 
     Args:
         classes: Component classes that cannot be imported here, by name.
-        call: What is to be done.
+        packed: What is to be done, a `CallData`.
         arguments: The values that bindings point at.
 
     Returns:
-        The `CallReport`; then per attempt its value if it is too large for a report, else None.
+        The `CallReport`, packed; then per attempt its value if it is too large for a report, else None.
     """
-    reports, kept = run_attempts(classes, call, arguments, execute)
-    return (CallReport(reports, node_id()), *kept)
+    reports, kept = run_attempts(classes, unpack(packed), arguments, execute)
+    return (pack(CallReport(reports, node_id())), *kept)
 
 
 Execute = Callable[[Work, Any, AttemptContext], Any]
@@ -194,7 +203,7 @@ async def _interruptible(call: Coroutine[Any, Any, Any]) -> Any:
 
 def gather_results(
     head: dict[str, Any], parts: dict[str, Any], base: Binding, packed_run: bytes, *arguments: Any
-) -> tuple[CallReport, Any]:
+) -> tuple[bytes, Any]:
     """Put a construct's value together from values of which some are large. Returns as `run_call`."""
     run = run_of(packed_run)
 
@@ -208,21 +217,26 @@ def gather_results(
 
     value: dict[str, Any] = {**(bound(base) or {}), **head, **{name: bound(part) for name, part in parts.items()}}
     report, large = _report(Value(value), run, 0.0)
-    return CallReport((report,), node_id()), large
+    return pack(CallReport((report,), node_id())), large
 
 
 def _report(value: Value, run: RunInfo, duration_s: float) -> tuple[Report, Any]:
     """Return the report on a value, and the value fit to be sent if it does not go into the report."""
-    key, text = Encoder(run.blobs, secrets=run.hidden).value(value.value)
+    key, text = Encoder(None, secrets=run.hidden).value(value.value)
     if key == "value" and len(text) <= INLINE_LIMIT_BYTES:
         return Report(status="succeeded", duration_s=duration_s, decision=value.decision, value=value.value), None
+    size_bytes = len(text) if key == "value" else recorded_size(value.value)
+    if run.blobs is not None and size_bytes < BEHIND_BYTES:
+        key, text = pack(value.value, run)
+    # Without blobs a frame is recorded by what it looks like; a larger value is written behind the run (`ray_copies`).
+    known = key == "packed" and (run.blobs is None or size_bytes < BEHIND_BYTES)
     report = Report(
         status="succeeded",
         duration_s=duration_s,
         decision=value.decision,
         inline=False,
-        packed=orjson.dumps(orjson.Fragment(text)) if key == "packed" else None,
-        size_bytes=len(text),
+        packed=orjson.dumps(orjson.Fragment(text)) if known else None,
+        size_bytes=size_bytes,
         contents=contents_of(value.value) if run.fingerprints else None,
     )
     return report, portable(value.value)

@@ -10,7 +10,7 @@ from flowmason_ray.testing.conformance.checking import Capability, Outcome, Scen
 from flowmason_ray.testing.conformance.scenarios import scenario, stage
 
 AT_ONCE = {"max_attempts": 3, "initial_delay_ms": 1, "jitter": 0}
-LONG_S = 20.0
+LONG_S = 50.0
 """How long attempts would take that are stopped: long enough to notice when they are not."""
 STOPPED_S = 6.0
 """How long attempts would take of which is seen, afterwards, that they really stopped."""

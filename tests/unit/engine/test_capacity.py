@@ -17,7 +17,7 @@ from flowmason_ray.engine.executors.capacity import (
     missing_together,
     nodes_from,
 )
-from flowmason_ray.engine.executors.gangs import Bundles, surely_run
+from flowmason_ray.engine.executors.gangs import Bundles, ConflictingLabels, surely_run
 from flowmason_ray.engine.plan import PlanStage
 from tests.engine_kit import plan_of, stage
 
@@ -181,3 +181,18 @@ def test_a_parallel_has_one_bundle_per_branch_whatever_nests_in_it() -> None:
 
     every = next(s for s in made.root.stages if s.id == "all")
     assert [b.amounts for b in Bundles(made, of).of(made.root, every, 1)] == [{"CPU": 1.0}, {"CPU": 1.0, "GPU": 1.0}]
+
+
+def test_stages_of_one_branch_that_want_different_nodes_cannot_be_a_gang() -> None:
+    made = plan_of(
+        stage("all", "parallel", config={"branches": [["a", "b"]]}, placement={"gang": True}),
+        stage("a", resources={"labels": {"x": "y"}}),
+        stage("b", resources={"labels": {"x": "z"}}),
+    )
+
+    def of(s: PlanStage) -> Demand:
+        return Demand(amounts={"CPU": 1.0}, labels=s.resources.get("labels") or {})
+
+    every = next(s for s in made.root.stages if s.id == "all")
+    with pytest.raises(ConflictingLabels, match="x = 'y' and with x = 'z'"):
+        Bundles(made, of).of(made.root, every, 1)

@@ -82,7 +82,7 @@ def test_a_line_without_an_end_and_a_flood_are_bounded() -> None:
     assert [len(w[2]) for w in words(told)[:3]] == [LONGEST_LINE, LONGEST_LINE, 1]
     last = told[-1]
     assert isinstance(last, StageLogged)
-    assert (len(told), last.fields["dropped"]) == (MOST_LINES + 1, 10)
+    assert (len(told), last.dropped) == (MOST_LINES + 1, 10)
 
 
 def test_what_others_put_in_place_of_a_stream_stays(monkeypatch: pytest.MonkeyPatch) -> None:

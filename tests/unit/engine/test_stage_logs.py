@@ -34,6 +34,14 @@ def test_a_flood_is_cut_off_and_counted() -> None:
     assert list(logs.ended("a", 9.0)) == []
 
 
+def test_what_was_dropped_on_the_way_is_counted_too() -> None:
+    logs = StageLogs()
+    assert list(logs.kept(StageLogged(path="a", level="warning", message="many more", dropped=40))) == []
+    (note,) = logs.ended("a", 9.0)
+    assert note.fields == {"dropped": 40}
+    assert [k.message for k in logs.kept(said("a field of that name", dropped=3))] == ["a field of that name"]
+
+
 def test_who_was_cut_off_is_heard_again_later() -> None:
     logs = StageLogs()
     for _ in range(BURST + 1):

@@ -316,8 +316,10 @@ def test_a_cancelled_call_ends_and_is_accounted_for(server: LlmServer, provider:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        while context.models.usage() is None:  # noqa: ASYNC110  # on a busy machine the call may end a moment later
+            await asyncio.sleep(0.01)
 
-    run(asyncio.wait_for(cancel(), 30))
+    run(asyncio.wait_for(cancel(), 50))
     used = entry(context)
     assert (used["calls"], used["failed_calls"]) == (1, 1)
     assert used["output_tokens"] >= 1
@@ -426,7 +428,8 @@ def test_no_more_than_so_many_at_the_same_time(server: LlmServer, provider: str)
         await asyncio.gather(*(context.models.generate(f"number {n}") for n in range(8)))
 
     run(many())
-    assert server.most_busy == 2
+    assert server.most_busy <= 2
+    assert len(server.requests) == 8
 
 
 @both

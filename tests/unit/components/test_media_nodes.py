@@ -1,0 +1,142 @@
+"""Audio and pictures through OpenAI's SDK and a server that speaks its API: files of the project, bytes of other stages."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowmason_ray.components.builtin import media
+from flowmason_ray.errors import PermanentError, StageError
+from flowmason_ray.settings import ProjectSettings
+from flowmason_ray.testing.context import RecordingContext
+from flowmason_ray.testing.llm_server import LlmServer
+from tests.llm_kit import model_server
+from tests.unit.components.test_text_nodes import run
+
+PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+SEEN = {"description": "One red point.", "objects": ["point"], "text": ""}
+
+
+@pytest.fixture
+def server() -> Iterator[LlmServer]:
+    with model_server() as running:
+        yield running
+
+
+def asking(server: LlmServer, project: Path, provider: str = "openai") -> RecordingContext:
+    settings = ProjectSettings.model_validate({"providers": server.providers()})
+    return RecordingContext(project_dir=project, settings=settings, llm_settings={"provider": provider})
+
+
+@pytest.fixture
+def context(server: LlmServer, tmp_path: Path) -> RecordingContext:
+    return asking(server, tmp_path)
+
+
+def refused(context: RecordingContext, name: str, **config: Any) -> str:
+    with pytest.raises(PermanentError) as caught:
+        run(context, name, **config)
+    return str(caught.value.code)
+
+
+def test_a_recording_is_written_down(server: LlmServer, context: RecordingContext, tmp_path: Path):
+    (tmp_path / "talk.mp3").write_bytes(b"ID3 some sound")
+    server.says("Good morning.")
+    output = run(context, "transcriber", path="talk.mp3", language="en", prompt="Names: Ada")
+    assert (output.text, output.language, output.model) == ("Good morning.", "en", "gpt-test")
+    (asked,) = server.requests
+    assert b"ID3 some sound" in asked.raw
+    assert b'filename="audio.mp3"' in asked.raw
+    assert b"Names: Ada" in asked.raw
+    server.says("From bytes.")
+    encoded = base64.b64encode(b"RIFF sound").decode()
+    assert run(context, "transcriber", audio_base64=encoded).text == "From bytes."
+    assert b'filename="audio.wav"' in server.requests[-1].raw
+
+
+def test_a_text_is_spoken_into_a_file(server: LlmServer, context: RecordingContext, tmp_path: Path):
+    output = run(context, "text_to_speech", text="Good evening.", path="out/hello.wav", format="wav", voice="echo")
+    assert output.path == "out/hello.wav"
+    assert output.audio_base64 is None
+    written = (tmp_path / "out/hello.wav").read_bytes()
+    assert written == b"RIFFGood evening."
+    assert output.size_bytes == len(written)
+    (asked,) = server.requests
+    assert (asked.body["voice"], asked.body["response_format"]) == ("echo", "wav")
+    again = run(context, "text_to_speech", text="Good evening.", format="wav")
+    assert base64.b64decode(again.audio_base64) == written
+    assert again.path is None
+
+
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+def test_a_picture_is_described(server: LlmServer, tmp_path: Path, provider: str):
+    context = asking(server, tmp_path, provider)
+    (tmp_path / "picture.bin").write_bytes(PIXEL)
+    server.says_json(SEEN)
+    output = run(context, "image_describe", path="picture.bin", question="What is it?", detail="brief")
+    assert output.model_dump(include=set(SEEN)) == SEEN
+    assert output.usage.output_tokens > 0
+    asked = server.requests[0]
+    assert "What is it?" in asked.last
+    assert base64.b64encode(PIXEL) in asked.raw
+    assert b"image/png" in asked.raw
+    server.says_json(SEEN)
+    run(context, "image_describe", image_base64=base64.b64encode(PIXEL).decode())
+    server.says_json(SEEN)
+    run(context, "image_describe", url="https://example.com/a.png")
+    assert b"https://example.com/a.png" in server.requests[-1].raw
+
+
+def test_files_outside_of_the_project_are_refused(server: LlmServer, context: RecordingContext, tmp_path: Path):
+    outside = tmp_path.parent / "outside.wav"
+    outside.write_bytes(b"x")
+    (tmp_path / "link.wav").symlink_to(outside)
+    (tmp_path / "folder").mkdir()
+    assert refused(context, "transcriber", path="../outside.wav") == "path_outside_project"
+    assert refused(context, "transcriber", path="link.wav") == "path_outside_project"
+    assert refused(context, "image_describe", path="link.wav") == "path_outside_project"
+    assert refused(context, "text_to_speech", text="a", path="../new.mp3") == "path_outside_project"
+    assert refused(context, "text_to_speech", text="a", path="folder") == "is_a_directory"
+    assert refused(context, "transcriber", path="none.wav") == "file_not_found"
+    assert server.requests == [], "nothing is paid for that cannot be used"
+
+
+def test_what_is_given_is_checked_before_anybody_is_asked(
+    server: LlmServer, context: RecordingContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "notes.txt").write_text("no picture")
+    for name, config in (
+        ("transcriber", {}),
+        ("transcriber", {"path": "a", "audio_base64": "YQ=="}),
+        ("transcriber", {"audio_base64": "not base64!"}),
+        ("image_describe", {}),
+        ("image_describe", {"url": "https://example.com/a.png", "path": "notes.txt"}),
+        ("image_describe", {"path": "notes.txt"}),
+    ):
+        assert refused(context, name, **config) == "invalid_config"
+    monkeypatch.setattr(media, "MAX_MEDIA_BYTES", 4)
+    assert refused(context, "transcriber", path="notes.txt") == "file_too_large"
+    assert refused(context, "transcriber", audio_base64=base64.b64encode(b"12345").decode()) == "file_too_large"
+    assert server.requests == []
+
+
+def test_a_provider_without_audio_says_so(server: LlmServer, tmp_path: Path):
+    context = asking(server, tmp_path, "anthropic")
+    (tmp_path / "talk.mp3").write_bytes(b"ID3")
+    assert refused(context, "transcriber", path="talk.mp3") == "not_supported_by_provider"
+    assert refused(context, "text_to_speech", text="a", path="out/a.mp3") == "not_supported_by_provider"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failure_of_the_provider_ends_the_attempt(server: LlmServer, context: RecordingContext, tmp_path: Path):
+    (tmp_path / "talk.mp3").write_bytes(b"ID3")
+    server.fails(401)
+    with pytest.raises(StageError) as caught:
+        run(context, "transcriber", path="talk.mp3")
+    assert caught.value.code == "provider_refused_key"
