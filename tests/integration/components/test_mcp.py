@@ -17,7 +17,7 @@ from flowmason_ray.settings import ProjectSettings
 from flowmason_ray.testing.context import RecordingContext
 from tests.mcp_kit import TOKEN, http_server, stdio_settings
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 
 
 @pytest.fixture(scope="module")
@@ -112,12 +112,14 @@ def test_what_is_refused_before_the_call(context: RecordingContext, tmp_path: Pa
 
 
 def test_an_answer_that_does_not_come(context: RecordingContext, tmp_path: Path) -> None:
-    # Connecting has to fit into the limit too, so it is long enough for a slow machine.
-    again = refused(context, "slow_look", arguments={"seconds": 600}, timeout=8)
+    again = refused(context, "slow_look", arguments={"seconds": 600}, timeout=6)
     assert isinstance(again, TemporaryError)
     assert again.code == "mcp_timeout"
     begun = tmp_path / "begun"
-    doubt = refused(context, "slow", arguments={"path": str(begun), "seconds": 600}, timeout=8)
+    for limit in (6, 20, 60):  # connecting has to fit into it too, which takes its time on a busy machine
+        doubt = refused(context, "slow", arguments={"path": str(begun), "seconds": 600}, timeout=limit)
+        if begun.exists():
+            break
     assert isinstance(doubt, PermanentError)
     assert doubt.code == "mcp_in_doubt"
     assert begun.read_text() == "begun"
