@@ -230,7 +230,7 @@ class Slow:
 
 def test_a_call_that_is_cancelled_cancels_its_run(talking: Callable[..., None], project: Path) -> None:
     (project / "components" / "slow.py").write_text(SLOW)
-    slow = {"name": "Slow", "stages": [{"id": "slow", "component_type": "slow", "config": {}}]}
+    slow: dict[str, Any] = {"name": "Slow", "stages": [{"id": "slow", "component_type": "slow", "config": {}}]}
     (project / "slow.pipeline.json").write_text(json.dumps(slow))
 
     async def talk(client: Client) -> None:
