@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from flowmason_ray import errors
 from flowmason_ray.components.base import InvalidComponent
-from flowmason_ray.engine.attempt import InvalidConfig, InvalidOutput
+from flowmason_ray.engine.attempt import InvalidConfig, InvalidOutput, SetupFailed
+from flowmason_ray.engine.component import InvalidActors
 from flowmason_ray.engine.executors.slots import InfeasibleResources
 from flowmason_ray.errors import Failure, FlowMasonError, Problem, Suggestions, nearest
 from flowmason_ray.pipeline_tests.mocking import MockExhausted
@@ -46,6 +47,8 @@ EXAMPLES: dict[type[FlowMasonError], FlowMasonError] = {
         InvalidComponent("m"),
         InvalidConfig("m"),
         InvalidOutput("m", details={"problems": []}),
+        SetupFailed("m"),
+        InvalidActors("m"),
         InfeasibleResources("m"),
         MockExhausted("m"),
         ExpressionSyntaxError("m", column=3),

@@ -165,7 +165,7 @@ def _read(file: Path, data: bytes, format: Format, input: DocumentReader.Input) 
 
         return read_docx(file, input.path)
     if format == "html":
-        from flowmason_ray.components.documents.html import read_html
+        from flowmason_ray.components.documents.html_pages import read_html
 
         return read_html(data, input.encoding, input.path)
     from flowmason_ray.components.documents.plain import decode, read_markdown, read_text
