@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from flowmason_ray import Actors, Context, SetupContext, operator
+from flowmason_ray import Actors, Context, PermanentError, SetupContext, operator
 from flowmason_ray.api import PreparedRun, RunResult
 from flowmason_ray.engine.events import Event, StageLogged, StageStarted
 
@@ -118,6 +118,8 @@ class Wrong:
         context.log("info", "loading")
         if (context.project_dir / "die").exists():
             os._exit(1)
+        if (context.project_dir / "never").exists():
+            raise PermanentError("wrong key")
         raise ValueError("no such model: 'm'")
 
     def execute(self, input: _In, context: Context) -> _Out:
@@ -224,6 +226,18 @@ def test_a_setup_that_raises_says_why_once(project_dir: Path) -> None:
     assert "no such model: 'm'" in failure.message
     assert played.notes["setup"] <= 4, "not again and again"
     assert "loading" in [e.message for e in played.events if isinstance(e, StageLogged)]
+
+
+@pytest.mark.parametrize(("never", "setups"), [(False, 2), (True, 1)])
+def test_a_setup_is_repeated_only_as_the_stage_says(project_dir: Path, never: bool, setups: int) -> None:
+    if never:
+        (project_dir / "never").touch()
+    retry = {"max_attempts": 2, "initial_delay_ms": 1}
+    played = Played(project_dir, {"name": "actors", "stages": [stage("a", "wrong", retry=retry)]})
+    failure = played.result.failure
+    assert failure is not None
+    assert failure.code == "component_setup_failed"
+    assert played.notes["setup"] == setups
 
 
 def test_an_actor_that_dies_in_its_setup_ends_the_stage(project_dir: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import ray
 
-from flowmason_ray.engine.attempt import fail, is_final, setup_failed
+from flowmason_ray.engine.attempt import SetupFailed, fail, is_final, setup_failed
 from flowmason_ray.engine.context import AttemptContext, InstanceContext
 from flowmason_ray.engine.events import Event
 from flowmason_ray.engine.executors.instances import Instance
@@ -83,9 +83,11 @@ class ComponentActor:
                 with heard(teller.tell, path, number, shown=False):
                     self._set_up(instance, lambda: InstanceContext(run, path, teller.tell))
                 self._instance = instance
-            except Exception as exc:
-                raise (exc if hasattr(exc, "code") else setup_failed(component, exc)) from exc
-        except Exception as exc:  # foreign code runs here: its import, its constructor, its setup
+            except SetupFailed:
+                raise
+            except Exception as exc:  # its constructor: foreign code too
+                raise setup_failed(component, exc) from exc
+        except Exception as exc:  # the module of the component is foreign code as well
             failure, final = replace(fail(exc, path, 1), code="component_setup_failed"), is_final(exc)
         return Ready(failure, final, teller.told(), node_id(), perf_counter() - started)
 

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from time import monotonic
+from time import monotonic, time
 from typing import Any, Literal
 
 import ray
@@ -252,7 +252,7 @@ class Pool:
         if any(actor.state == "ready" for actor in self.actors):
             self._not_before = monotonic() + PAUSE_AFTER_FAILURE_S
             self._host.deliver(
-                StageLogged(at=self._host.time(), path=self.component.name, level="warning", message=failure.message)
+                StageLogged(at=time(), path=self.component.name, level="warning", message=failure.message)
             )
             return
         waiting, self.waiting = list(self.waiting), deque()
@@ -358,12 +358,6 @@ class Pools:
         self._numbers += 1
         return self._numbers
 
-    def time(self) -> float:
-        """Return the time, in seconds since the epoch."""
-        from time import time
-
-        return time()
-
     def make(self, concurrency: int, options: Mapping[str, Any], reference: Any) -> Any:
         """Create an actor."""
         return remote_actor(concurrency).options(**options).remote(self.classes, self._packed_run, reference)
@@ -430,7 +424,7 @@ class Pools:
             if not over.done():
                 over.set_result(None)
             if said is not None and not isinstance(said, RayError):
-                self.deliver(StageLogged(at=self.time(), path=pool.component.name, level="warning", message=str(said)))
+                self.deliver(StageLogged(at=time(), path=pool.component.name, level="warning", message=str(said)))
 
         def end(_: Any) -> None:
             limit.cancel()
