@@ -56,7 +56,11 @@ def test_ray_tasks_without_fusing(scenario: Scenario, ray_cluster: str, tmp_path
     hold(scenario, _ray_executor, tmp_path, RAY)
 
 
-@pytest.mark.parametrize("scenario", ALL, ids=lambda s: s.name)
+OF_ACTORS = ("time_limit", "cancel", "race", "interrupted", "retr", "large", "frame", "exit", "window", "conf_raise")
+"""Words of the scenarios in which it matters that an attempt runs in an actor: how it is stopped, fails, and hands over values."""
+
+
+@pytest.mark.parametrize("scenario", [s for s in ALL if any(w in s.name for w in OF_ACTORS)], ids=lambda s: s.name)
 def test_ray_actors(scenario: Scenario, ray_cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same in actors, as if every component that does not run in the coordinator had a setup."""
     module = importlib.import_module("flowmason_ray.engine.executors.ray_tasks")

@@ -30,7 +30,7 @@ RUN_ID = "r_conformance"
 SEED = 20_240_102
 PASSWORD = "correct horse"
 REGION = "eu-north-1"
-LONGEST_S = 60.0
+LONGEST_S = 120.0
 """After this a scenario has not ended: generous, because an executor may have to start workers."""
 
 
