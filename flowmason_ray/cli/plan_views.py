@@ -215,7 +215,14 @@ def _mermaid_text(text: str) -> str:
 
 # -- SVG ---------------------------------------------------------------------------------------------------------------
 
-LEGEND = (("control", "control flow"), ("trivial", "trivial"), ("cpu", "computes"), ("io", "waits"), ("gpu", "GPU"))
+LEGEND = (
+    ("control", "control flow"),
+    ("trivial", "trivial"),
+    ("cpu", "computes"),
+    ("io", "waits"),
+    ("gpu", "GPU"),
+    ("rides", "in one call on Ray"),
+)
 
 
 def as_svg(plan: Plan, pacing: Pacing | None = None) -> str:
@@ -224,6 +231,7 @@ def as_svg(plan: Plan, pacing: Pacing | None = None) -> str:
 
     root = plan_tree(plan, pacing or Pacing(plan))
     used = {_kind(view) for stage in root.stages for _, view in stage.walk()}
+    used |= {"rides" for stage in root.stages for _, view in stage.walk() if view.carrier is not None}
     legend = tuple((kind, meaning) for kind, meaning in LEGEND if kind in used)
     return draw(graph_of(root), title=f"{plan.name} {plan.version}", legend=legend)
 

@@ -51,7 +51,7 @@ def draw(graph: Graph, *, title: str = "", legend: tuple[tuple[str, str], ...] =
     Args:
         graph: What to draw.
         title: A heading.
-        legend: (kind, meaning) pairs that are explained beside the heading.
+        legend: (kind of node or edge, meaning) pairs that are explained beside the heading.
 
     Raises:
         ValueError: the graph cannot be laid out (`layout.lay_out`).
@@ -105,8 +105,13 @@ def _heading(title: str, legend: tuple[tuple[str, str], ...], width: float) -> I
         )
     x = width - MARGIN - sum(len(meaning) * DETAIL_CHAR + 34 for _, meaning in legend)
     for kind, meaning in legend:
-        fill, border = PALETTE[kind]
-        yield f'<rect x="{_n(x)}" y="{_n(MARGIN - 4)}" width="14" height="14" rx="3" fill="{fill}" stroke="{border}"/>'
+        if kind in PALETTE:
+            fill, border = PALETTE[kind]
+            box = f'x="{_n(x)}" y="{_n(MARGIN - 4)}" width="14" height="14"'
+            yield f'<rect {box} rx="3" fill="{fill}" stroke="{border}"/>'
+        else:
+            line = f"M{_n(x)} {_n(MARGIN + 3)} h14"
+            yield f'<path d="{line}" stroke="{EDGE_COLOURS[kind]}" stroke-width="2"/>'
         yield f'<text x="{_n(x + 19)}" y="{_n(MARGIN + 7)}" font-size="11" fill="#57606a">{_text(meaning)}</text>'
         x += len(meaning) * DETAIL_CHAR + 34
 
