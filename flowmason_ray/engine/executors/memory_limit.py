@@ -12,7 +12,7 @@ import ctypes
 import os
 import threading
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic
 
@@ -102,11 +102,21 @@ class _Watch:
         self._thread.start()
 
     def end(self) -> None:
-        """Stop looking. An exception that is on its way to the attempt's thread is taken back."""
+        """Stop looking. Called on the attempt's thread: an exception that is on its way to it arrives here at the latest.
+
+        It is not taken back by setting none: CPython (3.11, `_PyEval_SignalAsyncExc`) would go on looking for it with every call
+        for as long as the process lives, and hang as soon as somebody traces or profiles.
+        """
         with self._lock:
             self._over.set()
-            if self.told:
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._attempt), None)
+        if self.told:
+            with suppress(_Told):
+                self._tell()
+                for _ in range(1000):  # it is raised where a loop begins again
+                    pass
+
+    def _tell(self) -> None:
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._attempt), ctypes.py_object(_Told))
 
     def words(self) -> str:
         """Say what happened."""
@@ -126,7 +136,7 @@ class _Watch:
             if self._over.is_set():
                 return
             self.told = True
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._attempt), ctypes.py_object(_Told))
+            self._tell()
         since = monotonic()
         while not self._over.wait(LOOK_EVERY_S):
             if monotonic() - since > GRACE_S:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -90,3 +92,24 @@ def test_own_memory_is_known_here() -> None:
     found = own_bytes()
     assert found is not None
     assert found > MIB
+
+
+def test_a_process_can_be_profiled_after_an_attempt_was_stopped() -> None:
+    """An exception that is taken back leaves the interpreter looking for it, and hangs it under a profiler."""
+    code = """
+import sys, time
+from flowmason_ray.engine.executors.memory_limit import MemoryExceeded, limited
+sizes = iter([0] + [2**30] * 1000)
+try:
+    with limited(1, measure=lambda: next(sizes), give_up=lambda code: None):
+        until = time.monotonic() + 20
+        while time.monotonic() < until:
+            time.sleep(0.01)
+except MemoryExceeded:
+    sys.setprofile(lambda frame, event, arg: None)
+    (lambda: None)()
+    sys.setprofile(None)
+    print("profiled")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50, check=True)
+    assert done.stdout == "profiled\n"
