@@ -80,16 +80,29 @@ def _connect(address: str | None) -> None:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if address is None:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-            options.update(include_dashboard=False)
+            # "local": else Ray joins a cluster that happens to run on this machine.
+            options.update(address="local", include_dashboard=False)
         else:
             options.update(address=address)
         try:
-            cast("Any", ray).init(**options)
+            _start(options, again=address is None)
         except Exception as exc:  # Ray raises everything from ValueError to ConnectionError to plain RuntimeError here
             where = (
                 "start a Ray cluster on this machine" if address is None else f"reach the Ray cluster at {address!r}"
             )
             raise ClusterUnavailable(f"Cannot {where}: {exc}") from exc
+
+
+def _start(options: dict[str, Any], *, again: bool) -> None:
+    """Start or join a cluster; with `again` once more if that fails: on a busy machine Ray's 30 s for a start are not always
+    enough (Ray 2.60, `ray/_private/node.py`), and the second time its files are in memory."""
+    try:
+        cast("Any", ray).init(**options)
+    except Exception:  # Ray raises everything from ValueError to ConnectionError to plain RuntimeError here
+        if not again:
+            raise
+        cast("Any", ray).shutdown()
+        cast("Any", ray).init(**options)
 
 
 def missing_resources(asked: Mapping[str, float], labels: Mapping[str, str]) -> str | None:
