@@ -232,6 +232,7 @@ def _trust(verify: bool) -> ssl.SSLContext:
 
 async def _goodbye(client: aiosmtplib.SMTP) -> None:
     """Take leave; nothing depends on it any more."""
+    transport: Any = client.transport
     try:
         async with asyncio.timeout(2):
             await client.quit()
@@ -239,6 +240,10 @@ async def _goodbye(client: aiosmtplib.SMTP) -> None:
         pass
     finally:
         client.close()
+        if transport is not None:
+            # Closing politely, TLS waits for the server to say goodbye as well, and the socket stays open until then.
+            transport.abort()
+            await asyncio.sleep(0)
 
 
 def _nobody(refused: dict[str, str], where: str) -> StageError:
