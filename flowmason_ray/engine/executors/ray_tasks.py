@@ -15,7 +15,7 @@ import asyncio
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from time import time
+from time import monotonic, time
 from typing import Any, Self
 
 import orjson
@@ -46,6 +46,10 @@ from flowmason_ray.engine.plan import PlanStage
 from flowmason_ray.engine.values import INLINE_LIMIT_BYTES
 from flowmason_ray.errors import Failure, FlowMasonError
 
+SETTLED_S = 0.25
+"""How old a task is before it is cancelled. One that is cancelled while Ray still resolves its arguments ends this whole process
+(Ray 2.60: a failed check in `ReferenceCounter::RemoveSubmittedTaskReferences`, called from `NormalTaskSubmitter::SubmitTask`)."""
+
 
 def _attempt_with(classes: Mapping[str, Any]) -> Any:
     """Return the remote function that runs attempts, with the classes that workers cannot import sent along once."""
@@ -74,15 +78,20 @@ class ValueLost(FlowMasonError):
 class _Task:
     """An attempt or a gathering that Ray is running."""
 
-    __slots__ = ("attempt", "cancelled", "command", "kill", "path", "report", "value")
+    __slots__ = ("attempt", "cancelled", "command", "kill", "path", "report", "submitted", "value")
 
     def __init__(self, path: str, attempt: int, report: Any, value: Any) -> None:
         self.path = path
         self.attempt = attempt
         self.report = report
         self.value = value
+        self.submitted = monotonic()
         self.kill: asyncio.TimerHandle | None = None
         self.cancelled = False
+
+    def settles_in(self) -> float:
+        """Return how long it must not be cancelled yet, in seconds (`SETTLED_S`)."""
+        return max(0.0, SETTLED_S - (monotonic() - self.submitted))
 
 
 class RayTasksExecutor:
@@ -104,11 +113,15 @@ class RayTasksExecutor:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        for task in self._tasks.values():
+        tasks = list(self._tasks.values())
+        self._tasks.clear()
+        for task in tasks:
             if task.kill is not None:
                 task.kill.cancel()
+        if tasks:
+            await asyncio.sleep(max(task.settles_in() for task in tasks))
+        for task in tasks:
             _cancel(task, force=True)
-        self._tasks.clear()
         await self._local.__aexit__(*exc)
 
     def open(self, run: RunInfo, deliver: Deliver) -> None:
@@ -272,8 +285,15 @@ class RayTasksExecutor:
             self._local.cancel(command)
         elif task.attempt == command.attempt and not task.cancelled:
             task.cancelled = True
-            _cancel(task, force=False)
-            task.kill = self._loop.call_later(STOP_GRACE_S, self._kill, task)
+            wait_s = task.settles_in()
+            if wait_s:
+                task.kill = self._loop.call_later(wait_s, self._interrupt, task)
+            else:
+                self._interrupt(task)
+
+    def _interrupt(self, task: _Task) -> None:
+        _cancel(task, force=False)
+        task.kill = self._loop.call_later(STOP_GRACE_S, self._kill, task)
 
     def _kill(self, task: _Task) -> None:
         _cancel(task, force=True)
