@@ -29,6 +29,7 @@ for name in (
     "stores.sqlite",
 ):
     import_module(f"flowmason_ray.{name}")
+"localhost".encode("idna")  # loads the codec: when threads of a fork do so at once, Python may say that there is none
 
 PR_SET_PDEATHSIG = 1
 """prctl(2): a child dies with its parent, so that a test that is ended leaves nothing behind."""

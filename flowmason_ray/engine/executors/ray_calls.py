@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from time import time
+from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -39,6 +39,11 @@ _ray: Any = ray
 # Under this name without types: those of Ray are partly unknown.
 
 
+SETTLED_S = 0.25
+"""How old a task is before it is cancelled. One that is cancelled while Ray still resolves its arguments ends this whole process
+(Ray 2.60: a failed check in `ReferenceCounter::RemoveSubmittedTaskReferences`, called from `NormalTaskSubmitter::SubmitTask`)."""
+
+
 class Member:
     """An attempt of a call, or a gathering."""
 
@@ -61,7 +66,19 @@ class Member:
 class Call:
     """A call that Ray is carrying out, or that waits for an actor."""
 
-    __slots__ = ("actor", "cancelled", "cores", "kill", "members", "name", "near", "pool", "report", "values")
+    __slots__ = (
+        "actor",
+        "cancelled",
+        "cores",
+        "kill",
+        "members",
+        "name",
+        "near",
+        "pool",
+        "report",
+        "submitted",
+        "values",
+    )
 
     def __init__(
         self,
@@ -89,6 +106,11 @@ class Call:
         """The one of them that it was sent to."""
         self.kill: asyncio.TimerHandle | None = None
         self.cancelled = False
+        self.submitted = monotonic()
+
+    def settles_in(self) -> float:
+        """Return how long it must not be cancelled yet, in seconds (`SETTLED_S`)."""
+        return 0.0 if self.pool is not None else max(0.0, SETTLED_S - (monotonic() - self.submitted))
 
     def waited_for(self) -> list[Member]:
         """Return the members whose reports are still missing."""

@@ -105,11 +105,15 @@ class RayTasksExecutor:
 
     async def __aexit__(self, *exc: object) -> None:
         self._held.clear()
-        for call in set(self._calls.values()):
+        calls = set(self._calls.values())
+        self._calls.clear()
+        for call in calls:
             if call.kill is not None:
                 call.kill.cancel()
+        if calls:
+            await asyncio.sleep(max(call.settles_in() for call in calls))
+        for call in calls:
             call.cancel(force=True)
-        self._calls.clear()
         self._admission.close()
         self._recovery.copies.close()
         if self._pools is not None:
@@ -415,8 +419,12 @@ class RayTasksExecutor:
         if member.attempt != command.attempt or call.cancelled:
             return
         if call.waited_for() == [member]:
-            call.cancel(force=False)
-            call.kill = self._loop.call_later(STOP_GRACE_S, self._kill, call)
+            call.cancelled = True
+            wait_s = call.settles_in()
+            if wait_s:
+                call.kill = self._loop.call_later(wait_s, self._interrupt, call)
+            else:
+                self._interrupt(call)
         else:
             member.over = True
             del self._calls[command.path]
@@ -441,6 +449,10 @@ class RayTasksExecutor:
                     self._loop.call_soon(self._deliver, event)
                     return True
         return False
+
+    def _interrupt(self, call: Call) -> None:
+        call.cancel(force=False)
+        call.kill = self._loop.call_later(STOP_GRACE_S, self._kill, call)
 
     def _kill(self, call: Call) -> None:
         call.cancel(force=True)
