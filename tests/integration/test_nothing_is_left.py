@@ -154,3 +154,25 @@ def test_a_run_on_ray_gives_the_cluster_back(tmp_path: Path, ray_cluster: str, a
         time.sleep(0.2)
     lasting = [thread.name for thread in threading.enumerate() if thread.name.startswith("flowmason-")]
     assert lasting == [], "ours have ended; Ray's stay with Ray"
+
+
+@pytest.mark.parametrize(
+    ("act", "status"), [(cancel, "cancelled"), (pause, "succeeded")], ids=["cancelled", "paused and resumed"]
+)
+def test_no_task_is_cancelled_before_it_has_settled(
+    tmp_path: Path, ray_cluster: str, monkeypatch: pytest.MonkeyPatch, act: Act, status: str
+) -> None:
+    """Ray 2.60 ends this process when a task is cancelled while its arguments are being resolved."""
+    module: Any = importlib.import_module("flowmason_ray.engine.executors.ray_tasks")
+    really: Any = module._cancel
+    ages: list[float] = []
+
+    def watched(task: Any, *, force: bool) -> None:
+        ages.append(time.monotonic() - task.submitted)
+        really(task, force=force)
+
+    monkeypatch.setattr(module, "_cancel", watched)
+    (tmp_path / "flowmason.json").write_text("{}")
+    assert play(tmp_path, pipeline(0.4, 1), act, on="ray") == status
+    assert ages
+    assert min(ages) >= 0.2
