@@ -163,15 +163,15 @@ def test_no_task_is_cancelled_before_it_has_settled(
     tmp_path: Path, ray_cluster: str, monkeypatch: pytest.MonkeyPatch, act: Act, status: str
 ) -> None:
     """Ray 2.60 ends this process when a task is cancelled while its arguments are being resolved."""
-    module: Any = importlib.import_module("flowmason_ray.engine.executors.ray_tasks")
-    really: Any = module._cancel
+    module: Any = importlib.import_module("flowmason_ray.engine.executors.ray_calls")
+    really: Any = module.Call.cancel
     ages: list[float] = []
 
-    def watched(task: Any, *, force: bool) -> None:
-        ages.append(time.monotonic() - task.submitted)
-        really(task, force=force)
+    def watched(call: Any, *, force: bool) -> None:
+        ages.append(time.monotonic() - call.submitted)
+        really(call, force=force)
 
-    monkeypatch.setattr(module, "_cancel", watched)
+    monkeypatch.setattr(module.Call, "cancel", watched)
     (tmp_path / "flowmason.json").write_text("{}")
     assert play(tmp_path, pipeline(0.4, 1), act, on="ray") == status
     assert ages
