@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,9 +15,7 @@ class LlamaServer:
     """The server; a context manager. One answer is made at a time, as the model's memory is one."""
 
     def __init__(self, model: Path) -> None:
-        import llama_cpp
-
-        library: Any = llama_cpp
+        library: Any = importlib.import_module("llama_cpp")
         self._llama = library.Llama(model_path=str(model), n_ctx=512, verbose=False)
         self._model_lock = threading.Lock()
         self._count_lock = threading.Lock()

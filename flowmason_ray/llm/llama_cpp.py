@@ -10,13 +10,11 @@ A schema becomes a grammar: the model cannot say anything else. Tools too: it ei
 from __future__ import annotations
 
 import codecs
+import importlib
 import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
-
-import llama_cpp as engine
-from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from flowmason_ray.engine.models import FinishReason, Message, Text, ToolCall, ToolResult, Usage
 from flowmason_ray.errors import PermanentError
@@ -30,7 +28,9 @@ CHATML = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 """How a conversation is written for a file that does not say how its model wants it: as most models do."""
-_library: Any = engine
+# By name, because types are checked where it is not installed too: it is compiled for minutes.
+_library: Any = importlib.import_module("llama_cpp")
+_chat_format: Any = importlib.import_module("llama_cpp.llama_chat_format")
 
 
 def make(opening: Opening) -> LlamaProvider:
@@ -117,7 +117,7 @@ class LlamaProvider(Unable):
         llama = self._llama()
         if self._format is None:
             names = {token: _piece(llama, token) for token in (llama.token_eos(), llama.token_bos()) if token >= 0}
-            self._format = Jinja2ChatFormatter(
+            self._format = _chat_format.Jinja2ChatFormatter(
                 template=llama.metadata.get("tokenizer.chat_template") or CHATML,
                 eos_token=names.get(llama.token_eos(), ""),
                 bos_token=names.get(llama.token_bos(), ""),

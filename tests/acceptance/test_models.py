@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -232,9 +233,7 @@ def test_on_ray_all_workers_keep_one_rate(server: LlmServer, pipeline: Path, ray
 
 def _tokens_of(model: Path, items: int) -> int:
     """Count with llama.cpp itself what the model reads for so many items."""
-    import llama_cpp
-
-    library: Any = llama_cpp
+    library: Any = importlib.import_module("llama_cpp")
     llama = library.Llama(model_path=str(model), vocab_only=True, verbose=False)
     try:
         chat = "<|im_start|>user\nsay {} please<|im_end|>\n<|im_start|>assistant\n"
