@@ -102,10 +102,10 @@ def test_a_database_from_the_environment(
 
 
 def test_a_sqlite_file_looks_after_itself(fm: Fm) -> None:
-    assert fm("db", "status").out.endswith("revision 0 of 2: not set up\n")
+    assert fm("db", "status").out.endswith("revision 0 of 3: not set up\n")
     fm("run", fm.write(pipeline(set_stage("a", 1))), "-q")
-    assert fm("db", "status").out.endswith("revision 2 of 2: up to date\n")
-    assert fm("db", "upgrade").out.endswith("revision 2 of 2: up to date\n")
+    assert fm("db", "status").out.endswith("revision 3 of 3: up to date\n")
+    assert fm("db", "upgrade").out.endswith("revision 3 of 3: up to date\n")
 
 
 @pytest.mark.parametrize(

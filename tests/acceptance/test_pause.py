@@ -54,7 +54,9 @@ class Project(ProcessProject):
         super().__init__(root, COMPONENTS)
 
     def start_with(self, *stages: dict[str, Any]) -> subprocess.Popen[str]:
-        return self.start(list(stages))
+        process = self.start(list(stages))
+        self.wait_until_recorded()  # what is only computed does not wait for the disk, which may be busy
+        return process
 
     def touch(self, name: str) -> None:
         (self.root / name).touch()

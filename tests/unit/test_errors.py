@@ -16,6 +16,8 @@ from flowmason_ray import errors
 from flowmason_ray.components.base import InvalidComponent
 from flowmason_ray.engine.attempt import InvalidConfig, InvalidOutput, SetupFailed
 from flowmason_ray.engine.component import InvalidActors
+from flowmason_ray.engine.executors.capacity import InfeasibleRun
+from flowmason_ray.engine.executors.memory_limit import MemoryExceeded
 from flowmason_ray.engine.executors.slots import InfeasibleResources
 from flowmason_ray.errors import Failure, FlowMasonError, Problem, Suggestions, nearest
 from flowmason_ray.pipeline_tests.mocking import MockExhausted
@@ -50,6 +52,8 @@ EXAMPLES: dict[type[FlowMasonError], FlowMasonError] = {
         SetupFailed("m"),
         InvalidActors("m"),
         InfeasibleResources("m"),
+        InfeasibleRun("m"),
+        MemoryExceeded("m"),
         MockExhausted("m"),
         ExpressionSyntaxError("m", column=3),
     )
@@ -87,7 +91,8 @@ def test_errors_have_a_json_form(cls: type[FlowMasonError]) -> None:
 
 
 def test_codes_tell_classes_apart() -> None:
-    alike = (InvalidComponent, BlobsGone, ConnectionLost)  # users are told what their parents tell
+    # Users are told what their parents tell, or the same before the run as in it.
+    alike = (InvalidComponent, BlobsGone, ConnectionLost, InfeasibleRun)
     codes = [cls.code for cls in EXAMPLES if cls not in alike]
     assert sorted(codes) == sorted(set(codes))
     assert {cls.exit_code for cls in EXAMPLES} == {1, 2}

@@ -26,10 +26,10 @@ failures = st.builds(
 
 BY_NAME: dict[str, st.SearchStrategy[Any]] = {
     "at": times, "attempt": numbers, "based_on": st.none() | names, "branch": st.none() | names, "by": st.none() | names, "code": names, "count": numbers,
-    "data": values, "decision": st.none() | objects, "definitions": st.none() | objects, "delay_s": times, "done": times, "draw": st.floats(0, 1),
+    "data": values, "decision": st.none() | objects, "definitions": st.none() | objects, "delay_s": times, "done": times, "dropped": numbers, "draw": st.floats(0, 1),
     "duration_s": times, "fields": objects, "final": st.booleans(), "fingerprint": st.none() | names, "form": st.none() | objects, "idempotency_key": st.none() | names, "index": numbers, "input": values, "level": names,
     "message": names, "names": st.lists(names, max_size=3).map(tuple), "options": objects, "path": names, "pipeline": names,
-    "plan_digest": names, "reason": st.sampled_from(SkipReason), "repeated": st.lists(names, max_size=3).map(tuple), "run_id": names, "seed": numbers, "size_bytes": numbers, "source": objects, "status": names, "stopped": st.lists(names, max_size=3).map(tuple), "text": names,
+    "plan_digest": names, "reason": st.sampled_from(SkipReason), "repeated": st.lists(names, max_size=3).map(tuple), "run_id": names, "seed": numbers, "shown": st.booleans(), "size_bytes": numbers, "source": objects, "status": names, "stopped": st.lists(names, max_size=3).map(tuple), "text": names,
     "total": st.none() | times, "usage": st.none() | objects, "value": values, "version": names,
 }  # fmt: skip
 """What each field may hold. A new field makes the test fail until it is told here."""

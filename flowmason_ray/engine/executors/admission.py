@@ -23,13 +23,13 @@ from flowmason_ray.engine.commands import GatherResults, StartStage
 from flowmason_ray.engine.context import LocalScope
 from flowmason_ray.engine.events import Event, StageDeclined, StageFailed, StageLogged
 from flowmason_ray.engine.executor import Deliver, RunInfo
-from flowmason_ray.engine.executors.capacity import Demand, Node, missing, missing_together, nodes_from
+from flowmason_ray.engine.executors.capacity import Demand, InfeasibleRun, Node, missing, missing_together, nodes_from
 from flowmason_ray.engine.executors.gangs import Bundles, ConflictingLabels, Member, member_of, surely_run
 from flowmason_ray.engine.executors.placement import Placement, runs_in_coordinator
 from flowmason_ray.engine.executors.ray_bindings import reads_remote
 from flowmason_ray.engine.executors.ray_gangs import Room
 from flowmason_ray.engine.plan import Plan, PlanStage
-from flowmason_ray.errors import Failure, FlowMasonError, StageError
+from flowmason_ray.errors import Failure, StageError
 
 NODES_TTL_S = 10.0
 """How long the list of nodes is believed: nodes come and go, but asking takes milliseconds."""
@@ -44,12 +44,6 @@ _ray: Any = ray  # its types are partly unknown
 
 Submit = Callable[[StartStage, Mapping[str, Any]], None]
 """Hands an attempt to Ray, with the options of its call."""
-
-
-class InfeasibleRun(FlowMasonError):
-    """A stage asks for what no node of the cluster has."""
-
-    code = "infeasible_resources"
 
 
 def _nothing() -> None:

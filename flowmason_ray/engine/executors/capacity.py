@@ -10,12 +10,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from flowmason_ray.errors import FlowMasonError
+
 ACCELERATOR = "accelerator_type:"
 """What Ray's resource for a kind of accelerator begins with."""
 MIB = 2.0**20
 _MOST_TRIES = 20_000
 """How long packing a group into the nodes is tried before it is left to Ray."""
 _IN = re.compile(r"in\(([^()]*)\)")
+
+
+class InfeasibleRun(FlowMasonError):
+    """A stage asks for what no node of the cluster has."""
+
+    code = "infeasible_resources"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
