@@ -116,5 +116,5 @@ def test_five_gigabytes_pass_and_the_coordinator_does_not_grow(tmp_path: Path) -
     said = json.loads(done.stdout.splitlines()[-1])
     assert said["output"]["results"] == [{"rows": 100 * 2**20 // 8}]
     assert said["grown_mib"] < 150
-    # What nobody reads any more was given back: the store of 600 MiB never had to hold all of it.
-    assert said["spilled_mib"] < 1000
+    # What nobody reads any more was given back: the store of 600 MiB, and the disk behind it, never had to hold all of it.
+    assert said["spilled_mib"] < 2500

@@ -111,13 +111,13 @@ def played(
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The paths that each call to a worker carries."""
     made: list[list[str]] = []
-    watch = RayTasksExecutor._watch  # pyright: ignore[reportPrivateUsage]  # to see what is sent
+    note = RayTasksExecutor._note  # pyright: ignore[reportPrivateUsage]  # to see what is sent, to whomever
 
-    def watched(self: RayTasksExecutor, call: Any) -> None:
+    def noted(self: RayTasksExecutor, call: Any) -> None:
         made.append([member.path for member in call.members])
-        watch(self, call)
+        note(self, call)
 
-    monkeypatch.setattr(RayTasksExecutor, "_watch", watched)
+    monkeypatch.setattr(RayTasksExecutor, "_note", noted)
     return made
 
 

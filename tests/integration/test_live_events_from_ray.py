@@ -159,11 +159,11 @@ def test_what_is_said_is_bounded_and_says_so(ray_cluster: str, project_dir: Path
     result, events = play(one("says", lines=5000))
     result.raise_for_status()
     spoken = said(events)
-    assert 1000 < len(spoken) <= 2001
+    assert 1000 < len(spoken) < 4000  # 2,000 at once, and a hundred for every second that it took
     assert "were dropped" in spoken[-1][1]
-    assert [text for _, text, _ in spoken if text.startswith("line")] == [
-        f"line {i}" for i in range(len(spoken) - 5 + 1)
-    ]
+    lines = [int(text.removeprefix("line ")) for _, text, _ in spoken if text.startswith("line ")]
+    assert lines[:1900] == list(range(1900))
+    assert lines == sorted(set(lines)), "in order, each once"
 
 
 def test_the_time_in_the_queue_of_the_cluster_does_not_count(ray_cluster: str, project_dir: Path) -> None:

@@ -76,10 +76,13 @@ class Teller:
         """Say something."""
         with self._lock:
             if isinstance(event, StageLogged):
+                if event.dropped:  # said with those that are dropped here
+                    self._dropped += event.dropped
+                    return
                 event = _plain(event)
                 self._chars += len(event.message)
             if not self._may_speak() or self._chars > MOST_CHARS:
-                self._dropped += (event.dropped if isinstance(event, StageLogged) else 0) or 1
+                self._dropped += 1
                 return
             number, self._count = self._count, self._count + 1
             self._keep(number, event)
