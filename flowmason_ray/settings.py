@@ -5,14 +5,14 @@ A directory without `flowmason.json` is a project too, with every default: the p
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from flowmason_ray.connections import CONNECTION_TYPES, MCP_PREFIX, AnyConnection, Connection, McpServer
-from flowmason_ray.errors import InvalidPipeline, Problem, nearest
+from flowmason_ray.errors import InvalidCall, InvalidPipeline, Problem, nearest
 
 PROJECT_FILE = "flowmason.json"
 
@@ -99,6 +99,10 @@ class DatasetSettings(BaseModel):
     )
 
 
+WAIT_VARIABLE = "FLOWMASON_WAIT_FOR_RESOURCES_S"
+"""The environment variable behind `--wait-for-resources`: it reaches coordinators in the cluster too."""
+
+
 class RaySettings(BaseModel):
     """How runs use a Ray cluster."""
 
@@ -114,8 +118,26 @@ class RaySettings(BaseModel):
         ge=0,
         le=7 * 24 * 3600,
         description="How long a stage waits for a node that the cluster does not have yet, in seconds: for an autoscaler, or for "
-        "somebody who adds one. 0: what no node can give is an error at once.",
+        "somebody who adds one. 0: what no node can give is an error at once. `fm run --wait-for-resources` comes first.",
     )
+
+    def in_environment(self, environment: Mapping[str, str]) -> RaySettings:
+        """Return what holds where the environment says something too: FLOWMASON_REGION, FLOWMASON_WAIT_FOR_RESOURCES_S.
+
+        Raises:
+            InvalidCall: a value is not what it has to be.
+        """
+        said: dict[str, Any] = {}
+        if region := environment.get("FLOWMASON_REGION"):
+            said["region"] = region
+        if wait := environment.get(WAIT_VARIABLE):
+            said["wait_for_resources_s"] = wait
+        try:
+            return RaySettings.model_validate({**self.model_dump(), **said})
+        except ValidationError:
+            raise InvalidCall(
+                f"{WAIT_VARIABLE} (--wait-for-resources) is a number of seconds from 0 to 604800; found {wait!r}."
+            ) from None
 
 
 class KeySource(BaseModel):

@@ -126,6 +126,7 @@ class Workspace:
         `priced_only`: models whose price is not known are not asked. `streams`: somebody wants to see texts as they grow.
         """
         settings = self.project.settings
+        ray = settings.ray.in_environment(os.environ)
         secrets_by_name = {**read_environment(settings.secrets), **secrets_of(settings.reachable, os.environ)}
         keys = provider_keys(self.choices)
         return RunInfo(
@@ -138,13 +139,14 @@ class Workspace:
             project_dir=self.project.root,
             settings=settings.model_copy(
                 update={
+                    "ray": ray,
                     "connections": with_environment(settings.connections, os.environ),
                     "mcp_servers": with_environment(settings.mcp_servers, os.environ),
                 }
             ),
             env=read_environment(settings.env_allow),
             secrets={name: Secret(value) for name, value in secrets_by_name.items()},
-            region=os.environ.get("FLOWMASON_REGION") or settings.ray.region,
+            region=ray.region,
             keys=keys,
             models=LazyModels(self.choices, keys, self.project.root, priced_only=priced_only),
             streams=streams,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flowmason_ray.cli.errors import command
-from flowmason_ray.cli.run_command import EXIT_CODES, drive, tell
+from flowmason_ray.cli.run_command import EXIT_CODES, WaitForResources, drive, tell, wait_for_resources
 
 if TYPE_CHECKING:
     from flowmason_ray.api import PreparedRun
@@ -45,6 +45,7 @@ def resume(
         str | None,
         typer.Option("--address", metavar="ADDRESS", help="The Ray cluster to go on on. Default: RAY_ADDRESS."),
     ] = None,
+    wait_s: WaitForResources = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Hand the run to a coordinator in the Ray cluster, and leave.")
     ] = False,
@@ -77,6 +78,7 @@ def resume(
             from flowmason_ray.cli.detaching import check_detach
 
             check_detach(on=on, address=address, store=True)
+        wait_for_resources(wait_s)
         watcher = None if detach else make_watcher(quiet=quiet)
         if address is not None:
             os.environ["RAY_ADDRESS"] = address  # of this process alone, and of what it starts

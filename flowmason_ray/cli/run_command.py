@@ -19,6 +19,16 @@ if TYPE_CHECKING:
 
 EXIT_CODES = {"succeeded": 0, "failed": FAILED, "cancelled": CANCELLED, "paused": PAUSED}
 
+WaitForResources = Annotated[
+    float | None,
+    typer.Option(
+        "--wait-for-resources",
+        metavar="SECONDS",
+        min=0,
+        help="Let stages wait so long for a node that the cluster does not have yet, instead of failing at once.",
+    ),
+]
+
 
 @command
 def run(
@@ -48,6 +58,7 @@ def run(
         str | None,
         typer.Option("--address", metavar="ADDRESS", help="The Ray cluster to run on. Default: RAY_ADDRESS."),
     ] = None,
+    wait_s: WaitForResources = None,
     detach: Annotated[
         bool,
         typer.Option("--detach", help="Hand the run to a coordinator in the Ray cluster, print its id and leave."),
@@ -102,6 +113,7 @@ def run(
             from flowmason_ray.cli.detaching import check_detach
 
             check_detach(on=on, address=address, store=store)
+        wait_for_resources(wait_s)
         from flowmason_ray.api import PreparedRun, Reuse
         from flowmason_ray.cli.pipeline_input import read_input
         from flowmason_ray.cli.watching import make_watcher
@@ -153,6 +165,16 @@ def run(
         return exc.exit_code
     tell(result, prepared, loaded, as_json=as_json, stored=store)
     return EXIT_CODES[result.status]
+
+
+def wait_for_resources(seconds: float | None) -> None:
+    """Let the stages of this process's runs, and of coordinators that it hands runs to, wait for nodes."""
+    import os
+
+    from flowmason_ray.settings import WAIT_VARIABLE
+
+    if seconds is not None:
+        os.environ[WAIT_VARIABLE] = str(seconds)
 
 
 def _path(file: str) -> Any:

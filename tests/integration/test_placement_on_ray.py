@@ -219,7 +219,7 @@ def test_a_stage_may_wait_for_a_node_that_comes_later(nodes: Nodes, runs: Runs) 
 
 
 def test_nobody_waits_for_ever(runs: Runs) -> None:
-    runs.settings(ray={"wait_for_resources_s": 0.5})
-    done = runs.run([where("late", resources={"labels": {"kind": "never"}})])
+    stages = [where("late", resources={"labels": {"kind": "never"}})]
+    done = runs.run(stages, "--wait-for-resources", "0.5")
     assert done["error"]["code"] == "infeasible_resources"
     assert "It waited 0.5 s" in done["error"]["message"]

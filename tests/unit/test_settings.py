@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from flowmason_ray.errors import InvalidPipeline
-from flowmason_ray.settings import ProjectSettings, find_project
+from flowmason_ray.errors import InvalidCall, InvalidPipeline
+from flowmason_ray.settings import ProjectSettings, RaySettings, find_project
 
 
 def write(folder: Path, content: Any) -> Path:
@@ -68,3 +68,16 @@ def test_a_file_that_is_no_text_is_said_so(tmp_path: Path) -> None:
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         ProjectSettings().name = "x"  # pyright: ignore[reportAttributeAccessIssue]  # that it cannot be set is the point
+
+
+def test_the_environment_comes_before_what_the_project_says_of_ray() -> None:
+    settings = RaySettings(region="eu", wait_for_resources_s=5)
+    assert settings.in_environment({}) == settings
+    said = settings.in_environment({"FLOWMASON_REGION": "us", "FLOWMASON_WAIT_FOR_RESOURCES_S": "1.5"})
+    assert (said.region, said.wait_for_resources_s) == ("us", 1.5)
+
+
+@pytest.mark.parametrize("seconds", ["-1", "soon", "nan", "1e9"])
+def test_a_wait_that_is_no_number_of_seconds_is_refused(seconds: str) -> None:
+    with pytest.raises(InvalidCall, match=r"number of seconds.*found"):
+        RaySettings().in_environment({"FLOWMASON_WAIT_FOR_RESOURCES_S": seconds})

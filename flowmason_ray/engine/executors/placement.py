@@ -16,6 +16,8 @@ from flowmason_ray.engine.commands import StartStage
 from flowmason_ray.engine.component import Cost, Effect
 from flowmason_ray.engine.executor import RunInfo
 from flowmason_ray.engine.executors.capacity import ACCELERATOR, MIB, Demand, Node, for_ray
+from flowmason_ray.engine.fusion import runs_in_place
+from flowmason_ray.engine.pace import Pace
 from flowmason_ray.engine.plan import Plan, PlanStage, Target
 from flowmason_ray.settings import DatasetSettings
 
@@ -46,8 +48,7 @@ def resources_of(stage: PlanStage) -> dict[str, float]:
 
 def runs_in_coordinator(stage: PlanStage) -> bool:
     """Tell whether a stage's attempts run in the coordinator when what they read is there."""
-    trivial = stage.component is None or (stage.component.cost is Cost.TRIVIAL and stage.component.is_async)
-    return trivial and stage.fuse != "never"
+    return runs_in_place(stage, lambda _: Pace.QUICK)
 
 
 class Placement:
