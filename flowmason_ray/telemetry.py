@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from contextlib import contextmanager
 from hashlib import sha256
 from importlib.metadata import entry_points
@@ -214,12 +214,6 @@ def remote_context(traceparent: str) -> Any:
 def environment() -> dict[str, str]:
     """Return what workers need to know to export spans as this process does."""
     return {name: value for name, value in os.environ.items() if name.startswith("OTEL_")}
-
-
-def adopt(environment: Mapping[str, str]) -> None:
-    """Export spans as another process does, unless this one was told how."""
-    for name, value in environment.items():
-        os.environ.setdefault(name, value)
 
 
 @contextmanager

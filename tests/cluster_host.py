@@ -63,6 +63,13 @@ class Host:
         state = self._cluster.global_state
         return [float(found().get("CPU", 0.0)) for found in (state.available_resources, state.cluster_resources)]
 
+    def node_of(self, actor: str) -> str | None:
+        """Return the id of the node that a named actor lives on; None: it does not live."""
+        for each in self._cluster.global_state.actor_table(None).values():
+            if each["Name"] == actor and each["State"] == "ALIVE":
+                return each["Address"]["NodeID"]
+        return None
+
     def close(self) -> None:
         """End all of it."""
         self._cluster.shutdown()

@@ -66,6 +66,10 @@ class Nodes:
         free, there = self._order("free")
         return free == there
 
+    def node_of(self, actor: str) -> str | None:
+        """Return the id of the node that a named actor lives on; None: it does not live."""
+        return self._order("node_of", actor=actor)
+
     def only_head(self) -> None:
         """Take all nodes away that were added, for the next test."""
         for node in list(self._added):
@@ -108,11 +112,14 @@ class Runs:
         self._processes.append(process)
         return process
 
+    def write(self, stages: list[dict[str, Any]], **more: Any) -> None:
+        """Write a pipeline of these stages, `p.pipeline.json`."""
+        (self.root / "p.pipeline.json").write_text(json.dumps({"name": "p", "stages": stages, **more}))
+
     def start(self, stages: list[dict[str, Any]], *options: str, **more: Any) -> subprocess.Popen[str]:
         """Begin a run of these stages."""
-        file = self.root / "p.pipeline.json"
-        file.write_text(json.dumps({"name": "p", "stages": stages, **more}))
-        return self.begin("run", str(file), "--on", "ray", "--json", *options)
+        self.write(stages, **more)
+        return self.begin("run", "p.pipeline.json", "--on", "ray", "--json", *options)
 
     def end(self, process: subprocess.Popen[str]) -> dict[str, Any]:
         """Wait for a run; return the document that it prints."""
@@ -132,6 +139,10 @@ class Runs:
         """Return what the components noted, in order."""
         file = self.root / "notes.txt"
         return file.read_text().splitlines() if file.exists() else []
+
+    def forget(self) -> None:
+        """Forget what was noted."""
+        (self.root / "notes.txt").unlink(missing_ok=True)
 
     def noted(self, word: str, times: int = 1) -> list[str]:
         """Wait until a word was noted so often; return those notes."""

@@ -22,6 +22,8 @@ from typing import Protocol
 
 from flowmason_ray.errors import StoreError, StoreUnavailable
 
+ACCESS_VARIABLES = ("AWS_", "FSSPEC_")
+"""How the environment variables begin in which S3 clients and fsspec look for credentials and addresses."""
 GRACE_S = 3600.0
 """How long a blob that nothing refers to is young. Between writing one and recording it lie milliseconds, when a database is
 restarted or a process is stopped in between also minutes."""
@@ -273,6 +275,13 @@ def _sync_directory(folder: Path) -> None:
         pass
     finally:
         os.close(handle)
+
+
+def environment_for(address: str) -> dict[str, str]:
+    """Return what of this process's environment leads to a blob store, for processes elsewhere that use it too."""
+    if "://" not in address or address.startswith("file://"):
+        return {}
+    return {name: value for name, value in os.environ.items() if name.startswith(ACCESS_VARIABLES)}
 
 
 def open_blobs(address: str, root: Path | None = None) -> BlobStore:

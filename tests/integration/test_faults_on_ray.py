@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -75,10 +76,26 @@ class WorkIdempotent(Work):
 @operator(effect="effectful", cost="cpu")
 class WorkEffectful(Work):
     """Must not be repeated."""
+
+
+@operator(effect="pure", cost="cpu")
+class DiesInSetup(Work):
+    """Has a model that ends the process that loads it."""
+
+    def setup(self, context):
+        with (Path(context.project_dir) / "notes.txt").open("a") as notes:
+            notes.write("setup\\n")
+        os._exit(1)
 '''
 
 LARGE = 2_000_000
 """Bytes of a value that is far too large for the log."""
+KEYS = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
 OTHER: dict[str, Any] = {"labels": {"kind": "other"}}
 """The resources of stages that are to run on nodes that can be killed."""
 
@@ -106,6 +123,12 @@ def other(nodes: Nodes, **more: Any) -> str:
 def work(id: str, effect: str, *after: str, **more: Any) -> dict[str, Any]:
     config = {"say": id, **more.pop("config", {})}
     return stage(id, f"work_{effect}", after, config=config, **more)
+
+
+def bucket(endpoint: str) -> str:
+    """Make a bucket, if it is not there; return its name."""
+    with urlopen(Request(f"{endpoint}/runs", method="PUT")):
+        return "runs"
 
 
 def pid_in(note: str) -> int:
@@ -209,6 +232,55 @@ def test_the_coordinator_is_killed_and_the_run_is_resumed(runs: Runs) -> None:
     assert words.count("large") == 1
     assert words.count("waits") == 2
     assert len({n.split()[3] for n in runs.notes() if n.startswith("waits")}) == 1
+
+
+def test_the_node_of_a_detached_coordinator_is_lost(
+    nodes: Nodes, runs: Runs, postgres_url: str, s3_endpoint: str
+) -> None:
+    """What the run needs lies in a database and a bucket, so it goes on on another node, and repeats no effect."""
+    elsewhere = {
+        "FLOWMASON_STORE": postgres_url,
+        "FLOWMASON_BLOBS": f"s3://{bucket(s3_endpoint)}/values",
+        "AWS_ENDPOINT_URL": s3_endpoint,
+        **KEYS,
+    }
+    for _ in range(2):
+        other(nodes)
+    runs.write(
+        [
+            work("sent", "effectful", config={"size": LARGE}),
+            work("waits", "pure", "sent", config={"wait_for": "go", "reads": "{{ stages.sent }}"}),
+            work("last", "effectful", "waits", config={"reads": "{{ stages.sent }}"}),
+        ],
+        output="{{ stages.last.read }}",
+    )
+    for _ in range(20):  # where a coordinator goes is the cluster's affair
+        handed = runs.begin("run", "p.pipeline.json", "--on", "ray", "--detach", "-q", **elsewhere)
+        run = handed.communicate()[0].strip()
+        node = until(lambda run=run: nodes.node_of(f"coordinator {run}"))
+        if node != nodes.head:
+            break
+        runs.begin("cancel", run, **elsewhere).communicate()
+        runs.forget()
+    else:
+        pytest.fail("every coordinator went to the head")
+    runs.noted("waits")
+    until(lambda: '"stage_succeeded"' in runs.begin("runs", "events", run, **elsewhere).communicate()[0])
+    nodes.kill(node)
+    until(lambda: nodes.node_of(f"coordinator {run}") not in (None, node))
+    runs.say("go")
+    watching = runs.begin("runs", "watch", run, "-q", **elsewhere)
+    assert runs.end(watching) == LARGE
+    words = [n.split()[0] for n in runs.notes()]
+    assert (words.count("sent"), words.count("last")) == (1, 1)
+
+
+def test_an_actor_dies_in_its_setup(runs: Runs) -> None:
+    done = runs.run([stage("dies", "dies_in_setup", on_error="continue"), work("lives", "pure", "dies")])
+    assert done["status"] == "succeeded", done.get("error")
+    assert done["stages"]["dies"]["error"]["code"] == "component_setup_failed"
+    assert "died before its setup() had ended" in done["stages"]["dies"]["error"]["message"]
+    assert [n.split()[0] for n in runs.notes()] == ["setup", "lives"]
 
 
 def test_a_node_is_drained(nodes: Nodes, runs: Runs) -> None:

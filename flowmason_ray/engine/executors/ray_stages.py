@@ -6,6 +6,7 @@ Compiling a stage takes about as long as a Ray call, reading a run's facts too, 
 from __future__ import annotations
 
 import importlib
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from flowmason_ray.settings import ProjectSettings
 from flowmason_ray.spec.expressions import Expression, StageView, parse_expression
 from flowmason_ray.spec.input_schema import InputSchema
 from flowmason_ray.spec.templates import Template, parse_template
-from flowmason_ray.stores.blobs import open_blobs
+from flowmason_ray.stores.blobs import environment_for, open_blobs
 
 KEPT_STAGES = 4096
 """Compiled stages that a worker keeps: compiling one takes about as long as a Ray call."""
@@ -218,7 +219,10 @@ def pack_run(run: RunInfo) -> bytes:
             "fingerprints": run.fingerprints,
             "listens": run.listens,
             "trace": run.trace,
-            "telemetry": {} if run.trace is None else telemetry.environment(),
+            "environment": {
+                **({} if run.trace is None else telemetry.environment()),
+                **({} if run.blobs is None else environment_for(run.blobs.address)),
+            },
         }
     )
 
@@ -230,6 +234,8 @@ def run_of(packed: bytes) -> RunInfo:
 
 def _unpack_run(packed: bytes) -> RunInfo:
     facts = orjson.loads(packed)
+    for name, value in facts.pop("environment").items():
+        os.environ.setdefault(name, value)  # what this node was told itself comes first
     facts["project_dir"] = Path(facts["project_dir"])
     facts["settings"] = None if facts["settings"] is None else ProjectSettings.model_validate(facts["settings"])
     facts["secrets"] = {name: Secret(value) for name, value in facts["secrets"].items()}
@@ -238,7 +244,6 @@ def _unpack_run(packed: bytes) -> RunInfo:
         facts["models"] = unpack_models(facts["models"], facts["keys"], shared_limits=SharedLimiter)
     facts["blobs"] = None if facts["blobs"] is None else open_blobs(facts["blobs"])
     facts["region"] = _region() or facts["region"]
-    telemetry.adopt(facts.pop("telemetry"))
     return RunInfo(**facts)
 
 
