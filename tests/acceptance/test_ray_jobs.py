@@ -162,6 +162,32 @@ def test_runs_and_attempts_are_counted_on_the_metrics_port(head: Head, project: 
     assert not [key for key in found if "r_0" in key], "no label grows with the number of runs"
 
 
+def test_ray_list_tasks_calls_attempts_by_their_stages(head: Head, project: Path) -> None:
+    assert submit(head, project, "--json").code == 0
+    listing = [sys.executable, "-m", "ray.scripts.scripts", "list", "tasks", "--address", head.dashboard]
+    deadline = time.monotonic() + 90  # Ray hears of tasks a moment later
+    while (
+        listed := run([*listing, "--filter", "name=look", "--format", "json"], project, **head.environment())
+    ).code == 0:
+        if any(task["state"] == "FINISHED" for task in json.loads(listed.out or "[]")):
+            return
+        assert time.monotonic() < deadline, f"no such task: {listed.out}"
+        time.sleep(1)
+    pytest.fail(listed.err)
+
+
+def test_a_gpu_that_no_node_has_is_refused_before_anything_runs(head: Head, project: Path) -> None:
+    pipeline = json.loads((project / "p.pipeline.json").read_text())
+    pipeline["stages"][0]["resources"] = {"num_gpus": 1}
+    (project / "p.pipeline.json").write_text(json.dumps(pipeline))
+    refused = submit(head, project, "--json")
+    assert refused.code == 1
+    error = refused.json["error"]
+    assert error["code"] == "infeasible_resources"
+    assert "'look'" in error["message"]
+    assert "none of the cluster's 1 node has any GPU" in error["message"]
+
+
 def test_who_has_not_the_token_is_refused(head: Head, project: Path) -> None:
     done = submit(head, project, RAY_AUTH_TOKEN="f" * 64)
     assert done.code == 1
