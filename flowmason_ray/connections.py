@@ -104,6 +104,18 @@ class RedisConnection(Connection):
     password: Hidden | None = Field(default=None, description="The password.")
 
 
+class AmqpConnection(Connection):
+    """A broker that speaks AMQP 0-9-1, such as RabbitMQ."""
+
+    type: Literal["amqp"] = Field(description="The kind of server.")
+    url: Url = Field(
+        description="`amqp://host:port/virtual-host`, or `amqps://…` for TLS. Without a virtual host: `/`."
+    )
+    username: Text | None = Field(default=None, description="The user; default: the URL's, else `guest`.")
+    password: Hidden | None = Field(default=None, description="The password.")
+    verify: bool = Field(default=True, description="With TLS: whether the server's certificate must be valid.")
+
+
 class S3Connection(Connection):
     """S3, or a server that speaks its protocol. Without keys boto's own chain finds them (profiles, roles)."""
 
@@ -148,13 +160,20 @@ class WebhookConnection(Connection):
 
 
 AnyConnection = Annotated[
-    SqlConnection | PostgresConnection | RedisConnection | S3Connection | SmtpConnection | WebhookConnection,
+    SqlConnection
+    | PostgresConnection
+    | RedisConnection
+    | AmqpConnection
+    | S3Connection
+    | SmtpConnection
+    | WebhookConnection,
     Field(discriminator="type"),
 ]
 CONNECTION_TYPES: Mapping[str, type[Connection]] = {
     "sql": SqlConnection,
     "postgres": PostgresConnection,
     "redis": RedisConnection,
+    "amqp": AmqpConnection,
     "s3": S3Connection,
     "smtp": SmtpConnection,
     "webhook": WebhookConnection,

@@ -60,8 +60,10 @@ class QueueDestination(Destination):
     """A message on a queue."""
 
     type: Literal["queue"] = Field(description="The kind of destination.")
-    connection: str = Field(description="The connection of type redis.")
-    queue: str = Field(description="The stream's name.")
+    connection: str = Field(description="The connection of type redis or amqp.")
+    queue: str = Field(description="The stream or queue; with `exchange` the routing key.")
+    exchange: str | None = Field(default=None, description="AMQP: the exchange that shares the message out.")
+    declare: bool = Field(default=False, description="AMQP: make the queue, durable, if it is not there.")
     message_type: str | None = Field(default=None, description="What kind of message it is.")
     headers: dict[str, str] = Field(default={}, description="Further facts about it.")
 
