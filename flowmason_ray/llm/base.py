@@ -36,6 +36,13 @@ class Request:
     key: str = ""
     """Identifies it: the same when an attempt is repeated."""
 
+    @property
+    def beginning(self) -> str:
+        """What is read, in the order in which services read it: requests are grouped by what they share of it."""
+        tools = (f"{tool.name} {tool.description}" for tool in self.tools)
+        said = (f"{message.role}: {message.text}" for message in self.messages)
+        return "\n".join((self.model, *tools, self.system or "", *said))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:

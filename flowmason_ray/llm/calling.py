@@ -71,6 +71,7 @@ async def generate(line: Line, request: Request, on_text: Callable[[str], None] 
         operation="chat",
         on_text=on_text,
         batch=request.batch,
+        text=request.beginning,
     )
 
 
@@ -102,13 +103,14 @@ async def _repeated(
     operation: str,
     on_text: Callable[[str], None] | None = None,
     batch: bool = False,
+    text: str = "",
 ) -> Answered[T]:
     used, cost = Usage(), 0.0
     known = True
     for attempt in range(line.settings.max_retries + 1):
         progress = Progress(on_text, line.gate.told, line.remark)
         try:
-            value, price = await _once(line, model, estimate, ask, progress, operation, batch)
+            value, price = await _once(line, model, estimate, ask, progress, operation, batch, text)
         except StageError as exc:
             delay = _delay(exc, attempt)
             if delay is None or progress.forwarded or attempt == line.settings.max_retries:
@@ -132,10 +134,11 @@ async def _once(
     progress: Progress,
     operation: str,
     batch: bool,
+    text: str,
 ) -> tuple[T, float | None]:
     """Make one request and account for it, however it ends."""
     # Part of a batch is no request of its own: it takes no place and no rate.
-    async with nullcontext(Ticket(0)) if batch else line.gate.ticket(estimate) as ticket:
+    async with nullcontext(Ticket(0)) if batch else line.gate.ticket(estimate, text) as ticket:
         progress.started = perf_counter()
         failure: BaseException | None = None
         with telemetry.span(operation, line.name, line.settings, model) as span:

@@ -5,7 +5,7 @@ import builtins
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -106,7 +106,7 @@ def test_a_queue_needs_the_extra_of_the_server_that_it_is_on(kind: str, hidden: 
     )
     given = spec.input_model.model_validate({"connection": "there", "queue": "q", "message": 1})
     with pytest.raises(MissingExtra, match=rf"{hidden}.*flowmason-ray\[{kind}\]"):
-        asyncio.run(cast("Any", spec.create().execute(given, RecordingContext(settings=settings))))
+        asyncio.run(spec.create().execute(given, RecordingContext(settings=settings)))
 
 
 def without(hidden: str, monkeypatch: pytest.MonkeyPatch) -> None:
