@@ -135,11 +135,13 @@ class Provider(Protocol):
         """Return how many tokens the model would read."""
         ...
 
-    async def transcribe(self, model: str, audio: Audio, language: str | None, prompt: str | None) -> Transcript:
+    async def transcribe(
+        self, model: str, audio: Audio, language: str | None, prompt: str | None, progress: Progress
+    ) -> Transcript:
         """Return what is said in a recording."""
         ...
 
-    async def speak(self, model: str, text: str, voice: str, format: str) -> Speech:
+    async def speak(self, model: str, text: str, voice: str, format: str, progress: Progress) -> Speech:
         """Return a text, spoken."""
         ...
 
@@ -167,11 +169,13 @@ class Unable:
         """Refuse."""
         raise self._refusal("count tokens")
 
-    async def transcribe(self, model: str, audio: Audio, language: str | None, prompt: str | None) -> Transcript:
+    async def transcribe(
+        self, model: str, audio: Audio, language: str | None, prompt: str | None, progress: Progress
+    ) -> Transcript:
         """Refuse."""
         raise self._refusal("transcribe audio")
 
-    async def speak(self, model: str, text: str, voice: str, format: str) -> Speech:
+    async def speak(self, model: str, text: str, voice: str, format: str, progress: Progress) -> Speech:
         """Refuse."""
         raise self._refusal("speak")
 

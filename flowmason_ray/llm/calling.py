@@ -89,9 +89,9 @@ async def embed(
     )
 
 
-async def other(line: Line, model: str, work: Callable[[], Awaitable[T]], *, operation: str) -> Answered[T]:
-    """Ask for something whose tokens nobody counts (audio)."""
-    return await _repeated(line, model, 0, lambda _: work(), operation=operation)
+async def other(line: Line, model: str, work: Callable[[Progress], Awaitable[T]], *, operation: str) -> Answered[T]:
+    """Ask for something whose tokens nobody can tell before (audio)."""
+    return await _repeated(line, model, 0, work, operation=operation)
 
 
 async def _repeated(
@@ -115,7 +115,7 @@ async def _repeated(
             delay = _delay(exc, attempt)
             if delay is None or progress.forwarded or attempt == line.settings.max_retries:
                 raise
-            price = _price(line, model, progress.usage, batch)
+            price = _price(line, model, progress.usage, batch) if progress.usage.measured else 0.0
             used, known, cost = used + progress.usage, known and price is not None, cost + (price or 0.0)
             if exc.code in ("rate_limited", "provider_overloaded"):
                 line.gate.close_for(delay)
@@ -176,7 +176,7 @@ def _account(
 ) -> float | None:
     usage = progress.usage
     ticket.used = usage.total_tokens
-    charged = failure is None or usage.total_tokens > 0
+    charged = failure is None or usage.measured
     price = _price(line, model, usage, batch) if charged else None
     line.account.add(
         Call(

@@ -46,7 +46,7 @@ def respond(server: LlmServer, asked: Asked, out: Handler) -> None:
         _embed(server, asked, out)
     elif asked.path == "/v1/audio/transcriptions":
         turn = server.take(asked)
-        _fail(out, False, turn) if turn.status != 200 else out.send_json({"text": turn.text})
+        _fail(out, False, turn) if turn.status != 200 else out.send_json({"text": turn.text, **turn.more})
     elif asked.path == "/v1/audio/speech":
         out.send_bytes(b"RIFF" + str(asked.body.get("input")).encode(), "audio/wav")
     elif asked.path == "/v1/models":

@@ -108,6 +108,8 @@ class Turn:
     cached: int = 0
     """So many of the input's tokens are reported as read from the cache."""
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    more: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Further fields of the answer to a recording, such as `usage`."""
     match: Callable[[Asked], bool] | None = None
     """Only for requests that it accepts; None: for the next one."""
 
