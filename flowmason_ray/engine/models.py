@@ -381,6 +381,10 @@ class Attempt(Protocol):
         """Show more of a growing text."""
         ...
 
+    def masked(self, text: str) -> str:
+        """Return a text with the run's secrets hidden."""
+        ...
+
 
 class ModelSource(Protocol):
     """Makes what attempts reach models through; one for a run (`RunInfo.models`)."""

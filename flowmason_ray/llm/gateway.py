@@ -418,6 +418,7 @@ class AttemptGateway:
             account=self._account,
             said={} if request is None else _said(request),
             remark=self._remark,
+            mask=self._attempt.masked,
         )
 
     def _remark(self, text: str) -> None:

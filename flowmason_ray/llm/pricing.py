@@ -84,7 +84,7 @@ def _listed(provider: ProviderSettings, model: str, usage: Usage) -> float | Non
         found = table.calc_price(used, model, **where)
     except (LookupError, ValueError):
         return None
-    known = vars(found.model_price)
+    known: Any = vars(found.model_price)
     priced = any(getattr(usage, what) and any(p in known for p in prices) for what, prices in _PRICES_OF.items())
     return float(found.total_price) if priced else None
 
