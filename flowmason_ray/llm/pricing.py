@@ -6,7 +6,7 @@ Not known is not free: the cost is None then, and a run with a budget in dollars
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 from flowmason_ray.engine.models import Usage
 from flowmason_ray.settings import ModelPrices, ProviderSettings
@@ -84,7 +84,7 @@ def _listed(provider: ProviderSettings, model: str, usage: Usage) -> float | Non
         found = table.calc_price(used, model, **where)
     except (LookupError, ValueError):
         return None
-    known: Any = vars(found.model_price)
+    known = cast("dict[str, Any]", vars(found.model_price))
     priced = any(getattr(usage, what) and any(p in known for p in prices) for what, prices in _PRICES_OF.items())
     return float(found.total_price) if priced else None
 

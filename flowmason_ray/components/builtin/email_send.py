@@ -23,6 +23,7 @@ from pydantic import BaseModel, Field
 from flowmason_ray.components.base import operator
 from flowmason_ray.components.builtin.examples import closed
 from flowmason_ray.components.builtin.tls import is_certificate, trust
+from flowmason_ray.components.connection_names import names_connection
 from flowmason_ray.components.extras import needs
 from flowmason_ray.components.files import existing_file, file_errors
 from flowmason_ray.connections import SmtpConnection
@@ -54,7 +55,9 @@ class Email:
             }
         )
 
-        connection: str = Field(description="The connection of type smtp in flowmason.json.")
+        connection: str = Field(
+            description="The connection of type smtp in flowmason.json.", json_schema_extra=names_connection("smtp")
+        )
         to: list[str] | str = Field(description="Addresses: 'ada@example.com' or 'Ada <ada@example.com>'.")
         cc: list[str] | str = Field(default=[], description="Further addresses that everybody sees.")
         bcc: list[str] | str = Field(default=[], description="Further addresses that nobody sees.")

@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field
 
 from flowmason_ray.components.base import operator
 from flowmason_ray.components.builtin.examples import closed
+from flowmason_ray.components.connection_names import names_connection
 from flowmason_ray.connections import AmqpConnection, RedisConnection
 from flowmason_ray.engine.component import Context
 from flowmason_ray.errors import PermanentError
@@ -38,7 +39,10 @@ class QueuePublish:
             }
         )
 
-        connection: str = Field(description="The connection of type redis or amqp in flowmason.json.")
+        connection: str = Field(
+            description="The connection of type redis or amqp in flowmason.json.",
+            json_schema_extra=names_connection("redis", "amqp"),
+        )
         queue: str = Field(
             min_length=1,
             description="Redis: the stream, made with its first message. AMQP: the queue; with `exchange` the routing key.",
