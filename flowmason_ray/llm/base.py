@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -116,6 +117,8 @@ class Opening:
     model_path: str | None = None
     context_tokens: int = 4096
     concurrency: int = 16
+    project_dir: Path | None = None
+    """Where what must outlive a crash is remembered; None: nowhere."""
 
 
 class Provider(Protocol):

@@ -134,6 +134,10 @@ class LlmServer:
         self.batches: dict[str, dict[str, Any]] = {}
         self.batch_polls = 1
         """How often a batch is said to be in progress before it has ended."""
+        self.cut_batches = 0
+        """So many batches are made without an answer: the connection breaks first."""
+        self.refuse_batches = 0
+        """So many are refused."""
         self._script: deque[Turn] = deque()
         self._lock = threading.Lock()
         self._http: ThreadingHTTPServer | None = None
