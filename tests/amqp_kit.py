@@ -73,24 +73,24 @@ def rabbitmq() -> Iterator[Broker]:
         f"listeners.tcp.1 = 127.0.0.1:{port}\nlisteners.ssl.1 = 127.0.0.1:{tls_port}\n"
         f"ssl_options.keyfile = {key}\nssl_options.certfile = {certificate}\n"
         f"default_user = {USER}\ndefault_pass = {PASSWORD}\n"
-        "log.console = false\n"
+        "log.console = false\ndisk_free_limit.absolute = 1MB\n"
     )
     (folder / "enabled_plugins").write_text("[].\n")
     processes: list[subprocess.Popen[bytes]] = []
     with (folder / "output").open("wb") as output:
         try:
-            for command in (
-                [binaries / "epmd", "-address", "127.0.0.1", "-port", str(names_port)],
-                _command(programs, binaries),
-            ):
-                processes.append(
-                    subprocess.Popen(
-                        command, env=environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output
-                    )
-                )
             try:
-                wait_for(port, processes[-1])
-                wait_for(tls_port, processes[-1])
+                for command, ports in (
+                    ([binaries / "epmd", "-address", "127.0.0.1", "-port", str(names_port)], [names_port]),
+                    (_command(programs, binaries), [port, tls_port]),
+                ):
+                    processes.append(
+                        subprocess.Popen(
+                            command, env=environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+                        )
+                    )
+                    for each in ports:
+                        wait_for(each, processes[-1])
             except RuntimeError as exc:
                 raise RuntimeError(f"RabbitMQ did not start: {(folder / 'output').read_text()[-4000:]}") from exc
             yield Broker(port=port, tls_port=tls_port)
