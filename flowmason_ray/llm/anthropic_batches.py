@@ -30,6 +30,8 @@ MOST_REQUESTS = 10_000
 POLL_S = 5.0
 LONGEST_POLL_S = 60.0
 """Between two looks at a batch: often at first, since small ones are done in minutes."""
+MOST_FAILED_POLLS = 20
+"""In a row: a service that is away for a while costs no batch that takes hours."""
 MADE_BEFORE, MADE_WITHIN = timedelta(minutes=2), timedelta(minutes=15)
 """Around the time of an intention: clocks differ, and sending ten thousand requests takes a while."""
 
@@ -131,7 +133,11 @@ class Batches:
             raise
         if note is not None:
             await asyncio.to_thread(self._notes.made, note, batch.id)
-        await self._see_through(batch, wanted, note)
+        try:
+            await self._see_through(batch, wanted, note)
+        except sdk.APIError:
+            self._notes.untaken(list(wanted))  # it goes on: who asks again takes it up
+            raise
         self._give(wanted, errors.interrupted(self._name, "the batch has no answer to this request"))
 
     async def _take_up(self, note: Note, wanted: _Gathered) -> None:
@@ -181,13 +187,19 @@ class Batches:
 
     async def _ended(self, batch: Any, wanted: _Gathered | None = None) -> Any:
         """Wait for the end of a batch; None: nobody waits for it any more."""
-        delay = POLL_S
+        delay, failed = POLL_S, 0
         while batch.processing_status != "ended":
             await asyncio.sleep(delay)
             delay = min(LONGEST_POLL_S, delay * 1.5)
             if wanted is not None and not _wanted(wanted):
                 return None
-            batch = await self._client.messages.batches.retrieve(batch.id)
+            try:
+                batch = await self._client.messages.batches.retrieve(batch.id)
+                failed = 0
+            except (sdk.APIConnectionError, sdk.RateLimitError, sdk.InternalServerError):
+                failed += 1
+                if failed > MOST_FAILED_POLLS:
+                    raise
         return batch
 
     async def _see_through(

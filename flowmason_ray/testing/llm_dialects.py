@@ -350,6 +350,9 @@ def _batches(server: LlmServer, asked: Asked, out: Handler) -> None:
     elif parts[1:] == ["cancel"]:
         server.batches[name]["cancelled"] = True
         out.send_json(_batch(server, name))
+    elif server.fail_polls > 0:
+        server.fail_polls -= 1
+        _refuse(out, True, 529, "overloaded")
     else:
         server.batches[name]["polls"] += 1
         out.send_json(_batch(server, name))

@@ -138,6 +138,8 @@ class LlmServer:
         """So many batches are made without an answer: the connection breaks first."""
         self.refuse_batches = 0
         """So many are refused."""
+        self.fail_polls = 0
+        """So many looks at a batch find the service overloaded."""
         self._script: deque[Turn] = deque()
         self._lock = threading.Lock()
         self._http: ThreadingHTTPServer | None = None

@@ -99,6 +99,16 @@ def test_a_batch_that_was_made_without_an_answer_is_looked_for(server: LlmServer
     assert [note["batch"] for note in notes(tmp_path)] == list(server.batches)
 
 
+@pytest.mark.parametrize("borne", [20, 0], ids=["the batch goes on", "the request is repeated"])
+def test_a_service_that_is_away_for_a_while_costs_nothing(
+    borne: int, server: LlmServer, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(anthropic_batches, "MOST_FAILED_POLLS", borne)
+    server.fail_polls = 2 if borne else 1
+    assert ask("a", "b") == ["You said: say a", "You said: say b"]
+    assert (sizes(server), server.fail_polls) == ([2], 0)
+
+
 def test_a_batch_of_somebody_elses_is_not_taken_for_ours(server: LlmServer, ask: Ask, tmp_path: Path) -> None:
     ask("x", "y")
     for file in (tmp_path / FOLDER).glob("*.json"):
