@@ -15,6 +15,7 @@ from flowmason_ray.testing.llm_server import LlmServer
 from tests.cli_kit import command, environment
 from tests.llm_kit import make_project, model_server
 
+ITEMS = 4
 pytestmark = pytest.mark.timeout(300)
 
 
@@ -45,10 +46,11 @@ def fm(pipeline: Path, *arguments: str) -> str:
 
 
 def until_noted(folder: Path, process: subprocess.Popen[bytes]) -> None:
-    """Wait until the batch's id is on the disk: the server has it by then."""
+    """Wait until all is in batches whose ids are on the disk: the server has them by then."""
     end = time.monotonic() + 120
     while time.monotonic() < end and process.poll() is None:
-        if any(json.loads(file.read_text())["batch"] for file in (folder / ".flowmason" / "batches").glob("*.json")):
+        notes = [json.loads(file.read_text()) for file in (folder / ".flowmason" / "batches").glob("*.json")]
+        if sum(len(note["requests"]) for note in notes if note["batch"]) == ITEMS:
             return
         time.sleep(0.05)
     raise AssertionError("no batch was made")
@@ -64,14 +66,14 @@ def test_a_batch_outlives_the_process_that_made_it(pipeline: Path, server: LlmSe
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    (batch,) = server.batches.values()
-    assert len(batch["requests"]) == 4
+    made = dict(server.batches)  # one, unless the machine is so busy that the attempts begin seconds apart
+    assert sum(len(batch["requests"]) for batch in made.values()) == ITEMS
 
     server.batch_polls = 0
     resumed = json.loads(fm(pipeline, "resume", "last", "--json"))
     assert resumed["status"] == "succeeded"
     answers = [each["content"] for each in resumed["output"]["results"]]
     assert answers == [f"You said: say {n} please" for n in (1, 2, 3, 4)]
-    assert len(server.batches) == 1, "nothing was asked anew"
+    assert list(server.batches) == list(made), "nothing was asked anew"
     total = json.loads(fm(pipeline, "runs", "cost", "last", "--json"))["total"]
-    assert (total["calls"], total["input_tokens"]) == (4, 4 * 3), "the words of four prompts"
+    assert (total["calls"], total["input_tokens"]) == (ITEMS, ITEMS * 3), "the words of four prompts"

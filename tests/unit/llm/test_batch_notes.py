@@ -24,7 +24,7 @@ Ask = Callable[..., list[Any]]
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[LlmServer]:
     monkeypatch.setattr(anthropic_batches, "POLL_S", 0.05)
-    monkeypatch.setattr(anthropic_batches, "COLLECT_S", 0.05)
+    monkeypatch.setattr(anthropic_batches, "COLLECT_S", 0.5)
     with model_server() as serving:
         serving.batch_polls = 0
         yield serving
