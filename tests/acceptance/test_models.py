@@ -76,17 +76,18 @@ def test_a_run_counts_exactly_what_the_server_did(
 def test_what_attempts_took_is_split_into_the_models_time_waiting_and_ours(
     fm: Fm, server: LlmServer, pipeline: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server takes its time, and answers one after the other: the last of four waits for three."""
+    """The server takes its time, and answers one after the other: the others wait for the first."""
     monkeypatch.setenv("TEST_LLM_KEY", KEY)
     project(pipeline, providers={"slow": server.providers(limits={"concurrency": 1})["openai"]})
     written = json.loads(pipeline.read_text(encoding="utf-8"))
     written["stages"][0]["config"]["max_parallel"] = 4
     pipeline.write_text(json.dumps(written), encoding="utf-8")
+    server.says("first", wait_s=2.0)
     server.wait_s = 0.1
     done = fm("run", str(pipeline), "-i", '{"items": [1, 2, 3, 4]}', "--json")
     assert done.json["status"] == "succeeded", done.err
     stage = fm("runs", "cost", "last", "--json").json["by_stage"]["each[*]/ask"]
-    assert stage["model_s"] >= 4 * 0.1
+    assert stage["model_s"] >= 2.0 + 3 * 0.1
     assert stage["wait_s"] >= 0.1
     assert stage["framework_s"] > 0
     assert stage["attempts_s"] == pytest.approx(stage["model_s"] + stage["wait_s"] + stage["framework_s"], abs=1e-4)
