@@ -13,7 +13,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS = 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo test chaos llama check check-style check-files check-layers check-types check-wheel bench fmt lock clean
+.PHONY: help env demo test chaos llama rabbitmq check check-style check-files check-layers check-types check-wheel bench fmt lock clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
@@ -31,6 +31,9 @@ chaos: .venv/.dev ## Kill runs a thousand times and more, on SQLite and PostgreS
 	CHAOS_KILLS=$${CHAOS_KILLS:-1000} $(BIN)/python -m pytest -s -q tests/chaos
 
 llama: .venv/.llama ## Compile and install llama.cpp, for the tests marked llama (once: the wheel is kept in the cache directory)
+
+rabbitmq: ## Unpack RabbitMQ, for the tests marked amqp (once: it is kept in the cache directory; Debian and its kin)
+	scripts/install_rabbitmq
 
 check: check-style check-files check-layers check-types check-wheel ## Style, types, layers, lock and generated files, wheel: all that CI checks
 

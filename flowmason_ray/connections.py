@@ -104,6 +104,18 @@ class RedisConnection(Connection):
     password: Hidden | None = Field(default=None, description="The password.")
 
 
+class AmqpConnection(Connection):
+    """A broker that speaks AMQP 0-9-1, such as RabbitMQ."""
+
+    type: Literal["amqp"] = Field(description="The kind of server.")
+    url: Url = Field(
+        description="`amqp://host:port/virtual-host`, or `amqps://…` for TLS. Without a virtual host: `/`."
+    )
+    username: Text | None = Field(default=None, description="The user; default: the URL's, else `guest`.")
+    password: Hidden | None = Field(default=None, description="The password.")
+    verify: bool = Field(default=True, description="With TLS: whether the server's certificate must be valid.")
+
+
 class S3Connection(Connection):
     """S3, or a server that speaks its protocol. Without keys boto's own chain finds them (profiles, roles)."""
 
@@ -148,13 +160,20 @@ class WebhookConnection(Connection):
 
 
 AnyConnection = Annotated[
-    SqlConnection | PostgresConnection | RedisConnection | S3Connection | SmtpConnection | WebhookConnection,
+    SqlConnection
+    | PostgresConnection
+    | RedisConnection
+    | AmqpConnection
+    | S3Connection
+    | SmtpConnection
+    | WebhookConnection,
     Field(discriminator="type"),
 ]
 CONNECTION_TYPES: Mapping[str, type[Connection]] = {
     "sql": SqlConnection,
     "postgres": PostgresConnection,
     "redis": RedisConnection,
+    "amqp": AmqpConnection,
     "s3": S3Connection,
     "smtp": SmtpConnection,
     "webhook": WebhookConnection,
@@ -253,8 +272,31 @@ def resolved(
     Raises:
         PermanentError: `unknown_connection`, `connection_type`, or `missing_secret` for a variable that is not set.
     """
+    found = find_connection(
+        connections, name, cast("tuple[type[C], ...]", wanted if isinstance(wanted, tuple) else (wanted,))
+    )
+
+    def put(value: Any, hidden: bool) -> Any:
+        if isinstance(value, str):
+            return value
+        variable = value.secret if isinstance(value, SecretReference) else value.env
+        if PREFIX + variable not in secrets:
+            raise PermanentError(
+                f"The connection {name!r} needs the environment variable {variable!r}, which is not set where the run started.",
+                code="missing_secret",
+            )
+        return secrets[PREFIX + variable]
+
+    return _mapped(found, put)
+
+
+def find_connection(connections: Mapping[str, Connection], name: str, kinds: tuple[type[C], ...]) -> C:
+    """Return the connection `name` as it is written, if it is of one of these kinds.
+
+    Raises:
+        PermanentError: `unknown_connection`, `connection_type`.
+    """
     found = connections.get(name)
-    kinds = cast("tuple[type[C], ...]", wanted if isinstance(wanted, tuple) else (wanted,))
     if found is None:
         fitting = [n for n, c in connections.items() if isinstance(c, kinds)]
         near = nearest(name, fitting)
@@ -271,18 +313,25 @@ def resolved(
             code="connection_type",
         )
 
-    def put(value: Any, hidden: bool) -> Any:
-        if isinstance(value, str):
-            return value
-        variable = value.secret if isinstance(value, SecretReference) else value.env
-        if PREFIX + variable not in secrets:
-            raise PermanentError(
-                f"The connection {name!r} needs the environment variable {variable!r}, which is not set where the run started.",
-                code="missing_secret",
-            )
-        return secrets[PREFIX + variable]
+    return found
 
-    return _mapped(found, put)
+
+def find_server(servers: Mapping[str, McpServer], name: str) -> McpServer:
+    """Return the MCP server `name` as it is written.
+
+    Raises:
+        PermanentError: `unknown_mcp_server`.
+    """
+    found = servers.get(name)
+    if found is None:
+        near = nearest(name, servers)
+        there = f"There are {', '.join(map(repr, sorted(servers)))}." if servers else "There is none yet."
+        raise PermanentError(
+            f"flowmason.json has no MCP server {name!r}.{f' Did you mean {near!r}?' if near else ''} {there} "
+            "Add it under 'mcp_servers' with 'command' or 'url'.",
+            code="unknown_mcp_server",
+        )
+    return found
 
 
 def _type_word(kind: type[Connection]) -> str:

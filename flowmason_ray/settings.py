@@ -170,7 +170,7 @@ class ProviderLimits(BaseModel):
 
 
 class ModelPrices(BaseModel):
-    """What a model costs, in US dollars for a million tokens."""
+    """What a model costs, in US dollars: for a million tokens, unless something else is said."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -180,6 +180,12 @@ class ModelPrices(BaseModel):
         default=None, ge=0, description="Input read from the provider's cache; absent: as other input."
     )
     cache_write: float | None = Field(default=None, ge=0, description="Input written into it; absent: as other input.")
+    audio_hour: float | None = Field(
+        default=None, ge=0, description="An hour of sound, for services that count time when they listen."
+    )
+    characters: float | None = Field(
+        default=None, ge=0, description="A million characters of text that is spoken, for services that count these."
+    )
 
 
 ProviderType = Literal["anthropic", "openai_compatible", "llama_cpp"]

@@ -1,4 +1,4 @@
-"""Traces: the names that spans and their attributes have, the trace that a run belongs to, and the spans of a component.
+"""Traces: the names that spans and their attributes have, the trace that a run belongs to, and the spans of a component. Metrics: where to.
 
 OpenTelemetry is used when it is installed (extra `otel`) and asked for, as its own libraries are: by `OTEL_EXPORTER_OTLP_ENDPOINT`
 or `OTEL_TRACES_EXPORTER` in the environment, or by `configure`. Otherwise nothing of it is imported and nothing is paid.
@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from hashlib import sha256
 from importlib.metadata import entry_points
 from typing import Any
+from uuid import uuid4
 
 RUN_SPAN = "flowmason.run"
 ATTEMPT_SPAN = "flowmason.attempt"
@@ -45,8 +46,12 @@ FLUSH_MS = 2_000
 _TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_TRACES_EXPORTER")
 
+_METRIC_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "OTEL_METRICS_EXPORTER")
+
 _tracing: Tracing | None = None
 _looked = False
+_metrics: Any = None
+"""The provider of meters that we have set, if we have."""
 
 
 class Tracing:
@@ -72,7 +77,7 @@ class Tracing:
 
         self.next_span: int | None = None
         self.next_trace: int | None = None
-        resource = Resource.create({"service.name": os.environ.get("OTEL_SERVICE_NAME") or "flowmason"})
+        resource = Resource.create({"service.name": _service()})
         self.provider = TracerProvider(resource=resource, id_generator=GivenIds())
         self.provider.add_span_processor(processor)
         self.tracer = self.provider.get_tracer(SCOPE)
@@ -104,7 +109,7 @@ def tracing() -> Tracing | None:
     global _tracing, _looked
     if not _looked:
         _looked = True
-        if _asked_for():
+        if _asked_for("TRACES", _ENDPOINTS):
             processor = _processor_from_environment()
             _tracing = None if processor is None else Tracing(processor)
     return _tracing
@@ -119,31 +124,76 @@ def configure(processor: Any) -> None:
 
 def flush() -> None:
     """Send what has ended, before this process may be killed."""
+    _send_all()
+
+
+def _send_all() -> None:
     if _tracing is not None:
         _tracing.flush()
+    if _metrics is not None:
+        _metrics.force_flush(FLUSH_MS)
 
 
-def _asked_for() -> bool:
+def serve_metrics() -> None:
+    """Let metrics be exported as the environment says, unless nobody asks for them or the program has its own way of doing that."""
+    global _metrics
+    if _metrics is not None or not _asked_for("METRICS", _METRIC_ENDPOINTS):
+        return
+    from opentelemetry import metrics
+
+    # What the API itself answers with stands for a provider that nobody has set yet.
+    if not type(metrics.get_meter_provider()).__module__.startswith("opentelemetry.metrics"):
+        return
+    try:
+        from opentelemetry.sdk.metrics import MeterProvider
+        from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+        from opentelemetry.sdk.resources import Resource
+
+        reader = PeriodicExportingMetricReader(_exporter("METRICS", "opentelemetry_metrics_exporter"))
+    except (ImportError, StopIteration):
+        return
+    # Sums of several processes are told apart by the instance.
+    resource = Resource.create({"service.name": _service(), "service.instance.id": str(uuid4())})
+    _metrics = MeterProvider(metric_readers=[reader], resource=resource)
+    metrics.set_meter_provider(_metrics)
+
+
+def _service() -> str:
+    return os.environ.get("OTEL_SERVICE_NAME") or "flowmason"
+
+
+def _asked_for(signal: str, endpoints: tuple[str, ...]) -> bool:
     environment = os.environ
     if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return False
-    return environment.get("OTEL_TRACES_EXPORTER", "").strip() != "none" and any(environment.get(n) for n in _ENDPOINTS)
+    chosen = environment.get(f"OTEL_{signal}_EXPORTER", "").strip()
+    return chosen != "none" and any(environment.get(name) for name in endpoints)
 
 
 def _processor_from_environment() -> Any:
     """Return a processor that exports as OTEL_* says; None when what that needs is not installed."""
-    name = (os.environ.get("OTEL_TRACES_EXPORTER") or "otlp").split(",")[0].strip()
-    if name == "otlp":
-        protocol = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
-        name = "otlp_proto_grpc" if protocol == "grpc" else "otlp_proto_http"
     try:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-        found = entry_points(group="opentelemetry_traces_exporter", name=name)
-        exporter: Any = next(iter(found)).load()
-        return BatchSpanProcessor(exporter())
+        return BatchSpanProcessor(_exporter("TRACES", "opentelemetry_traces_exporter"))
     except (ImportError, StopIteration):
         return None
+
+
+def _exporter(signal: str, group: str) -> Any:
+    """Return the exporter of a signal that OTEL_* names.
+
+    Raises:
+        ImportError, StopIteration: what that needs is not installed.
+    """
+    name = (os.environ.get(f"OTEL_{signal}_EXPORTER") or "otlp").split(",")[0].strip()
+    if name == "otlp":
+        protocol = os.environ.get(f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL") or os.environ.get(
+            "OTEL_EXPORTER_OTLP_PROTOCOL"
+        )
+        name = "otlp_proto_grpc" if protocol == "grpc" else "otlp_proto_http"
+    found = entry_points(group=group, name=name)
+    return next(iter(found)).load()()
 
 
 # -- the trace of a run -------------------------------------------------------------------------------------------------------
@@ -238,4 +288,4 @@ def attempt_context(trace: str | None, path: str, attempt: int, *, flush: bool =
     finally:
         context.detach(token)
         if flush:
-            made.flush()
+            _send_all()

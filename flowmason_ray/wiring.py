@@ -9,12 +9,13 @@ import os
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any
 
 from flowmason_ray import telemetry
+from flowmason_ray.components.connection_names import misnamed
 from flowmason_ray.components.prompting import PromptLibrary
 from flowmason_ray.components.registry import Registry
 from flowmason_ray.connections import secrets_of, with_environment
@@ -95,6 +96,7 @@ class Workspace:
             datasets={name: dataset.path for name, dataset in settings.datasets.items()},
             models=self.choices.settle,
             prompts=PromptLibrary(self.project.root).choose,
+            configured=partial(misnamed, settings),
         )
         return loaded, plan, problems
 

@@ -58,7 +58,7 @@ def redis_server() -> Iterator[str]:
         stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        _wait_for(port, process)
+        wait_for(port, process)
         yield f"redis://127.0.0.1:{port}/0"
     finally:
         process.kill()
@@ -75,7 +75,8 @@ def _redis_program() -> str | None:
     return shutil.which("redis-server") or shutil.which("valkey-server")
 
 
-def _wait_for(port: int, process: subprocess.Popen[Any]) -> None:
+def wait_for(port: int, process: subprocess.Popen[Any]) -> None:
+    """Wait until somebody listens on a port of the loopback; the process is who should."""
     end = time.monotonic() + START_S
     while time.monotonic() < end:
         if process.poll() is not None:

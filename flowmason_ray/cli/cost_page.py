@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -83,18 +83,25 @@ def cost_page(costs: Costs) -> str:
     """Return the page."""
     if not costs.groups:
         return "The run asked no model.\n"
-    header = (costs.by.upper(), "CALLS", "FAILED", "IN", "CACHED", "OUT", "MODEL", "WAITED", "COST")
-    rows = [_row(name, group.totals) for name, group in costs.groups.items()]
+    of_sound = [name for name in _OF_SOUND if costs.total.counts.get(name) or costs.total.times.get(name)]
+    titles = (_OF_SOUND[name] for name in of_sound)
+    header = (costs.by.upper(), "CALLS", "FAILED", "IN", "CACHED", "OUT", *titles, "MODEL", "WAITED", "COST")
+    rows = [_row(name, group.totals, of_sound) for name, group in costs.groups.items()]
     lines = columns(rows, header=header, paint=painter(sys.stdout), width=None)
     return "\n".join([*lines, "", f"in all: {usage_words(costs.total.to_json())}"]) + "\n"
 
 
-def _row(name: str, totals: Totals) -> tuple[str, ...]:
+_OF_SOUND = {"audio_s": "LISTENED", "characters": "SPOKEN"}
+"""Columns that are shown when a service counts these."""
+
+
+def _row(name: str, totals: Totals, of_sound: Sequence[str]) -> tuple[str, ...]:
     counts, times = totals.counts, totals.times
     numbers = (
         f"{counts.get(key, 0):,}" for key in ("calls", "failed_calls", "input_tokens", "cached_tokens", "output_tokens")
     )
+    sound = (duration(times.get(each, 0.0)) if each in times else f"{counts.get(each, 0):,}" for each in of_sound)
     price = money(totals.cost_usd)
     if totals.cost_usd is not None and (unpriced := counts.get("unpriced_calls")):
         price += f" + {unpriced:,} of unknown price"
-    return (name, *numbers, duration(times.get("model_s", 0.0)), duration(times.get("wait_s", 0.0)), price)
+    return (name, *numbers, *sound, duration(times.get("model_s", 0.0)), duration(times.get("wait_s", 0.0)), price)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from flowmason_ray.cli.words import duration
+
 
 def money(cost_usd: float | None) -> str:
     """Return an amount of money: to the cent when it is large, to a millionth of a dollar when it is small."""
@@ -19,6 +21,10 @@ def usage_words(usage: Mapping[str, Any]) -> str:
     text = f"{usage.get('input_tokens', 0):,} + {usage.get('output_tokens', 0):,} tokens"
     if cached := usage.get("cached_tokens"):
         text += f" ({cached:,} cached)"
+    if seconds := usage.get("audio_s"):
+        text += f", {duration(seconds)} of sound"
+    if characters := usage.get("characters"):
+        text += f", {characters:,} characters spoken"
     text += f" in {calls:,} {'call' if calls == 1 else 'calls'}"
     if failed := usage.get("failed_calls"):
         text += f" ({failed:,} failed)"

@@ -16,9 +16,9 @@ from typing import IO, cast
 
 from flowmason_ray.components.extras import needs
 from flowmason_ray.components.files import resolve_inside
-from flowmason_ray.connections import MCP_PREFIX, McpServer
+from flowmason_ray.connections import MCP_PREFIX, McpServer, find_server
 from flowmason_ray.engine.component import Context
-from flowmason_ray.errors import PermanentError, StageError, TemporaryError, nearest
+from flowmason_ray.errors import PermanentError, StageError, TemporaryError
 
 with needs("Calling tools of MCP servers", extra="mcp"):
     import httpx2
@@ -39,15 +39,7 @@ def server_of(context: Context, name: str) -> McpServer:
     Raises:
         PermanentError: there is none of that name (`unknown_mcp_server`), or a secret is not set (`missing_secret`).
     """
-    servers = context.settings.mcp_servers
-    if name not in servers:
-        near = nearest(name, servers)
-        there = f"There are {', '.join(map(repr, sorted(servers)))}." if servers else "There is none yet."
-        raise PermanentError(
-            f"flowmason.json has no MCP server {name!r}.{f' Did you mean {near!r}?' if near else ''} {there} "
-            "Add it under 'mcp_servers' with 'command' or 'url'.",
-            code="unknown_mcp_server",
-        )
+    find_server(context.settings.mcp_servers, name)
     return context.connection(MCP_PREFIX + name, McpServer)
 
 

@@ -22,6 +22,7 @@ from flowmason_ray.engine.kept import member_of, read_value
 from flowmason_ray.engine.models import AttemptModels, Models, ModelSource
 from flowmason_ray.engine.plan import PlanStage
 from flowmason_ray.engine.scope import WORDS, Scope
+from flowmason_ray.engine.secrecy import Masking
 from flowmason_ray.engine.streaming import LiveText
 from flowmason_ray.errors import PermanentError
 from flowmason_ray.spec.expressions import StageView
@@ -140,6 +141,10 @@ class AttemptContext:
     def progress(self, done: float, total: float | None = None) -> None:
         """Report how far this attempt is."""
         self._tell(StageProgressed(at=time(), path=self.path, done=done, total=total))
+
+    def masked(self, text: str) -> str:
+        """Return a text with the run's secrets hidden."""
+        return Masking(self._run.hidden).text(text)
 
     def stream(self, text: str) -> None:
         """Show more of a growing text."""

@@ -119,6 +119,12 @@ class Usage:
     """The part of the input that was written into it."""
     reasoning_tokens: int = 0
     """The part of the output that was thinking, where the provider tells it."""
+    audio_tokens: int = 0
+    """The part of the input that was sound, where the provider tells it."""
+    audio_s: float = 0.0
+    """Seconds of sound that were listened to, for services that count these and no tokens."""
+    characters: int = 0
+    """Characters of text that were spoken."""
     estimated: bool = False
 
     def __add__(self, other: Usage) -> Usage:
@@ -128,6 +134,9 @@ class Usage:
             cached_tokens=self.cached_tokens + other.cached_tokens,
             cache_write_tokens=self.cache_write_tokens + other.cache_write_tokens,
             reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
+            audio_tokens=self.audio_tokens + other.audio_tokens,
+            audio_s=self.audio_s + other.audio_s,
+            characters=self.characters + other.characters,
             estimated=self.estimated or other.estimated,
         )
 
@@ -135,6 +144,11 @@ class Usage:
     def total_tokens(self) -> int:
         """Input and output together."""
         return self.input_tokens + self.output_tokens
+
+    @property
+    def measured(self) -> bool:
+        """Whether anything was counted at all."""
+        return bool(self.total_tokens or self.audio_s or self.characters)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,8 +193,10 @@ class Transcript:
     text: str
     language: str | None = None
     duration_s: float | None = None
+    usage: Usage = field(default_factory=Usage)
     provider: str = ""
     model: str = ""
+    cost_usd: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,8 +205,10 @@ class Speech:
 
     data: bytes
     format: str
+    usage: Usage = field(default_factory=Usage)
     provider: str = ""
     model: str = ""
+    cost_usd: float | None = None
 
 
 Prompt = str | Message | Sequence[Message]
@@ -361,6 +379,10 @@ class Attempt(Protocol):
 
     def stream(self, text: str) -> None:
         """Show more of a growing text."""
+        ...
+
+    def masked(self, text: str) -> str:
+        """Return a text with the run's secrets hidden."""
         ...
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
@@ -20,7 +20,7 @@ import orjson
 from flowmason_ray.engine.bodies import Bodies, RegionNode, find_bodies
 from flowmason_ray.engine.caching import check_default_cache, plan_cache
 from flowmason_ray.engine.calling import PipelineFinder, embedded, identity, plan_calls
-from flowmason_ray.engine.component import Catalogue, Cost, Effect, Kind
+from flowmason_ray.engine.component import Catalogue, ComponentSpec, Cost, Effect, Kind
 from flowmason_ray.engine.composing import draft_compositions, mapping_scope, written_pointer
 from flowmason_ray.engine.drafts import Draft, Report, draft_stages, parse_at, problem_sink
 from flowmason_ray.engine.edges import EdgeFinder, Edges, Names, find_cycle
@@ -46,6 +46,10 @@ from the project and the environment. Raises `InvalidPipeline` for what cannot b
 PromptChoice = Callable[[Sequence[str], "str | None"], Mapping[str, Any]]
 """From the prompts that a component asks with, and the version that a stage wants, what its plan keeps: name → `version` and
 `text`. Raises `InvalidPipeline` for what cannot be."""
+
+ConfigCheck = Callable[["ComponentSpec", Mapping[str, Any]], Iterable["tuple[str, str, str, str | None]"]]
+"""From a component and the config of a stage as it is written, what is wrong with it beside its shape: code, message, pointer within
+the config, and the nearest of what it could have said."""
 
 OUTPUT = "$output"
 """The hidden stage that makes the run's result. No written stage can be called so."""
@@ -97,6 +101,7 @@ def try_plan(
     datasets: Mapping[str, str | None] | None = None,
     models: ModelChoice | None = None,
     prompts: PromptChoice | None = None,
+    configured: ConfigCheck | None = None,
     within: Sequence[str] = (),
     sealed: bool = False,
 ) -> tuple[Plan | None, list[Problem]]:
@@ -117,6 +122,8 @@ def try_plan(
     if pipeline.defaults.resources is not None:
         check_labels(pipeline.defaults.resources.labels, "/defaults/resources/labels", report)
     drafts = draft_stages(pipeline.stages, catalogue, report)
+    if configured is not None:
+        _check_configs(drafts, configured, report)
     drafts |= draft_compositions(pipeline.compositions, catalogue, report)
 
     def plan_callee(callee: LoadedPipeline, chain: Sequence[str], composed: bool) -> tuple[Plan | None, list[Problem]]:
@@ -129,6 +136,7 @@ def try_plan(
             datasets=datasets,
             models=models,
             prompts=prompts,
+            configured=configured,
             within=chain,
             sealed=sealed or composed,
         )
@@ -149,6 +157,13 @@ def try_plan(
     problems = list(dict.fromkeys(problems))  # a default that is wrong is wrong for every stage
     problems.sort(key=lambda p: (p.line or 0, p.column or 0, p.path))
     return plan, problems
+
+
+def _check_configs(drafts: Mapping[str, Draft], configured: ConfigCheck, report: Report) -> None:
+    for draft in drafts.values():
+        if draft.component is not None and draft.spec is not None and draft.spec.config:
+            for code, message, pointer, near in configured(draft.component, draft.spec.config):
+                report(code, message, f"{draft.pointer}/config{pointer}", nearest=near)
 
 
 def _lies_in(pointer: str, others: tuple[str, ...]) -> bool:

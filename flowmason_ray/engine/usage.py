@@ -7,7 +7,8 @@ An attempt reports (`StageSucceeded.usage`, and so for a failed or stopped one):
                  "model_s": 2.4, "first_token_s": 0.31, "wait_s": 0.0}]}
 
 one entry for each provider and model. `cost_usd` is missing when the price is not known; then `unpriced_calls` says for how
-many calls. `model_s` is the time in which the provider was answering, `wait_s` what was spent waiting for its limits.
+many calls. `model_s` is the time in which the provider was answering, `wait_s` what was spent waiting for its limits. Of sound: `audio_tokens`
+are a part of the input, `audio_s` are seconds that were listened to, where the service counts these; `characters` were spoken.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ COUNTS = (
     "cached_tokens",
     "cache_write_tokens",
     "reasoning_tokens",
+    "audio_tokens",
+    "characters",
     "estimated_calls",
     "unpriced_calls",
 )
 """What is counted. Zeros are left out of records, the first five words of a sum excepted."""
-_TIMES = ("model_s", "wait_s")
+_TIMES = ("model_s", "wait_s", "audio_s")
 _ALWAYS = ("calls", "input_tokens", "output_tokens", "cached_tokens")
 
 

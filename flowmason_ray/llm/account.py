@@ -54,6 +54,8 @@ class Account:
                 "cached_tokens": usage.cached_tokens,
                 "cache_write_tokens": usage.cache_write_tokens,
                 "reasoning_tokens": usage.reasoning_tokens,
+                "audio_tokens": usage.audio_tokens,
+                "characters": usage.characters,
                 "estimated_calls": int(usage.estimated),
                 "unpriced_calls": int(call.cost_usd is None and call.charged),
             }
@@ -63,6 +65,8 @@ class Account:
             if call.cost_usd is not None:
                 entry["cost_usd"] = round(entry.get("cost_usd", 0.0) + call.cost_usd, 12)
             entry["model_s"] = round(entry.get("model_s", 0.0) + call.model_s, 6)
+            if usage.audio_s:
+                entry["audio_s"] = round(entry.get("audio_s", 0.0) + usage.audio_s, 6)
             if call.wait_s >= 0.001:
                 entry["wait_s"] = round(entry.get("wait_s", 0.0) + call.wait_s, 6)
             if call.first_token_s is not None:

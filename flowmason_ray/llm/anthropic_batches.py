@@ -2,18 +2,26 @@
 
 What is asked within a moment goes into one batch, so that a loop over a thousand items makes a few batches and not a thousand. A batch is
 polled until it has ended; a request whose attempt is cancelled is let go of, and a batch that nobody waits for any more is cancelled.
+
+What an earlier process, or an earlier attempt, has put into a batch that was not read is not asked again: `batch_notes` tell of it, and its
+answers are taken from there. The API lets nobody give a batch a name. So a batch of which only the intention is noted is looked for among
+those that were made at that time with as many requests, and is ours if its answers are.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import anthropic as sdk
 
 from flowmason_ray.llm import errors
 from flowmason_ray.llm.base import Opening
+from flowmason_ray.llm.batch_notes import BatchNotes, Note, digest_of
 
 COLLECT_S = 1.0
 """How long more requests are waited for: attempts of a loop begin within milliseconds of each other."""
@@ -22,6 +30,21 @@ MOST_REQUESTS = 10_000
 POLL_S = 5.0
 LONGEST_POLL_S = 60.0
 """Between two looks at a batch: often at first, since small ones are done in minutes."""
+MOST_FAILED_POLLS = 20
+"""In a row: a service that is away for a while costs no batch that takes hours."""
+MADE_BEFORE, MADE_WITHIN = timedelta(minutes=2), timedelta(minutes=15)
+"""Around the time of an intention: clocks differ, and sending ten thousand requests takes a while."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A request, and who waits for its answer."""
+
+    body: Mapping[str, Any]
+    answer: asyncio.Future[dict[str, Any]]
+
+
+_Gathered = Mapping[str, _Waiting]
 
 
 class Batches:
@@ -30,7 +53,8 @@ class Batches:
     def __init__(self, client: sdk.AsyncAnthropic, opening: Opening) -> None:
         self._client = client
         self._name = opening.name
-        self._collecting: dict[str, tuple[dict[str, Any], asyncio.Future[dict[str, Any]]]] = {}
+        self._notes = BatchNotes(opening.project_dir, f"{opening.base_url or ''}\0{opening.key or ''}")
+        self._collecting: dict[str, _Waiting] = {}
         self._sending: asyncio.Task[None] | None = None
         self._running: set[asyncio.Task[None]] = set()
 
@@ -43,7 +67,7 @@ class Batches:
         answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         extra: dict[str, Any] = body.get("extra_body") or {}
         plain = {name: value for name, value in body.items() if name != "extra_body"}
-        self._collecting[self._id(key)] = ({**plain, **extra}, answer)
+        self._collecting[self._id(key)] = _Waiting({**plain, **extra}, answer)
         if len(self._collecting) >= MOST_REQUESTS:
             self._send()
         elif self._sending is None:
@@ -63,66 +87,167 @@ class Batches:
     def _send(self) -> None:
         gathered, self._collecting = self._collecting, {}
         self._sending = None
-        task = asyncio.create_task(self._carry(gathered))
+        self._begin(self._sort(gathered), gathered)
+
+    def _begin(self, work: Any, gathered: _Gathered) -> None:
+        task = asyncio.create_task(self._guarded(work, gathered))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
-    async def _carry(self, gathered: dict[str, tuple[dict[str, Any], asyncio.Future[dict[str, Any]]]]) -> None:
-        """See one batch through to its end."""
-        wanted = {key: entry for key, entry in gathered.items() if not entry[1].done()}
+    async def _guarded(self, work: Any, gathered: _Gathered) -> None:
+        """Do something for requests; whatever becomes of it, nobody waits for ever."""
+        try:
+            await work
+        except sdk.APIError as exc:
+            self._fail(gathered, exc)
+        except BaseException:
+            for each in gathered.values():
+                each.answer.cancel()
+            raise
+
+    async def _sort(self, gathered: _Gathered) -> None:
+        """Wait for earlier batches that hold some of the requests, and make a new one for the others."""
+        wanted = _wanted(gathered)
+        digests = {key: digest_of(each.body) for key, each in wanted.items()}
+        known = await asyncio.to_thread(self._notes.known, digests)
+        held = {key for _, keys in known for key in keys}
+        for note, keys in known:
+            some = {key: wanted[key] for key in keys}
+            self._begin(self._take_up(note, some), some)
+        new = {key: each for key, each in wanted.items() if key not in held}
+        self._begin(self._make(new, digests), new)
+
+    async def _make(self, wanted: _Gathered, digests: Mapping[str, str]) -> None:
+        """Make a batch and see it through to its end."""
         if not wanted:
             return
-        requests: Any = [{"custom_id": key, "params": body} for key, (body, _) in wanted.items()]
+        note = await asyncio.to_thread(self._notes.intend, {key: digests[key] for key in wanted})
+        requests: Any = [{"custom_id": key, "params": each.body} for key, each in wanted.items()]
         try:
             batch = await self._client.messages.batches.create(requests=requests)
-            delay = POLL_S
-            while batch.processing_status != "ended":
-                await asyncio.sleep(delay)
-                delay = min(LONGEST_POLL_S, delay * 1.5)
-                if all(answer.done() for _, answer in wanted.values()):
-                    await self._client.messages.batches.cancel(batch.id)
-                    return
-                batch = await self._client.messages.batches.retrieve(batch.id)
-            async for line in await self._client.messages.batches.results(batch.id):
-                self._answer(wanted, line.to_dict())
-        except sdk.APIError as exc:
-            self._fail(wanted, exc)
-        except BaseException:
-            for _, answer in wanted.values():
-                answer.cancel()
+        except sdk.APIStatusError:
+            await asyncio.to_thread(self._notes.forget, note)  # the service said no: there is no batch
             raise
-        for _, answer in wanted.values():
-            if not answer.done():
-                answer.set_exception(errors.interrupted(self._name, "the batch has no answer to this request"))
+        except sdk.APIError:
+            self._notes.untaken(list(wanted))  # there may be one: who asks again looks for it
+            raise
+        if note is not None:
+            await asyncio.to_thread(self._notes.made, note, batch.id)
+        try:
+            await self._see_through(batch, wanted, note)
+        except sdk.APIError:
+            self._notes.untaken(list(wanted))  # it goes on: who asks again takes it up
+            raise
+        self._give(wanted, errors.interrupted(self._name, "the batch has no answer to this request"))
 
-    def _answer(self, wanted: dict[str, tuple[dict[str, Any], asyncio.Future[dict[str, Any]]]], line: Any) -> None:
+    async def _take_up(self, note: Note, wanted: _Gathered) -> None:
+        """Take the answers of an earlier batch; make a new one for what it does not answer."""
+        try:
+            batch = await self._found(note)
+            if batch is not None:
+                await self._see_through(batch, wanted, note, only_answers=True)
+        except sdk.NotFoundError:
+            batch = None
+        except sdk.APIError:
+            self._notes.untaken(list(wanted))
+            raise
+        left = _wanted(wanted)
+        if batch is None or len(left) == len(wanted) == len(note.requests):
+            await asyncio.to_thread(self._notes.forget, note)
+        await self._make(left, {key: digest_of(each.body) for key, each in left.items()})
+
+    async def _found(self, note: Note) -> Any:
+        """Return the batch of a note; None: it was never made."""
+        if note.batch is not None:
+            return await self._client.messages.batches.retrieve(note.batch)
+        others = {each.batch for each in await asyncio.to_thread(lambda: list(self._notes.all()))}
+        began = datetime.fromtimestamp(note.at, UTC)
+        async for batch in self._client.messages.batches.list(limit=100):
+            if batch.created_at < began - MADE_BEFORE:
+                break  # the newest come first
+            counts = batch.request_counts
+            total = counts.processing + counts.succeeded + counts.errored + counts.canceled + counts.expired
+            if batch.id in others or batch.created_at > began + MADE_WITHIN or total != len(note.requests):
+                continue
+            ended = await self._ended(batch)
+            if await self._holds(ended.id, note):
+                await asyncio.to_thread(self._notes.made, note, ended.id)
+                return ended
+        return None
+
+    async def _holds(self, batch: str, note: Note) -> bool:
+        """Tell whether a batch is the one of a note: by its first answer."""
+        lines = await self._client.messages.batches.results(batch)
+        try:
+            async for line in lines:
+                return line.custom_id in note.requests
+            return False
+        finally:
+            await lines.close()
+
+    async def _ended(self, batch: Any, wanted: _Gathered | None = None) -> Any:
+        """Wait for the end of a batch; None: nobody waits for it any more."""
+        delay, failed = POLL_S, 0
+        while batch.processing_status != "ended":
+            await asyncio.sleep(delay)
+            delay = min(LONGEST_POLL_S, delay * 1.5)
+            if wanted is not None and not _wanted(wanted):
+                return None
+            try:
+                batch = await self._client.messages.batches.retrieve(batch.id)
+                failed = 0
+            except (sdk.APIConnectionError, sdk.RateLimitError, sdk.InternalServerError):
+                failed += 1
+                if failed > MOST_FAILED_POLLS:
+                    raise
+        return batch
+
+    async def _see_through(
+        self, batch: Any, wanted: _Gathered, note: Note | None, *, only_answers: bool = False
+    ) -> None:
+        """Wait for a batch and hand its results out; one that nobody waits for is cancelled.
+
+        `only_answers`: what the batch has no answer to is left to be asked anew.
+        """
+        ended = await self._ended(batch, wanted)
+        if ended is None:
+            await self._client.messages.batches.cancel(batch.id)
+            await asyncio.to_thread(self._notes.forget, note)
+            return
+        async for line in await self._client.messages.batches.results(ended.id):
+            said: Any = line.to_dict()
+            if not only_answers or said["result"]["type"] == "succeeded":
+                self._answer(wanted, said)
+
+    def _answer(self, wanted: _Gathered, line: Any) -> None:
         from flowmason_ray.llm.anthropic import error_of
 
         entry = wanted.get(line["custom_id"])
-        if entry is None or entry[1].done():
+        if entry is None or entry.answer.done():
             return
-        body, answer = entry
         result = line["result"]
         if result["type"] == "succeeded":
-            answer.set_result(result["message"])
+            entry.answer.set_result(result["message"])
         elif result["type"] == "errored":
-            answer.set_exception(error_of(self._name, str(body["model"]), result["error"], 200, "the request failed"))
+            model = str(entry.body["model"])
+            entry.answer.set_exception(error_of(self._name, model, result["error"], 200, "the request failed"))
         else:
-            answer.set_exception(errors.interrupted(self._name, f"the batch has {result['type']} the request"))
+            entry.answer.set_exception(errors.interrupted(self._name, f"the batch has {result['type']} the request"))
 
-    def _fail(
-        self, wanted: dict[str, tuple[dict[str, Any], asyncio.Future[dict[str, Any]]]], exc: sdk.APIError
-    ) -> None:
+    def _fail(self, wanted: _Gathered, exc: sdk.APIError) -> None:
         from flowmason_ray.llm.anthropic import error_of
 
-        for body, answer in wanted.values():
-            if answer.done():
-                continue
+        for each in _wanted(wanted).values():
             if isinstance(exc, sdk.APIStatusError):
-                error = error_of(self._name, str(body["model"]), exc.body, exc.status_code, exc.message)
+                model = str(each.body["model"])
+                each.answer.set_exception(error_of(self._name, model, exc.body, exc.status_code, exc.message))
             else:
-                error = errors.not_reached(self._name, exc)
-            answer.set_exception(error)
+                each.answer.set_exception(errors.not_reached(self._name, exc))
+
+    @staticmethod
+    def _give(wanted: _Gathered, error: Exception) -> None:
+        for each in _wanted(wanted).values():
+            each.answer.set_exception(error)
 
     async def close(self) -> None:
         """Let go of everything."""
@@ -132,3 +257,8 @@ class Batches:
         for task in tasks:
             with suppress(asyncio.CancelledError):
                 await task
+
+
+def _wanted(gathered: _Gathered) -> dict[str, _Waiting]:
+    """Return those that somebody still waits for."""
+    return {key: each for key, each in gathered.items() if not each.answer.done()}

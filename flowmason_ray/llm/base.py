@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -35,6 +36,13 @@ class Request:
     """Whether it may take hours if that is cheaper."""
     key: str = ""
     """Identifies it: the same when an attempt is repeated."""
+
+    @property
+    def beginning(self) -> str:
+        """What is read, in the order in which services read it: requests are grouped by what they share of it."""
+        tools = (f"{tool.name} {tool.description}" for tool in self.tools)
+        said = (f"{message.role}: {message.text}" for message in self.messages)
+        return "\n".join((self.model, *tools, self.system or "", *said))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +117,8 @@ class Opening:
     model_path: str | None = None
     context_tokens: int = 4096
     concurrency: int = 16
+    project_dir: Path | None = None
+    """Where what must outlive a crash is remembered; None: nowhere."""
 
 
 class Provider(Protocol):
@@ -128,11 +138,13 @@ class Provider(Protocol):
         """Return how many tokens the model would read."""
         ...
 
-    async def transcribe(self, model: str, audio: Audio, language: str | None, prompt: str | None) -> Transcript:
+    async def transcribe(
+        self, model: str, audio: Audio, language: str | None, prompt: str | None, progress: Progress
+    ) -> Transcript:
         """Return what is said in a recording."""
         ...
 
-    async def speak(self, model: str, text: str, voice: str, format: str) -> Speech:
+    async def speak(self, model: str, text: str, voice: str, format: str, progress: Progress) -> Speech:
         """Return a text, spoken."""
         ...
 
@@ -160,11 +172,13 @@ class Unable:
         """Refuse."""
         raise self._refusal("count tokens")
 
-    async def transcribe(self, model: str, audio: Audio, language: str | None, prompt: str | None) -> Transcript:
+    async def transcribe(
+        self, model: str, audio: Audio, language: str | None, prompt: str | None, progress: Progress
+    ) -> Transcript:
         """Refuse."""
         raise self._refusal("transcribe audio")
 
-    async def speak(self, model: str, text: str, voice: str, format: str) -> Speech:
+    async def speak(self, model: str, text: str, voice: str, format: str, progress: Progress) -> Speech:
         """Refuse."""
         raise self._refusal("speak")
 

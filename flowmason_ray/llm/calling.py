@@ -49,6 +49,8 @@ class Line:
     said: Mapping[str, Any]
     """The settings that hold for the call, for the log."""
     remark: Callable[[str], None]
+    mask: Callable[[str], str]
+    """Hides the run's secrets in a text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,60 +62,67 @@ class Answered(Generic[T]):
     cost_usd: float | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Question(Generic[T]):
+    """What is asked of a provider, and how."""
+
+    operation: str
+    """As OpenTelemetry's conventions call it."""
+    model: str
+    estimate: int
+    """About how many tokens it will take."""
+    ask: Callable[[Progress], Awaitable[T]]
+    request: Request | None = None
+    """Of a question for text."""
+
+    @property
+    def batch(self) -> bool:
+        """Whether it may take hours."""
+        return self.request is not None and self.request.batch
+
+
 async def generate(line: Line, request: Request, on_text: Callable[[str], None] | None) -> Answered[Reply]:
     """Ask for text."""
-    estimate = estimated_tokens(request)
-    return await _repeated(
-        line,
-        request.model,
-        estimate,
-        lambda progress: line.provider.generate(request, progress),
+    question = _Question(
         operation="chat",
-        on_text=on_text,
-        batch=request.batch,
+        model=request.model,
+        estimate=estimated_tokens(request),
+        ask=lambda progress: line.provider.generate(request, progress),
+        request=request,
     )
+    return await _repeated(line, question, on_text)
 
 
 async def embed(
     line: Line, model: str, texts: tuple[str, ...], dimensions: int | None
 ) -> Answered[list[tuple[float, ...]]]:
     """Ask for vectors."""
-    estimate = sum(len(text) for text in texts) // CHARS_A_TOKEN + 1
-    return await _repeated(
-        line,
-        model,
-        estimate,
-        lambda progress: line.provider.embed(model, texts, dimensions, progress),
+    question = _Question(
         operation="embeddings",
+        model=model,
+        estimate=sum(len(text) for text in texts) // CHARS_A_TOKEN + 1,
+        ask=lambda progress: line.provider.embed(model, texts, dimensions, progress),
     )
+    return await _repeated(line, question)
 
 
-async def other(line: Line, model: str, work: Callable[[], Awaitable[T]], *, operation: str) -> Answered[T]:
-    """Ask for something whose tokens nobody counts (audio)."""
-    return await _repeated(line, model, 0, lambda _: work(), operation=operation)
+async def other(line: Line, model: str, ask: Callable[[Progress], Awaitable[T]], *, operation: str) -> Answered[T]:
+    """Ask for something whose tokens nobody can tell before (audio)."""
+    return await _repeated(line, _Question(operation=operation, model=model, estimate=0, ask=ask))
 
 
-async def _repeated(
-    line: Line,
-    model: str,
-    estimate: int,
-    ask: Callable[[Progress], Awaitable[T]],
-    *,
-    operation: str,
-    on_text: Callable[[str], None] | None = None,
-    batch: bool = False,
-) -> Answered[T]:
+async def _repeated(line: Line, question: _Question[T], on_text: Callable[[str], None] | None = None) -> Answered[T]:
     used, cost = Usage(), 0.0
     known = True
     for attempt in range(line.settings.max_retries + 1):
         progress = Progress(on_text, line.gate.told, line.remark)
         try:
-            value, price = await _once(line, model, estimate, ask, progress, operation, batch)
+            value, price = await _once(line, question, progress)
         except StageError as exc:
             delay = _delay(exc, attempt)
             if delay is None or progress.forwarded or attempt == line.settings.max_retries:
                 raise
-            price = _price(line, model, progress.usage, batch)
+            price = _price(line, question, progress.usage) if progress.usage.measured else 0.0
             used, known, cost = used + progress.usage, known and price is not None, cost + (price or 0.0)
             if exc.code in ("rate_limited", "provider_overloaded"):
                 line.gate.close_for(delay)
@@ -124,25 +133,20 @@ async def _repeated(
     raise AssertionError("the last attempt returns or raises")
 
 
-async def _once(
-    line: Line,
-    model: str,
-    estimate: int,
-    ask: Callable[[Progress], Awaitable[T]],
-    progress: Progress,
-    operation: str,
-    batch: bool,
-) -> tuple[T, float | None]:
+async def _once(line: Line, question: _Question[T], progress: Progress) -> tuple[T, float | None]:
     """Make one request and account for it, however it ends."""
+    request, batch = question.request, question.batch
+    beginning = "" if request is None else request.beginning
     # Part of a batch is no request of its own: it takes no place and no rate.
-    async with nullcontext(Ticket(0)) if batch else line.gate.ticket(estimate) as ticket:
+    async with nullcontext(Ticket(0)) if batch else line.gate.ticket(question.estimate, beginning) as ticket:
         progress.started = perf_counter()
         failure: BaseException | None = None
-        with telemetry.span(operation, line.name, line.settings, model) as span:
+        answer: T | None = None
+        with telemetry.span(question.operation, line.name, line.settings, question.model, request, line.mask) as span:
             try:
                 # A batch takes as long as it takes; everything else ends.
                 async with asyncio.timeout(None if batch else line.settings.timeout_s):
-                    value = await ask(progress)
+                    answer = value = await question.ask(progress)
             except TimeoutError as exc:
                 failure = too_slow(line.name, line.settings.timeout_s)
                 raise failure from exc
@@ -151,9 +155,9 @@ async def _once(
                 raise
             finally:
                 if failure is not None and progress.seen_chars and not progress.exact:
-                    progress.usage = _guessed(progress, estimate)
-                price = _account(line, model, progress, ticket, failure, batch)
-                telemetry.finish(span, progress, price, failure)
+                    progress.usage = _guessed(progress, question.estimate)
+                price = _account(line, question, progress, ticket, failure)
+                telemetry.finish(span, progress, price, failure, answer)
         return value, price
 
 
@@ -169,16 +173,16 @@ def _guessed(progress: Progress, estimate: int) -> Usage:
 
 
 def _account(
-    line: Line, model: str, progress: Progress, ticket: Ticket, failure: BaseException | None, batch: bool
+    line: Line, question: _Question[T], progress: Progress, ticket: Ticket, failure: BaseException | None
 ) -> float | None:
     usage = progress.usage
     ticket.used = usage.total_tokens
-    charged = failure is None or usage.total_tokens > 0
-    price = _price(line, model, usage, batch) if charged else None
+    charged = failure is None or usage.measured
+    price = _price(line, question, usage) if charged else None
     line.account.add(
         Call(
             provider=line.name,
-            model=model,
+            model=question.model,
             settings=line.said,
             usage=usage,
             cost_usd=price,
@@ -192,8 +196,8 @@ def _account(
     return price
 
 
-def _price(line: Line, model: str, usage: Usage, batch: bool) -> float | None:
-    return cost_of(line.settings, model, usage, batch=batch)
+def _price(line: Line, question: _Question[T], usage: Usage) -> float | None:
+    return cost_of(line.settings, question.model, usage, batch=question.batch)
 
 
 def _delay(error: StageError, attempt: int) -> float | None:

@@ -36,7 +36,7 @@ from flowmason_ray.llm.choosing import Choices, default_model
 from flowmason_ray.llm.hub import call, the_hub
 from flowmason_ray.llm.limits import Limiter
 from flowmason_ray.llm.opening import digest_of, identity_of, key_of, open_provider
-from flowmason_ray.llm.pricing import is_priced
+from flowmason_ray.llm.pricing import CHARACTERS, SECONDS, TOKENS, is_priced
 from flowmason_ray.llm.structured import Expected, repair, unusable
 from flowmason_ray.settings import ProviderLimits, ProviderSettings
 
@@ -284,17 +284,23 @@ class AttemptGateway:
         model: str | None = None,
     ) -> Transcript:
         """Return what is said in a recording."""
-        target = self._target(provider, model)
+        target = self._target(provider, model, counted=(TOKENS, SECONDS))
 
         async def ask() -> Transcript:
             line = self._line(target, None)
-            work = calling.other(
+            answered = await calling.other(
                 line,
                 target.model,
-                lambda: line.provider.transcribe(target.model, audio, language, prompt),
+                lambda progress: line.provider.transcribe(target.model, audio, language, prompt, progress),
                 operation="transcription",
             )
-            return replace((await work).value, provider=target.name, model=target.model)
+            return replace(
+                answered.value,
+                provider=target.name,
+                model=target.model,
+                usage=answered.usage,
+                cost_usd=answered.cost_usd,
+            )
 
         return await call(ask())
 
@@ -308,23 +314,36 @@ class AttemptGateway:
         model: str | None = None,
     ) -> Speech:
         """Return a text, spoken."""
-        target = self._target(provider, model)
+        target = self._target(provider, model, counted=(CHARACTERS,))
 
         async def ask() -> Speech:
             line = self._line(target, None)
-            work = calling.other(
+            answered = await calling.other(
                 line,
                 target.model,
-                lambda: line.provider.speak(target.model, text, voice, format),
+                lambda progress: line.provider.speak(target.model, text, voice, format, progress),
                 operation="speech",
             )
-            return replace((await work).value, provider=target.name, model=target.model)
+            return replace(
+                answered.value,
+                provider=target.name,
+                model=target.model,
+                usage=answered.usage,
+                cost_usd=answered.cost_usd,
+            )
 
         return await call(ask())
 
     # -- who is asked, and what ---------------------------------------------------------------------------------------
 
-    def _target(self, provider: str | None, model: str | None, *, embedding: bool = False) -> _Target:
+    def _target(
+        self,
+        provider: str | None,
+        model: str | None,
+        *,
+        embedding: bool = False,
+        counted: Sequence[Usage] = (TOKENS,),
+    ) -> _Target:
         own = provider is None or provider == self._settings.get("provider")
         name, settings = self._gateway.choices.provider(provider or self._settings.get("provider"))
         if embedding:
@@ -340,7 +359,7 @@ class AttemptGateway:
                 f"Which model of provider {name!r} is meant is not said; give it a {what!r} in flowmason.json{hint}."
             )
             raise PermanentError(message, code="provider_not_configured")
-        if self._gateway.priced_only and not is_priced(settings, wanted):
+        if self._gateway.priced_only and not any(is_priced(settings, wanted, each) for each in counted):
             message = (
                 f"The run has a budget in dollars, and the price of model {wanted!r} of provider {name!r} is not known. "
                 "Say what it costs under the provider's 'prices' in flowmason.json, or give the budget in tokens."
@@ -399,6 +418,7 @@ class AttemptGateway:
             account=self._account,
             said={} if request is None else _said(request),
             remark=self._remark,
+            mask=self._attempt.masked,
         )
 
     def _remark(self, text: str) -> None:

@@ -18,6 +18,7 @@ from datetime import datetime
 from time import time
 from typing import Protocol
 
+from flowmason_ray.llm.queueing import PrefixOrder, Waiting
 from flowmason_ray.settings import ProviderLimits
 
 REQUESTS_HELD_S = 1.0
@@ -112,20 +113,38 @@ class LocalLimiter:
         self._closed_until = max(self._closed_until, self._now() + min(seconds, LONGEST_GATE_S))
 
 
+class _Caller(Waiting):
+    """A call that waits for a place."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+
 class Gate:
-    """A provider's limits as a call meets them: its place among those at the same time, then its turn."""
+    """A provider's limits as a call meets them: its place among those at the same time, then its turn.
+
+    Of the calls that wait for a place the one is let through that begins most like the last (`queueing`): what services keep of a
+    prompt is then still there. A place that is given back is given on at once.
+    """
 
     def __init__(self, limits: ProviderLimits, limiter: Limiter) -> None:
-        self._places = asyncio.Semaphore(limits.concurrency)
+        self._free = limits.concurrency
+        self._order = PrefixOrder[_Caller]()
         self._limiter = limiter
 
     @asynccontextmanager
-    async def ticket(self, tokens: int) -> AsyncGenerator[Ticket]:
-        """Wait for the right to make a request of about so many tokens; give the place back afterwards."""
+    async def ticket(self, tokens: int, text: str = "") -> AsyncGenerator[Ticket]:
+        """Wait for the right to make a request of about so many tokens; give the place back afterwards.
+
+        Args:
+            tokens: What it will take, about.
+            text: What it asks, from its beginning.
+        """
         loop = asyncio.get_running_loop()
         began = loop.time()
         ticket = Ticket(tokens)
-        async with self._places:
+        async with self._place(text):
             await self._limiter.acquire(tokens)
             ticket.waited_s = loop.time() - began
             try:
@@ -133,6 +152,35 @@ class Gate:
             finally:
                 if ticket.used is not None:
                     self._limiter.settle(ticket.used - ticket.estimated)
+
+    @asynccontextmanager
+    async def _place(self, text: str) -> AsyncGenerator[None]:
+        if self._free > 0:  # then nobody waits
+            self._free -= 1
+            self._order.went(text)
+        else:
+            caller = _Caller(text)
+            self._order.put(caller)
+            try:
+                await caller.granted
+            except asyncio.CancelledError:
+                self._order.leave(caller)
+                if not caller.granted.cancelled():
+                    self._give_on()  # it had been let through in the same moment
+                raise
+        try:
+            yield
+        finally:
+            self._give_on()
+
+    def _give_on(self) -> None:
+        """Give a place to the next one who still wants it."""
+        while len(self._order):
+            caller = self._order.choose()
+            if not caller.granted.done():
+                caller.granted.set_result(None)
+                return
+        self._free += 1
 
     def told(self, headers: Mapping[str, str]) -> None:
         """Take a response's headers: where nothing is left, nobody goes before it is there again."""

@@ -180,7 +180,9 @@ class OpenAIProvider(Unable):
         progress.usage = Usage(input_tokens=getattr(used, "prompt_tokens", 0) or 0)
         return made
 
-    async def transcribe(self, model: str, audio: Audio, language: str | None, prompt: str | None) -> Transcript:
+    async def transcribe(
+        self, model: str, audio: Audio, language: str | None, prompt: str | None, progress: Progress
+    ) -> Transcript:
         """Return what is said in a recording."""
         more = {name: value for name, value in (("language", language), ("prompt", prompt)) if value is not None}
         try:
@@ -189,19 +191,23 @@ class OpenAIProvider(Unable):
         except (sdk.OpenAIError, httpx2.HTTPError) as exc:
             error = self._error(model, exc, Progress())
             raise (error.error if isinstance(error, _Refused) else error) from exc
+        told: Any = answer.to_dict() if hasattr(answer, "to_dict") else {"text": str(answer)}
+        progress.usage = _listening(told)
         return Transcript(
-            text=str(getattr(answer, "text", answer)),
-            language=getattr(answer, "language", None) or language,
-            duration_s=getattr(answer, "duration", None),
+            text=str(told.get("text") or ""),
+            language=told.get("language") or language,
+            duration_s=told.get("duration") or progress.usage.audio_s or None,
         )
 
-    async def speak(self, model: str, text: str, voice: str, format: str) -> Speech:
+    async def speak(self, model: str, text: str, voice: str, format: str, progress: Progress) -> Speech:
         """Return a text, spoken."""
         try:
             answer = await self._client.audio.speech.create(
                 model=model, input=text, voice=voice, response_format=cast("Any", format)
             )
-            return Speech(data=await answer.aread(), format=format)
+            data = await answer.aread()
+            progress.usage = Usage(characters=len(text))  # the service answers with sound alone
+            return Speech(data=data, format=format)
         except (sdk.OpenAIError, httpx2.HTTPError) as exc:
             error = self._error(model, exc, Progress())
             raise (error.error if isinstance(error, _Refused) else error) from exc
@@ -310,6 +316,19 @@ def _usage(usage: Any) -> Usage:
         cached_tokens=of_input.get("cached_tokens") or 0,
         reasoning_tokens=of_output.get("reasoning_tokens") or 0,
     )
+
+
+def _listening(told: Any) -> Usage:
+    """Return what listening took: OpenAI's service counts tokens or seconds, by the model; older servers say at most how long it is."""
+    usage: Any = told.get("usage") or {}
+    of_input: Any = usage.get("input_token_details") or {}
+    if usage.get("type") == "tokens" or "input_tokens" in usage:
+        return Usage(
+            input_tokens=usage.get("input_tokens") or 0,
+            output_tokens=usage.get("output_tokens") or 0,
+            audio_tokens=of_input.get("audio_tokens") or 0,
+        )
+    return Usage(audio_s=float(usage.get("seconds") or told.get("duration") or 0.0))
 
 
 # -- what is sent -------------------------------------------------------------------------------------------------------------

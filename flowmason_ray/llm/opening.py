@@ -83,5 +83,6 @@ def open_provider(name: str, settings: ProviderSettings, key: str | None, projec
             model_path=model_path,
             context_tokens=settings.context_tokens,
             concurrency=settings.limits.concurrency,
+            project_dir=project_dir,
         )
     )

@@ -17,6 +17,7 @@ from uuid import UUID
 
 from flowmason_ray.connections import C, resolved, secrets_of, with_environment
 from flowmason_ray.engine.models import AttemptModels
+from flowmason_ray.engine.secrecy import Masking
 from flowmason_ray.llm.choosing import choices_of
 from flowmason_ray.llm.gateway import Gateway
 from flowmason_ray.settings import HttpSettings, ProjectSettings
@@ -86,6 +87,10 @@ class RecordingContext:
     def progress(self, done: float, total: float | None = None) -> None:
         """Collect the step in `progressed`."""
         self.progressed.append((done, total))
+
+    def masked(self, text: str) -> str:
+        """Return a text with the secrets of the connections in `settings` hidden."""
+        return Masking(secrets_of(self.settings.connections, os.environ).values()).text(text)
 
     def stream(self, text: str) -> None:
         """Collect the text in `streamed`."""

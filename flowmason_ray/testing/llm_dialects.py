@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from itertools import count
 from typing import Any, cast
@@ -46,7 +47,7 @@ def respond(server: LlmServer, asked: Asked, out: Handler) -> None:
         _embed(server, asked, out)
     elif asked.path == "/v1/audio/transcriptions":
         turn = server.take(asked)
-        _fail(out, False, turn) if turn.status != 200 else out.send_json({"text": turn.text})
+        _fail(out, False, turn) if turn.status != 200 else out.send_json({"text": turn.text, **turn.more})
     elif asked.path == "/v1/audio/speech":
         out.send_bytes(b"RIFF" + str(asked.body.get("input")).encode(), "audio/wav")
     elif asked.path == "/v1/models":
@@ -313,10 +314,23 @@ def _embed(server: LlmServer, asked: Asked, out: Handler) -> None:
 def _batches(server: LlmServer, asked: Asked, out: Handler) -> None:
     """Message batches: made, polled, read, cancelled."""
     parts = asked.path.split("/")[4:]
+    if not parts and not asked.raw:
+        listed = [_batch(server, name) for name in reversed(server.batches)]
+        ends = {"first_id": listed[0]["id"], "last_id": listed[-1]["id"]} if listed else {}
+        out.send_json({"data": listed, "has_more": False, **ends})
+        return
+    if not parts and server.refuse_batches > 0:
+        server.refuse_batches -= 1
+        _refuse(out, True, 400, "no batch")
+        return
     if not parts:
         name = f"msgbatch_{next(_ids)}"
-        server.batches[name] = {"requests": asked.body["requests"], "polls": 0}
-        out.send_json(_batch(server, name))
+        server.batches[name] = {"requests": asked.body["requests"], "polls": 0, "at": datetime.now(UTC)}
+        if server.cut_batches > 0:
+            server.cut_batches -= 1
+            out.cut()
+        else:
+            out.send_json(_batch(server, name))
         return
     name = parts[0]
     if name not in server.batches:
@@ -336,6 +350,9 @@ def _batches(server: LlmServer, asked: Asked, out: Handler) -> None:
     elif parts[1:] == ["cancel"]:
         server.batches[name]["cancelled"] = True
         out.send_json(_batch(server, name))
+    elif server.fail_polls > 0:
+        server.fail_polls -= 1
+        _refuse(out, True, 529, "overloaded")
     else:
         server.batches[name]["polls"] += 1
         out.send_json(_batch(server, name))
@@ -351,9 +368,9 @@ def _batch(server: LlmServer, name: str) -> dict[str, Any]:
         "type": "message_batch",
         "processing_status": "ended" if ended else "in_progress",
         "request_counts": {"canceled": 0, "errored": 0, "expired": 0, **counts},
-        "created_at": "2024-01-01T00:00:00Z",
-        "expires_at": "2024-01-02T00:00:00Z",
-        "ended_at": "2024-01-01T01:00:00Z" if ended else None,
+        "created_at": batch["at"].isoformat(),
+        "expires_at": (batch["at"] + timedelta(days=1)).isoformat(),
+        "ended_at": datetime.now(UTC).isoformat() if ended else None,
         "archived_at": None,
         "cancel_initiated_at": None,
         "results_url": f"{server.url}/v1/messages/batches/{name}/results" if ended else None,

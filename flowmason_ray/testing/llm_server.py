@@ -108,6 +108,8 @@ class Turn:
     cached: int = 0
     """So many of the input's tokens are reported as read from the cache."""
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    more: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Further fields of the answer to a recording, such as `usage`."""
     match: Callable[[Asked], bool] | None = None
     """Only for requests that it accepts; None: for the next one."""
 
@@ -132,6 +134,12 @@ class LlmServer:
         self.batches: dict[str, dict[str, Any]] = {}
         self.batch_polls = 1
         """How often a batch is said to be in progress before it has ended."""
+        self.cut_batches = 0
+        """So many batches are made without an answer: the connection breaks first."""
+        self.refuse_batches = 0
+        """So many are refused."""
+        self.fail_polls = 0
+        """So many looks at a batch find the service overloaded."""
         self._script: deque[Turn] = deque()
         self._lock = threading.Lock()
         self._http: ThreadingHTTPServer | None = None

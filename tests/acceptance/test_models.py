@@ -74,6 +74,61 @@ def test_a_run_counts_exactly_what_the_server_did(
     assert "price not known" in fm("runs", "show", "last").out
 
 
+def test_what_attempts_took_is_split_into_the_models_time_waiting_and_ours(
+    fm: Fm, server: LlmServer, pipeline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server takes its time, and answers one after the other: the others wait for the first."""
+    monkeypatch.setenv("TEST_LLM_KEY", KEY)
+    project(pipeline, providers={"slow": server.providers(limits={"concurrency": 1})["openai"]})
+    written = json.loads(pipeline.read_text(encoding="utf-8"))
+    written["stages"][0]["config"]["max_parallel"] = 4
+    pipeline.write_text(json.dumps(written), encoding="utf-8")
+    server.says("first", wait_s=2.0)
+    server.wait_s = 0.1
+    done = fm("run", str(pipeline), "-i", '{"items": [1, 2, 3, 4]}', "--json")
+    assert done.json["status"] == "succeeded", done.err
+    stage = fm("runs", "cost", "last", "--json").json["by_stage"]["each[*]/ask"]
+    assert stage["model_s"] >= 2.0 + 3 * 0.1
+    assert stage["wait_s"] >= 0.1
+    assert stage["framework_s"] > 0
+    assert stage["attempts_s"] == pytest.approx(stage["model_s"] + stage["wait_s"] + stage["framework_s"], abs=1e-4)
+
+
+def test_sound_is_in_what_a_run_cost(
+    fm: Fm, server: LlmServer, pipeline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEST_LLM_KEY", KEY)
+    prices = {"*": {"input": 1, "audio_hour": 0.36, "characters": 15}}
+    project(pipeline, providers={"sound": server.providers(prices=prices)["openai"]})
+    server.says("Hello there.", more={"usage": {"type": "duration", "seconds": 90}})
+    stages = [
+        {"id": "hear", "component_type": "transcriber", "config": {"audio_base64": "UklGRg=="}},
+        {"id": "say", "component_type": "text_to_speech", "config": {"text": "{{ stages.hear.text }}"}},
+    ]
+    (pipeline.parent / "sound.pipeline.json").write_text(json.dumps({"name": "Sound", "stages": stages}))
+    assert fm("run", "sound.pipeline.json", "-q").code == 0
+    cost = fm("runs", "cost", "last", "--json").json
+    assert (cost["total"]["audio_s"], cost["total"]["characters"]) == (90, 12)
+    assert cost["by_stage"]["hear"]["cost_usd"] == pytest.approx(0.009)
+    assert cost["by_stage"]["say"]["cost_usd"] == pytest.approx(12 * 15e-6)
+    page = fm("runs", "cost", "last").out
+    assert "LISTENED" in page
+    assert "1 min 30 s of sound, 12 characters spoken in 2 calls" in page
+
+
+def test_a_budget_in_dollars_takes_what_will_be_counted(
+    fm: Fm, server: LlmServer, pipeline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A price for tokens is none for characters: the speech could not be paid for out of the budget."""
+    monkeypatch.setenv("TEST_LLM_KEY", KEY)
+    project(pipeline, providers={"sound": server.providers(prices={"*": {"input": 1}})["openai"]})
+    stages = [{"id": "say", "component_type": "text_to_speech", "config": {"text": "Hello."}}]
+    (pipeline.parent / "sound.pipeline.json").write_text(json.dumps({"name": "Sound", "stages": stages}))
+    done = fm("run", "sound.pipeline.json", "--max-cost-usd", "1", "--json").json
+    assert done["error"]["code"] == "price_unknown"
+    assert not server.requests
+
+
 def test_keys_are_nowhere(fm: Fm, server: LlmServer, pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use(server, monkeypatch)
     server.says(f"The key is {KEY}.")

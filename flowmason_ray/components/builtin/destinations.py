@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from flowmason_ray.components.connection_names import names_connection
 from flowmason_ray.components.frames import is_frame
 from flowmason_ray.engine.component import Context
 from flowmason_ray.errors import FlowMasonError, PermanentError, TemporaryError
@@ -36,7 +37,9 @@ class WebhookDestination(Destination):
     """A signed message to a URL."""
 
     type: Literal["webhook"] = Field(description="The kind of destination.")
-    connection: str | None = Field(default=None, description="The connection of type webhook.")
+    connection: str | None = Field(
+        default=None, description="The connection of type webhook.", json_schema_extra=names_connection("webhook")
+    )
     url: str | None = Field(default=None, description="Or a URL.")
     event_type: str | None = Field(default=None, description="What it is about.")
     headers: dict[str, str] = Field(default={}, description="Further headers.", repr=False)
@@ -48,7 +51,7 @@ class EmailDestination(Destination):
     """A mail."""
 
     type: Literal["email"] = Field(description="The kind of destination.")
-    connection: str = Field(description="The connection of type smtp.")
+    connection: str = Field(description="The connection of type smtp.", json_schema_extra=names_connection("smtp"))
     to: list[str] | str = Field(description="Addresses.")
     subject: str = Field(description="The subject.")
     body: str | None = Field(default=None, description="The text; default: the payload as JSON.")
@@ -60,8 +63,12 @@ class QueueDestination(Destination):
     """A message on a queue."""
 
     type: Literal["queue"] = Field(description="The kind of destination.")
-    connection: str = Field(description="The connection of type redis.")
-    queue: str = Field(description="The stream's name.")
+    connection: str = Field(
+        description="The connection of type redis or amqp.", json_schema_extra=names_connection("redis", "amqp")
+    )
+    queue: str = Field(description="The stream or queue; with `exchange` the routing key.")
+    exchange: str | None = Field(default=None, description="AMQP: the exchange that shares the message out.")
+    declare: bool = Field(default=False, description="AMQP: make the queue, durable, if it is not there.")
     message_type: str | None = Field(default=None, description="What kind of message it is.")
     headers: dict[str, str] = Field(default={}, description="Further facts about it.")
 
@@ -80,7 +87,7 @@ class S3Destination(Destination):
     """An object in S3."""
 
     type: Literal["s3"] = Field(description="The kind of destination.")
-    connection: str = Field(description="The connection of type s3.")
+    connection: str = Field(description="The connection of type s3.", json_schema_extra=names_connection("s3"))
     key: str = Field(description="The object's key.")
     bucket: str | None = Field(default=None, description="The bucket; default: the connection's.")
 
@@ -89,7 +96,11 @@ class DatabaseDestination(Destination):
     """A statement on a SQL database."""
 
     type: Literal["database"] = Field(description="The kind of destination.")
-    connection: str | None = Field(default=None, description="The connection of type sql or postgres.")
+    connection: str | None = Field(
+        default=None,
+        description="The connection of type sql or postgres.",
+        json_schema_extra=names_connection("sql", "postgres"),
+    )
     database: str | None = Field(default=None, description="Or a SQLite file of the project.")
     statement: str = Field(
         description="One statement; `:name` stands for a field of the payload (objects and lists as JSON text)."

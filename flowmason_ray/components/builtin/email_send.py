@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import mimetypes
 import re
-import ssl
 from email.errors import MessageError
 from email.headerregistry import Address
 from email.message import EmailMessage
@@ -23,6 +22,8 @@ from pydantic import BaseModel, Field
 
 from flowmason_ray.components.base import operator
 from flowmason_ray.components.builtin.examples import closed
+from flowmason_ray.components.builtin.tls import is_certificate, trust
+from flowmason_ray.components.connection_names import names_connection
 from flowmason_ray.components.extras import needs
 from flowmason_ray.components.files import existing_file, file_errors
 from flowmason_ray.connections import SmtpConnection
@@ -54,7 +55,9 @@ class Email:
             }
         )
 
-        connection: str = Field(description="The connection of type smtp in flowmason.json.")
+        connection: str = Field(
+            description="The connection of type smtp in flowmason.json.", json_schema_extra=names_connection("smtp")
+        )
         to: list[str] | str = Field(description="Addresses: 'ada@example.com' or 'Ada <ada@example.com>'.")
         cc: list[str] | str = Field(default=[], description="Further addresses that everybody sees.")
         bcc: list[str] | str = Field(default=[], description="Further addresses that nobody sees.")
@@ -195,7 +198,7 @@ async def _send(
         port=connection.port or _PORTS[connection.tls],
         use_tls=connection.tls == "implicit",
         start_tls=connection.tls == "starttls",
-        tls_context=None if connection.tls == "none" else _trust(connection.verify),
+        tls_context=None if connection.tls == "none" else trust(connection.verify),
         timeout=input.timeout,
     )
     handing_over = False
@@ -220,14 +223,6 @@ async def _send(
         raise _said(exc, where, handing_over=handing_over) from exc
     finally:
         await _goodbye(client)
-
-
-def _trust(verify: bool) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    if not verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
 
 
 async def _goodbye(client: aiosmtplib.SMTP) -> None:
@@ -269,7 +264,7 @@ def _said(exc: Exception, where: str, *, handing_over: bool) -> StageError:
             "Look there, and run the stage again if it was not.",
             code="email_in_doubt",
         )
-    if _is_certificate(exc):
+    if is_certificate(exc):
         return PermanentError(
             f"{where} shows a certificate that is not valid: {exc}. 'verify': false in the connection accepts any.",
             code="email_error",
@@ -280,12 +275,3 @@ def _said(exc: Exception, where: str, *, handing_over: bool) -> StageError:
             code="email_error",
         )
     return TemporaryError(f"{where} cannot be used now: {exc or type(exc).__name__}.", code="email_unavailable")
-
-
-def _is_certificate(exc: BaseException | None) -> bool:
-    seen: Any = exc
-    while seen is not None:
-        if isinstance(seen, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY_FAILED" in str(seen):
-            return True
-        seen = seen.__cause__ or seen.__context__
-    return False

@@ -19,6 +19,7 @@ from flowmason_ray.components.builtin.seen_before import (
     is_new_in_file,
     is_new_in_redis,
 )
+from flowmason_ray.components.connection_names import names_connection
 from flowmason_ray.engine.component import Context
 from flowmason_ray.errors import PermanentError
 
@@ -59,7 +60,9 @@ class Deduplication(BaseModel):
         default=["pipeline", "stage", "code"], min_length=1, description="What makes two errors the same."
     )
     connection: str | None = Field(
-        default=None, description="A connection of type redis, for several machines; default: files below .flowmason/."
+        default=None,
+        description="A connection of type redis, for several machines; default: files below .flowmason/.",
+        json_schema_extra=names_connection("redis"),
     )
 
 

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from flowmason_ray.components.base import node
 from flowmason_ray.components.builtin.chunker import Chunker, SourceDocument, chunk_id
 from flowmason_ray.components.builtin.examples import closed
+from flowmason_ray.components.connection_names import names_connection
 from flowmason_ray.components.vectors.opening import store_of
 from flowmason_ray.components.vectors.port import CollectionInfo, Entry, VectorStore, check_same
 from flowmason_ray.engine.component import Context
@@ -93,6 +94,7 @@ class IndexDocuments:
             default=None,
             description="A connection of the project of type 'postgres' (with pgvector); null: as the project says, "
             "by default a file.",
+            json_schema_extra=names_connection("postgres"),
         )
 
         @model_validator(mode="after")

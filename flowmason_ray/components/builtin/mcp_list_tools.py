@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 
 from flowmason_ray.components.base import operator
 from flowmason_ray.components.builtin.examples import closed
+from flowmason_ray.components.connection_names import names_connection
 from flowmason_ray.components.mcp_client import connected, effect_of, tools_of
 from flowmason_ray.engine.component import Context
 
@@ -34,7 +35,10 @@ class McpListTools:
 
         model_config = closed({"server": "notes"})
 
-        server: str = Field(description="The server's name under 'mcp_servers' in flowmason.json.")
+        server: str = Field(
+            description="The server's name under 'mcp_servers' in flowmason.json.",
+            json_schema_extra=names_connection("mcp"),
+        )
         timeout: float | None = Field(
             default=None, gt=0, le=86_400, description="Seconds for connecting and answering; null: the server's."
         )

@@ -22,6 +22,7 @@ from referencing.exceptions import Unresolvable
 
 from flowmason_ray.components.base import operator
 from flowmason_ray.components.builtin.examples import closed
+from flowmason_ray.components.connection_names import names_connection
 from flowmason_ray.components.mcp_client import connected, effect_of, tools_of
 from flowmason_ray.engine.component import Context
 from flowmason_ray.errors import PermanentError, TemporaryError, nearest
@@ -46,7 +47,10 @@ class McpToolCall:
 
         model_config = closed({"server": "notes", "tool": "search", "arguments": {"query": "leave"}})
 
-        server: str = Field(description="The server's name under 'mcp_servers' in flowmason.json.")
+        server: str = Field(
+            description="The server's name under 'mcp_servers' in flowmason.json.",
+            json_schema_extra=names_connection("mcp"),
+        )
         tool: str = Field(description="The tool's name.")
         arguments: dict[str, Any] = Field(
             default={}, description="Its arguments; checked against its schema before the call."

@@ -15,6 +15,7 @@ from flowmason_ray.components.base import node
 from flowmason_ray.components.builtin.examples import closed
 from flowmason_ray.components.builtin.retriever import SearchInput, retrieve
 from flowmason_ray.components.compliance.policies import Policy, ranked, read_policies
+from flowmason_ray.components.connection_names import names_connection
 from flowmason_ray.engine.component import Context
 from flowmason_ray.errors import PermanentError, nearest
 
@@ -48,7 +49,11 @@ class PolicyLookup:
         mode: Literal["vector", "text", "hybrid"] = Field(
             default="vector", description="How a collection is searched (see retriever)."
         )
-        connection: str | None = Field(default=None, description="Where the collection is (see retriever).")
+        connection: str | None = Field(
+            default=None,
+            description="Where the collection is (see retriever).",
+            json_schema_extra=names_connection("postgres"),
+        )
 
         @model_validator(mode="after")
         def _one_place(self) -> Self:

@@ -19,6 +19,7 @@ from flowmason_ray.components.builtin.sql_errors import sql_problem
 from flowmason_ray.components.builtin.sql_execute import Statement
 from flowmason_ray.components.builtin.sql_rows import ResultForm, RowsOutput, rows_output
 from flowmason_ray.components.builtin.sql_text import with_names
+from flowmason_ray.components.connection_names import names_connection
 from flowmason_ray.components.extras import needs
 from flowmason_ray.components.files import file_errors, relative, resolve_inside, write_atomic_async
 from flowmason_ray.components.frames import is_frame
@@ -50,7 +51,10 @@ class Postgres:
             }
         )
 
-        connection: str = Field(description="The connection of type postgres in flowmason.json.")
+        connection: str = Field(
+            description="The connection of type postgres in flowmason.json.",
+            json_schema_extra=names_connection("postgres"),
+        )
         operation: Literal["query", "execute", "copy_in", "copy_out"] = Field(
             description="Ask; change, in one transaction; fill a table from rows; export a query to a CSV file."
         )

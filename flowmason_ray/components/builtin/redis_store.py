@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field
 from flowmason_ray.components.base import operator
 from flowmason_ray.components.builtin.examples import closed
 from flowmason_ray.components.builtin.redis_client import call, call_once, connected
+from flowmason_ray.components.connection_names import names_connection
 from flowmason_ray.engine.component import Context
 from flowmason_ray.errors import PermanentError
 
@@ -48,7 +49,9 @@ class RedisStore:
             }
         )
 
-        connection: str = Field(description="The connection of type redis in flowmason.json.")
+        connection: str = Field(
+            description="The connection of type redis in flowmason.json.", json_schema_extra=names_connection("redis")
+        )
         operation: Operation = Field(
             description="What to do. Lists: push, pop, range, length. Hashes: h…; sets: s…; streams: x…; keys searches."
         )

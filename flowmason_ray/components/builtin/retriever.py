@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flowmason_ray.components.base import node
 from flowmason_ray.components.builtin.examples import closed
+from flowmason_ray.components.connection_names import names_connection
 from flowmason_ray.components.vectors.filters import Condition, conditions
 from flowmason_ray.components.vectors.opening import store_of
 from flowmason_ray.components.vectors.port import MAX_K, CollectionInfo, Hit, VectorStore, missing
@@ -58,6 +59,7 @@ class SearchInput(BaseModel):
         default=None,
         description="A connection of the project of type 'postgres' (with pgvector); null: as the project says, by default "
         "a file.",
+        json_schema_extra=names_connection("postgres"),
     )
 
 

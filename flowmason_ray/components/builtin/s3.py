@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field
 from flowmason_ray.components.base import operator
 from flowmason_ray.components.builtin.contents import ContentFormat, decoded, encoded
 from flowmason_ray.components.builtin.examples import closed
+from flowmason_ray.components.connection_names import names_connection
 from flowmason_ray.components.extras import needs
 from flowmason_ray.components.files import existing_file, file_errors, relative, resolve_inside, write_atomic
 from flowmason_ray.connections import S3Connection
@@ -54,7 +55,9 @@ class S3:
             }
         )
 
-        connection: str = Field(description="The connection of type s3 in flowmason.json.")
+        connection: str = Field(
+            description="The connection of type s3 in flowmason.json.", json_schema_extra=names_connection("s3")
+        )
         operation: Literal["get", "put", "list", "delete", "copy", "exists"] = Field(description="What to do.")
         bucket: str | None = Field(default=None, description="The bucket; default: the connection's.")
         key: str = Field(default="", description="The object's key; for list the prefix.")

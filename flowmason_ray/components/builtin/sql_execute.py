@@ -15,6 +15,7 @@ from flowmason_ray.components.builtin.examples import closed
 from flowmason_ray.components.builtin.sql_databases import opened
 from flowmason_ray.components.builtin.sql_rows import ResultForm, RowsOutput, rows_output
 from flowmason_ray.components.builtin.sql_statements import bound
+from flowmason_ray.components.connection_names import names_connection
 from flowmason_ray.engine.component import Context
 from flowmason_ray.errors import PermanentError
 
@@ -51,7 +52,9 @@ class SqlExecute:
         )
 
         connection: str | None = Field(
-            default=None, description="The connection of type sql or postgres in flowmason.json."
+            default=None,
+            description="The connection of type sql or postgres in flowmason.json.",
+            json_schema_extra=names_connection("sql", "postgres"),
         )
         database: str | None = Field(
             default=None, description="Or a SQLite file of the project; it is made if need be."

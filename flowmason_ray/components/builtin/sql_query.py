@@ -16,6 +16,7 @@ from flowmason_ray.components.builtin.sql_databases import opened
 from flowmason_ray.components.builtin.sql_rows import ResultForm, RowsOutput, rows_output
 from flowmason_ray.components.builtin.sql_statements import bound
 from flowmason_ray.components.builtin.sql_text import first_word
+from flowmason_ray.components.connection_names import names_connection
 from flowmason_ray.engine.component import Context
 
 
@@ -35,7 +36,9 @@ class SqlQuery:
         )
 
         connection: str | None = Field(
-            default=None, description="The connection of type sql or postgres in flowmason.json."
+            default=None,
+            description="The connection of type sql or postgres in flowmason.json.",
+            json_schema_extra=names_connection("sql", "postgres"),
         )
         database: str | None = Field(default=None, description="Or a SQLite file of the project.")
         query: str = Field(min_length=1, description="One statement; `:name` stands for a value of 'parameters'.")

@@ -27,6 +27,7 @@ from flowmason_ray.components.base import operator
 from flowmason_ray.components.builtin.examples import closed
 from flowmason_ray.components.builtin.http_exchange import shown
 from flowmason_ray.components.builtin.http_sending import body_of, refused, sent
+from flowmason_ray.components.connection_names import names_connection
 from flowmason_ray.components.frames import is_frame
 from flowmason_ray.connections import WebhookConnection
 from flowmason_ray.engine.component import Context
@@ -46,7 +47,11 @@ class Webhook:
             {"connection": "orders_hook", "event_type": "order.paid", "payload": {"id": 7, "total": 12.5}}
         )
 
-        connection: str | None = Field(default=None, description="The connection of type webhook in flowmason.json.")
+        connection: str | None = Field(
+            default=None,
+            description="The connection of type webhook in flowmason.json.",
+            json_schema_extra=names_connection("webhook"),
+        )
         url: str | None = Field(default=None, description="Or an http or https URL.")
         payload: Any = Field(description="What is sent, as JSON.")
         event_type: str | None = Field(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import builtins
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from flowmason_ray.components.builtin import BUILTIN
 from flowmason_ray.components.registry import Registry
 from flowmason_ray.engine.component import Cost, Effect
 from flowmason_ray.errors import MissingExtra
+from flowmason_ray.settings import ProjectSettings
+from flowmason_ray.testing.context import RecordingContext
 
 EFFECTS = {
     "json_transform": Effect.PURE,
@@ -82,13 +85,32 @@ def test_every_builtin_loads_and_describes_itself(name: str):
         ("chart", "polars", "tables"),
         ("aggregate", "polars", "tables"),
         ("redis", "redis", "redis"),
-        ("queue", "redis", "redis"),
         ("s3", "boto3", "s3"),
         ("email", "aiosmtplib", "email"),
         ("postgres", "psycopg", "postgres"),
     ],
 )
 def test_a_missing_extra_is_named(name: str, hidden: str, extra: str, monkeypatch: pytest.MonkeyPatch):
+    without(hidden, monkeypatch)
+    with pytest.raises(MissingExtra, match=rf"{hidden}.*flowmason-ray\[{extra}\]"):
+        Registry(entry_points=False).get(name)
+
+
+@pytest.mark.parametrize(("kind", "hidden"), [("redis", "redis"), ("amqp", "aio_pika")])
+def test_a_queue_needs_the_extra_of_the_server_that_it_is_on(kind: str, hidden: str, monkeypatch: pytest.MonkeyPatch):
+    without(hidden, monkeypatch)
+    spec = Registry(entry_points=False).get("queue")
+    assert spec is not None
+    settings = ProjectSettings.model_validate(
+        {"connections": {"there": {"type": kind, "url": f"{kind}://127.0.0.1:1"}}}
+    )
+    given = spec.input_model.model_validate({"connection": "there", "queue": "q", "message": 1})
+    with pytest.raises(MissingExtra, match=rf"{hidden}.*flowmason-ray\[{kind}\]"):
+        asyncio.run(spec.create().execute(given, RecordingContext(settings=settings)))
+
+
+def without(hidden: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a library be missing, and the components as if nobody had asked for them yet."""
     real: Callable[..., Any] = builtins.__import__
 
     def hide(module: str, *args: Any, **kwargs: Any) -> Any:
@@ -99,17 +121,25 @@ def test_a_missing_extra_is_named(name: str, hidden: str, extra: str, monkeypatc
     for module in [m for m in sys.modules if m.startswith("flowmason_ray.components.builtin.")]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setattr(builtins, "__import__", hide)
-    with pytest.raises(MissingExtra, match=rf"{hidden}.*flowmason-ray\[{extra}\]"):
-        Registry(entry_points=False).get(name)
 
 
 def test_the_base_components_load_without_any_extra():
     base = ["json_transform", "filter", "schema_validate", "logger", "local_file", "report", "http_request"]
-    base += ["sort", "deduplicate", "sample", "sql_query", "sql_execute", "webhook", "output_router", "error_router"]
+    base += [
+        "sort",
+        "deduplicate",
+        "sample",
+        "sql_query",
+        "sql_execute",
+        "webhook",
+        "output_router",
+        "error_router",
+        "queue",
+    ]
     modules = sorted({BUILTIN[name].partition(":")[0] for name in base})
     program = (
         "import sys\n"
-        "for m in ('polars', 'pyarrow', 'altair', 'vl_convert', 'ray', 'redis', 'boto3', 'aiosmtplib', 'psycopg'): sys.modules[m] = None\n"
+        "for m in ('polars', 'pyarrow', 'altair', 'vl_convert', 'ray', 'redis', 'boto3', 'aiosmtplib', 'psycopg', 'aio_pika'): sys.modules[m] = None\n"
         f"import {', '.join(modules)}\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

@@ -14,7 +14,7 @@ from flowmason_ray.errors import PermanentError, StageError
 from flowmason_ray.settings import ProjectSettings
 from flowmason_ray.testing.context import RecordingContext
 from flowmason_ray.testing.llm_server import LlmServer
-from tests.llm_kit import model_server
+from tests.llm_kit import entry, model_server
 from tests.unit.components.test_text_nodes import run
 
 PIXEL = base64.b64decode(
@@ -29,8 +29,8 @@ def server() -> Iterator[LlmServer]:
         yield running
 
 
-def asking(server: LlmServer, project: Path, provider: str = "openai") -> RecordingContext:
-    settings = ProjectSettings.model_validate({"providers": server.providers()})
+def asking(server: LlmServer, project: Path, provider: str = "openai", **more: Any) -> RecordingContext:
+    settings = ProjectSettings.model_validate({"providers": server.providers(**more)})
     return RecordingContext(project_dir=project, settings=settings, llm_settings={"provider": provider})
 
 
@@ -58,6 +58,49 @@ def test_a_recording_is_written_down(server: LlmServer, context: RecordingContex
     encoded = base64.b64encode(b"RIFF sound").decode()
     assert run(context, "transcriber", audio_base64=encoded).text == "From bytes."
     assert b'filename="audio.wav"' in server.requests[-1].raw
+
+
+TOKENS = {
+    "type": "tokens", "input_tokens": 90, "output_tokens": 10, "total_tokens": 100,
+    "input_token_details": {"audio_tokens": 80, "text_tokens": 10},
+}  # fmt: skip
+PRICES = {"*": {"input": 1, "output": 10, "audio_hour": 0.36, "characters": 15}}
+
+
+@pytest.mark.parametrize(
+    ("told", "counted", "cost_usd"),
+    [
+        ({"usage": TOKENS}, {"input_tokens": 90, "output_tokens": 10, "audio_tokens": 80}, 0.00019),
+        ({"usage": {"type": "duration", "seconds": 30.5}}, {"audio_s": 30.5}, 30.5 / 3600 * 0.36),
+        ({"duration": 7.25}, {"audio_s": 7.25}, 7.25 / 3600 * 0.36),
+        ({}, {}, None),
+    ],
+    ids=["tokens", "seconds", "how long it is", "nothing"],
+)
+def test_what_the_service_says_of_listening_is_counted(
+    told: dict[str, Any], counted: dict[str, Any], cost_usd: float | None, server: LlmServer, tmp_path: Path
+):
+    context = asking(server, tmp_path, prices=PRICES)
+    server.fails(503, retry_after="0")
+    server.says("Hello.", more=told)
+    said = run(context, "transcriber", audio_base64=base64.b64encode(b"RIFF").decode())
+    assert said.duration_s == counted.get("audio_s")
+    found = entry(context)
+    names = ("audio_tokens", "audio_s", "characters", "cost_usd", "unpriced_calls")
+    expected = {"input_tokens": 0, "output_tokens": 0, **counted}
+    expected |= {"unpriced_calls": 1} if cost_usd is None else {"cost_usd": pytest.approx(cost_usd)}
+    assert {name: found[name] for name in ("input_tokens", "output_tokens", *names) if name in found} == expected
+    assert (found["calls"], found["failed_calls"]) == (2, 1)
+
+
+def test_what_is_spoken_is_counted_in_characters(server: LlmServer, tmp_path: Path):
+    context = asking(server, tmp_path, prices=PRICES)
+    run(context, "text_to_speech", text="Grüß Gott.")
+    assert (entry(context)["characters"], entry(context)["cost_usd"]) == (10, pytest.approx(10 * 15e-6))
+    context = asking(server, tmp_path, prices={"*": {"input": 1, "output": 10}})
+    run(context, "text_to_speech", text="Grüß Gott.")
+    assert "cost_usd" not in entry(context), "a price for tokens says nothing of characters"
+    assert entry(context)["unpriced_calls"] == 1
 
 
 def test_a_text_is_spoken_into_a_file(server: LlmServer, context: RecordingContext, tmp_path: Path):

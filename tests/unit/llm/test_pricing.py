@@ -61,3 +61,32 @@ def test_a_server_can_be_priced_as_another_company() -> None:
     pytest.importorskip("genai_prices")
     priced = provider("openai_compatible", base_url="http://127.0.0.1:1/v1", price_as="openai")
     assert is_priced(priced, "gpt-4o")
+
+
+SECONDS, SPOKEN = Usage(audio_s=3600), Usage(characters=MILLION)
+
+
+def test_sound_is_paid_for_by_what_was_counted() -> None:
+    own = provider(prices={"m": {"input": 10, "output": 20, "audio_hour": 0.5, "characters": 15}})
+    assert cost_of(own, "m", SECONDS) == pytest.approx(0.5)
+    assert cost_of(own, "m", SPOKEN) == pytest.approx(15)
+    assert cost_of(own, "m", Usage(input_tokens=MILLION, audio_tokens=MILLION)) == pytest.approx(10)
+    by_token = provider(prices={"m": {"input": 10}})
+    assert [cost_of(by_token, "m", each) for each in (SECONDS, SPOKEN, Usage())] == [None, None, None]
+    assert not is_priced(by_token, "m", SECONDS)
+    free = provider(prices={"*": {"input": 0}})
+    assert [cost_of(free, "m", each) for each in (SECONDS, SPOKEN, Usage())] == [0, 0, 0]
+
+
+def test_list_prices_of_sound() -> None:
+    """What a model is not priced by is not known: genai-prices itself would add it as nothing."""
+    pytest.importorskip("genai_prices")
+    listed = provider("openai_compatible")
+    assert cost_of(listed, "whisper-1", SECONDS) == pytest.approx(0.36)
+    assert cost_of(listed, "tts-1", SPOKEN) == pytest.approx(15)
+    heard = Usage(input_tokens=MILLION, audio_tokens=MILLION)
+    text_alone = cost_of(listed, "gpt-4o-transcribe", Usage(input_tokens=MILLION))
+    assert text_alone is not None
+    assert (cost_of(listed, "gpt-4o-transcribe", heard) or 0) > text_alone
+    unknown = [("whisper-1", Usage(input_tokens=5)), ("whisper-1", Usage()), ("gpt-4o-mini-tts", SPOKEN)]
+    assert [cost_of(listed, model, usage) for model, usage in unknown] == [None, None, None]

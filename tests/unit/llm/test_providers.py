@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -501,7 +502,8 @@ def test_long_instructions_are_marked_for_the_cache(server: LlmServer) -> None:
     assert server.requests[1].body["messages"][0]["content"][0]["cache_control"] == {"type": "ephemeral"}
 
 
-def test_what_may_wait_goes_as_one_batch(server: LlmServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_may_wait_goes_as_one_batch(server: LlmServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)  # the project: notes of batches are kept there
     context = asking(server, "anthropic", said={"priority": "batch"}, prices={"*": {"input": 1_000_000}})
     server.batch_polls = 0
 
