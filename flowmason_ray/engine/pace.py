@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import exp, log
 from typing import Any, Self
 
 from flowmason_ray.engine.component import Cost
@@ -31,6 +32,8 @@ REMEMBERED = 32
 CALL_S = 0.005
 """How long a call with several quick attempts is to last: long beside what the call itself costs, short beside what anybody
 notices."""
+SHORTEST_S = 1e-7
+"""What is shorter cannot be measured."""
 TRIVIAL_S = 0.000_05
 """What an attempt of a trivial stage is taken to last when nothing is measured."""
 
@@ -72,10 +75,16 @@ class Timing:
         return sum(usual) / len(usual)
 
     def joined(self, newer: Timing) -> Timing:
-        """Return this timing with a newer one taken in; of many old attempts, only as many count as are remembered."""
+        """Return this timing with a newer one taken in; of many old attempts, only as many count as are remembered.
+
+        It is the geometric mean: where each run has but one attempt of a stage, one that had to wait for its processor would
+        else outweigh dozens that had not.
+        """
         before, now = min(self.count, REMEMBERED), len(newer.recent)
-        total_s = self.typical_s * before + newer.typical_s * now
-        return Timing(before + now, total_s / (before + now) if before + now else 0.0)
+        if not before or not now:
+            return Timing(before + now, self.typical_s if before else newer.typical_s)
+        logs = log(max(self.typical_s, SHORTEST_S)) * before + log(max(newer.typical_s, SHORTEST_S)) * now
+        return Timing(before + now, exp(logs / (before + now)))
 
     def to_json(self) -> dict[str, Any]:
         """Return the form in which it is stored."""

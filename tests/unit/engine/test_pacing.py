@@ -13,7 +13,7 @@ from flowmason_ray.components.base import operator
 from flowmason_ray.engine.component import Context
 from flowmason_ray.engine.definitions import Definitions
 from flowmason_ray.engine.events import RunCreated
-from flowmason_ray.engine.pace import BLOCKING_S, CALL_S, ENOUGH, Pace, Timing
+from flowmason_ray.engine.pace import BLOCKING_S, CALL_S, ENOUGH, QUICK_S, Pace, Timing
 from flowmason_ray.engine.pacing import MAX_TOGETHER, Pacing
 from flowmason_ray.engine.plan import Plan, PlanStage
 from flowmason_ray.engine.timings import Timings
@@ -56,6 +56,20 @@ def test_joining_lies_between_and_survives_being_stored(old: list[float], new: l
         other.add(each)
     joined = Timing.from_json(one.joined(other).to_json())
     assert min(old + new) - 1e-6 <= joined.typical_s <= max(old + new) + 1e-6
+
+
+def test_of_runs_with_one_attempt_each_one_that_had_to_wait_does_not_count() -> None:
+    known = Timing()
+    for duration_s in (0.00002, 0.00002, 0.00002, 0.015, 0.00002):
+        run = Timing()
+        run.add(duration_s)
+        known = known.joined(run)
+    assert known.typical_s < QUICK_S / 5
+    for _ in range(8):
+        slow = Timing()
+        slow.add(0.015)
+        known = known.joined(slow)
+    assert known.typical_s > QUICK_S, "it has become slow"
 
 
 def test_a_few_that_had_to_wait_do_not_count_but_many_do() -> None:
