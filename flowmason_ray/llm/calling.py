@@ -134,6 +134,7 @@ async def _once(
     batch: bool,
 ) -> tuple[T, float | None]:
     """Make one request and account for it, however it ends."""
+    await line.provider.ready(line.remark)
     # Part of a batch is no request of its own: it takes no place and no rate.
     async with nullcontext(Ticket(0)) if batch else line.gate.ticket(estimate) as ticket:
         progress.started = perf_counter()

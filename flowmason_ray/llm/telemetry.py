@@ -29,7 +29,7 @@ TOKENS_METRIC = "gen_ai.client.token.usage"
 DURATION_METRIC = "gen_ai.client.operation.duration"
 FIRST_TOKEN_METRIC = "gen_ai.server.time_to_first_token"
 
-_KINDS = {"anthropic": "anthropic", "openai_compatible": "openai", "llama_cpp": "llama_cpp"}
+_KINDS = {"anthropic": "anthropic", "openai_compatible": "openai", "llama_cpp": "llama_cpp", "vllm": "vllm"}
 
 
 @lru_cache(maxsize=1)
