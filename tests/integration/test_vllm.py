@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from flowmason_ray.engine.models import Image, Tool, user
-from flowmason_ray.errors import PermanentError
+from flowmason_ray.errors import PermanentError, TemporaryError
 from flowmason_ray.llm.hub import close_hub, the_hub
 from flowmason_ray.settings import ProjectSettings
 from flowmason_ray.testing.context import RecordingContext
@@ -142,8 +142,11 @@ def test_what_does_not_fit_is_refused(model: Path) -> None:
 
 
 def test_an_answer_takes_the_room_that_there_is(model: Path) -> None:
-    answer = run(asking(model).models.generate("Hello", max_tokens=5000, schema={"type": "string", "minLength": 900}))
-    assert answer.usage.total_tokens == 512
+    context = asking(model)
+    with pytest.raises(TemporaryError, match="cut off") as found:
+        run(context.models.generate("Hello", max_tokens=5000, schema={"type": "string", "minLength": 900}))
+    assert found.value.code == "bad_response"
+    assert entry(context)["input_tokens"] + entry(context)["output_tokens"] == 512
 
 
 def test_it_reads_no_pictures_and_makes_no_vectors(model: Path) -> None:
@@ -165,7 +168,9 @@ def test_a_cancelled_answer_is_stopped_in_the_engine(model: Path) -> None:
     context = asking(model)
 
     async def cancel() -> None:
-        task = asyncio.create_task(context.models.generate("Hello", max_tokens=450, schema={"type": "string", "minLength": 400}))
+        task = asyncio.create_task(
+            context.models.generate("Hello", max_tokens=450, schema={"type": "string", "minLength": 400})
+        )
         while not context.streamed:  # noqa: ASYNC110  # it is said in another thread
             await asyncio.sleep(0.001)
         task.cancel()
