@@ -164,7 +164,7 @@ def asked_of(request: Request) -> Asked:
     Raises:
         PermanentError: it holds pictures or recordings.
     """
-    request = with_tools(request)
+    request = with_tools(request, closed=True)
     if request.schema is not None:
         request = with_instruction(request)
     given = {

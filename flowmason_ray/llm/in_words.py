@@ -62,8 +62,11 @@ def wants_tools(request: Request) -> bool:
     return bool(request.tools) and request.tool_choice != "none"
 
 
-def with_tools(request: Request) -> Request:
-    """Return a request for tools as one for data: the tool and its arguments, or an answer."""
+def with_tools(request: Request, *, closed: bool = False) -> Request:
+    """Return a request for tools as one for data: the tool and its arguments, or an answer.
+
+    `closed`: say that there is nothing else, to engines that would add to it otherwise.
+    """
     if not wants_tools(request):
         return request
     chosen = [tool for tool in request.tools if request.tool_choice in (None, "auto", "required", tool.name)]
@@ -72,19 +75,13 @@ def with_tools(request: Request) -> Request:
             "type": "object",
             "properties": {"tool": {"const": tool.name}, "arguments": dict(tool.parameters)},
             "required": ["tool", "arguments"],
-            "additionalProperties": False,
         }
         for tool in chosen
     ]
     if request.tool_choice in (None, "auto"):
-        choices.append(
-            {
-                "type": "object",
-                "properties": {"answer": {"type": "string"}},
-                "required": ["answer"],
-                "additionalProperties": False,
-            }
-        )
+        choices.append({"type": "object", "properties": {"answer": {"type": "string"}}, "required": ["answer"]})
+    if closed:
+        choices = [{**choice, "additionalProperties": False} for choice in choices]
     told = "\n".join(f"- {tool.name}: {tool.description}" for tool in chosen)
     system = f"{request.system}\n\n" if request.system else ""
     return replace(request, system=f"{system}You may have these tools called:\n{told}", schema={"anyOf": choices})
