@@ -39,6 +39,8 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)
 
+END_S = 2.0
+"""How long the engine's processes are given to end before they are killed: there is nothing in them to be saved."""
 _OF_SCHEMAS = ("schema", "grammar", "json", "guid", "structured")
 """Words of which one is in what vLLM says of a schema that it does not take."""
 
@@ -149,7 +151,7 @@ class VllmEngine:
         if starting is not None:
             with suppress(StageError):  # it never ran
                 llm = await starting
-                await asyncio.to_thread(llm.shutdown)
+                await asyncio.to_thread(llm.shutdown, END_S)
 
     # -- the engine ---------------------------------------------------------------------------------------------------
 
@@ -201,7 +203,7 @@ class VllmEngine:
         if llm.errored and starting is not None and starting.done() and starting.result() is llm:
             self._starting = None
             with suppress(Exception):  # it is broken
-                await asyncio.to_thread(llm.shutdown)
+                await asyncio.to_thread(llm.shutdown, END_S)
 
     # -- requests -----------------------------------------------------------------------------------------------------
 

@@ -166,6 +166,7 @@ class _Keeper:
         """Tell whether an actor has found room, after waiting for a while."""
         beginning = asyncio.wrap_future(self._hosts[digest].facts.remote().future())
         done, _ = await asyncio.wait([beginning], timeout=ROOM_S)
+        beginning.add_done_callback(_seen)
         return bool(done)
 
     def _without_cores(self, name: str, digest: str, demand: Demand) -> None:
@@ -207,6 +208,12 @@ class _Keeper:
                     _ray.kill(self._hosts.pop(digest))
                 self._check(name, demand, nodes)
             await asyncio.sleep(LOOK_AGAIN_S)
+
+
+def _seen(done: asyncio.Future[Any]) -> None:
+    """Look at how something ended that is of no interest any more, or asyncio complains."""
+    if not done.cancelled():
+        done.exception()
 
 
 def id_of(host: Any) -> str:

