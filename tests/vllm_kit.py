@@ -19,7 +19,6 @@ OPTIONS: dict[str, Any] = {
     "enforce_eager": True,  # compiling takes longer than all the tests
     "dtype": "float32",
     "max_num_seqs": 64,
-    "distributed_executor_backend": "uni",  # one process less to start
     "kv_cache_memory_bytes": 256 * 1024**2,
 }
 """Options of an engine that starts fast."""

@@ -9,6 +9,7 @@ An engine that has broken is given back, and started again for the next request.
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import os
 import threading
@@ -33,14 +34,14 @@ from flowmason_ray.llm.in_words import CHATML
 for _name, _value in {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
-    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
 }.items():
     os.environ.setdefault(_name, _value)
 
-END_S = 2.0
-"""How long the engine's processes are given to end before they are killed: there is nothing in them to be saved."""
+END_S = 4.0
+"""How long the engine's processes are given to end before they are killed: less than the hub waits (`Hub.close`)."""
 _OF_SCHEMAS = ("schema", "grammar", "json", "guid", "structured")
 """Words of which one is in what vLLM says of a schema that it does not take."""
 
@@ -150,8 +151,9 @@ class VllmEngine:
         starting, self._starting = self._starting, None
         if starting is not None:
             with suppress(StageError):  # it never ran
-                llm = await starting
-                await asyncio.to_thread(llm.shutdown, END_S)
+                await asyncio.to_thread((await starting).shutdown, END_S)
+            del starting
+            gc.collect()  # it holds itself, and complains when it is collected by an interpreter that ends
 
     # -- the engine ---------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -106,17 +107,16 @@ def engines() -> list[dict[str, int]]:
     return ray.get(keeper().facts.remote(), timeout=60)
 
 
-def children(pid: int) -> list[int]:
-    """Return the processes that a process has started."""
-    found: list[int] = []
+def family(pid: int) -> set[int]:
+    """Return a process, those that it has started, and theirs."""
+    parents: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue  # it has ended
-            if int(fields[1]) == pid and fields[0] != "Z":
-                found.append(int(entry.name))
+            with suppress(OSError):  # it has ended
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+    found = {pid}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
     return found
 
 
@@ -161,7 +161,7 @@ class Watch:
         if self.left == 0:
             self.facts = engines()
             for each in self.facts:
-                self.pids |= {each["pid"], *children(each["pid"])}
+                self.pids |= family(each["pid"])
             self.act()
 
 

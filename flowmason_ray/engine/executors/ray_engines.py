@@ -6,16 +6,14 @@ Three processes have a part in it:
 - The **keeper**, an actor that occupies nothing, makes an engine's actor when a worker first asks for it, with the resources that the provider
   says, and another one when that has gone. Ray ends an actor with its owner: so engines end with the keeper, the keeper with the driver, and neither
   depends on the worker that asked first.
-- **Workers** ask the engine's actor directly, and stop what nobody waits for any more.
-
-Keys travel in calls, not in what an actor is made with: Ray keeps and shows that.
+- **Workers** ask the engine's actor directly (`ray_engine_asking`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
@@ -23,16 +21,15 @@ from typing import Any
 from uuid import uuid4
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError
 
 from flowmason_ray.engine.executor import RunInfo
 from flowmason_ray.engine.executors.capacity import ACCELERATOR, MIB, Demand, Node, for_ray, missing, nodes_from
+from flowmason_ray.engine.executors.ray_engine_asking import id_of, result_of
 from flowmason_ray.engine.models import Usage
-from flowmason_ray.errors import PermanentError, StageError
-from flowmason_ray.llm import errors
-from flowmason_ray.llm.base import Provider
-from flowmason_ray.llm.engines import Asked, EngineProvider, Piece
-from flowmason_ray.llm.opening import digest_of, identity_of, module_of, opening_of
+from flowmason_ray.errors import PermanentError
+from flowmason_ray.llm.engines import Asked, Piece
+from flowmason_ray.llm.opening import module_of, opening_of
 from flowmason_ray.settings import ProviderSettings
 
 _ray: Any = ray  # under this name without types: those of Ray are partly unknown
@@ -41,8 +38,6 @@ PIECE_S = 0.02
 """How often an answer that somebody watches is sent on: as often as eyes notice. What comes meanwhile is put together."""
 AT_ONCE = 10_000
 """Calls that an engine's actor takes at the same time: its queue is the engine's own, and stopping must get through."""
-STARTING_S = 60.0
-"""After how long whoever waits for an engine is told so."""
 ROOM_S = 15.0
 """How long an engine waits for cores of its own. Stages that wait for it may have all that there are, and would never give them back: then it runs
 without, because only GPUs must be its own."""
@@ -216,11 +211,6 @@ def _seen(done: asyncio.Future[Any]) -> None:
         done.exception()
 
 
-def id_of(host: Any) -> str:
-    """Return what identifies an actor."""
-    return str(host._actor_id.hex())
-
-
 def demand_of(settings: ProviderSettings, nodes: Sequence[Node]) -> Demand:
     """Return what an engine's actor needs on one node."""
     asked = settings.resources
@@ -252,130 +242,6 @@ def options_of(demand: Demand) -> dict[str, Any]:
     if demand.labels:
         options["label_selector"] = for_ray(demand.labels)
     return options
-
-
-# -- in a worker --------------------------------------------------------------------------------------------------------
-
-
-class SharedEngines:
-    """The engines behind a keeper (`llm.gateway.SharedEngines`)."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def provider(self, name: str, settings: ProviderSettings, key: str | None, project_dir: Path) -> Provider:
-        """Return the way to one."""
-        opening = opening_of(name, settings, key, project_dir)
-        return EngineProvider(opening, RemoteEngine(self.name, name, settings, key, project_dir))
-
-
-class RemoteEngine:
-    """An engine in an actor (`llm.engines.Engine`). Belongs to one event loop."""
-
-    def __init__(self, keeper: str, name: str, settings: ProviderSettings, key: str | None, project_dir: Path) -> None:
-        self._keeper = keeper
-        self._name = name
-        self._settings = settings.model_dump(mode="json")
-        self._key = key
-        self._project_dir = str(project_dir)
-        self._digest = digest_of(identity_of(settings, key)) + str(project_dir)
-        self._host: Any = None
-        self._ready = ""
-        """The id of the actor whose engine has been started."""
-        self._gone: str | None = None
-        self._said: str | None = None
-
-    async def ready(self, remark: Callable[[str], None]) -> None:
-        """Wait for the engine."""
-        if self._host is not None and self._ready == id_of(self._host):
-            return
-        reaching = asyncio.ensure_future(self._reach())
-        try:
-            await asyncio.wait([reaching], timeout=STARTING_S)
-            if not reaching.done():
-                remark(
-                    f"The engine of model provider {self._name!r} is still being started, or waits for room on the cluster."
-                )
-            await reaching
-            if self._said is not None:
-                remark(self._said)
-        finally:
-            reaching.cancel()
-
-    async def pieces(self, asked: Asked, request_id: str, *, live: bool) -> AsyncGenerator[Piece]:
-        """Answer a request."""
-        host = await self._reach()
-        if not live:
-            yield await self._of(host, host.whole.remote(asked, request_id))
-            return
-        answers = host.pieces.options(num_returns="streaming").remote(asked, request_id)
-        try:
-            async for reference in answers:
-                yield await self._of(host, reference)
-        except RayError as exc:
-            raise self._failed(host, exc) from exc
-
-    async def abort(self, request_id: str) -> Usage | None:
-        """Stop answering; return what that has used."""
-        if self._host is None:
-            return None
-        return await self._of(self._host, self._host.abort.remote(request_id))
-
-    async def count_tokens(self, asked: Asked) -> int:
-        """Count what the model would read."""
-        host = await self._reach()
-        return await self._of(host, host.count_tokens.remote(asked))
-
-    async def embed(self, texts: Sequence[str], dimensions: int | None) -> tuple[list[tuple[float, ...]], int]:
-        """Make vectors."""
-        host = await self._reach()
-        return await self._of(host, host.embed.remote(list(texts), dimensions))
-
-    async def close(self) -> None:
-        """Let go of it: it is not ours to end."""
-        self._host = None
-
-    async def _reach(self) -> Any:
-        """Return the actor, with its engine started."""
-        if self._host is None:
-            try:
-                keeper = _ray.get_actor(self._keeper)
-                asked = keeper.host.remote(self._name, self._digest, self._settings, self._gone)
-                self._host, self._said = await _result(asked)
-            except (RayError, ValueError) as exc:  # ValueError: there is none of that name, the run is over
-                raise _cause(exc) or errors.not_reached(self._name, exc) from exc
-        host = self._host
-        if self._ready != id_of(host):
-            await self._of(host, host.ready.remote(self._name, self._settings, self._key, self._project_dir))
-            self._ready = id_of(host)
-        return host
-
-    async def _of(self, host: Any, reference: Any) -> Any:
-        """Return what an actor answers."""
-        try:
-            return await _result(reference)
-        except RayError as exc:
-            raise self._failed(host, exc) from exc
-
-    def _failed(self, host: Any, exc: RayError) -> StageError:
-        """Return the error that a failed call means. An actor that has gone is asked for anew by the next request."""
-        cause = _cause(exc)
-        if cause is not None:
-            return cause
-        if self._host is host:
-            self._host, self._gone = None, id_of(host)
-        return errors.interrupted(self._name, "its engine's process on the cluster has gone")
-
-
-async def _result(reference: Any) -> Any:
-    """Wait for what a reference stands for, on any event loop."""
-    return await asyncio.wrap_future(reference.future())
-
-
-def _cause(exc: BaseException) -> StageError | None:
-    """Return the error that was raised in an actor."""
-    cause = getattr(exc, "cause", None) if isinstance(exc, RayTaskError) else None
-    return cause if isinstance(cause, StageError) else None
 
 
 # -- in the driver ------------------------------------------------------------------------------------------------------
@@ -417,7 +283,7 @@ class Engines:
                 return
             _, keeper = _keepers.pop()
         with suppress(RayError, TimeoutError):
-            await asyncio.wait_for(_result(keeper.close.remote()), CLOSE_S + 1)
+            await asyncio.wait_for(result_of(keeper.close.remote()), CLOSE_S + 1)
         with suppress(RayError):
             _ray.kill(keeper)
 

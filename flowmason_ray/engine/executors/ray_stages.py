@@ -22,7 +22,7 @@ from flowmason_ray.engine.component import ComponentSpec
 from flowmason_ray.engine.context import context_root, draw_text
 from flowmason_ray.engine.executor import RunInfo
 from flowmason_ray.engine.executors.placement import REGION_LABEL
-from flowmason_ray.engine.executors.ray_engines import SharedEngines
+from flowmason_ray.engine.executors.ray_engine_asking import SharedEngines
 from flowmason_ray.engine.executors.ray_frames import restore
 from flowmason_ray.engine.executors.ray_limits import SharedLimiter
 from flowmason_ray.engine.executors.ray_messages import AttemptData, Binding, StageData, unpack
