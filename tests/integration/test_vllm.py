@@ -19,7 +19,7 @@ from flowmason_ray.llm.hub import close_hub, the_hub
 from flowmason_ray.settings import ProjectSettings
 from flowmason_ray.testing.context import RecordingContext
 from tests.llm_kit import entry
-from tests.vllm_kit import MISSING, make_model, provider, quiet_environment
+from tests.vllm_kit import MISSING, OPTIONS, make_model, provider, quiet_environment
 
 pytestmark = [
     pytest.mark.vllm,
@@ -222,3 +222,16 @@ def test_what_is_no_model_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(PermanentError) as found:
         run(asking(tmp_path).models.generate("Hello"))
     assert found.value.code == "model_not_found"
+
+
+def test_a_model_for_vectors_makes_them_and_writes_nothing(model: Path) -> None:
+    context = asking(model, options={**OPTIONS, "runner": "pooling", "convert": "embed"})
+    found = run(context.models.embed(["hello", "goodbye", "hello"]))
+    first, second, third = found.vectors
+    assert first == pytest.approx(third)
+    assert first != pytest.approx(second)
+    assert sum(each * each for each in first) == pytest.approx(1, abs=1e-3)
+    assert found.usage.input_tokens == len("hello" + "goodbye" + "hello")
+    with pytest.raises(PermanentError, match="writes no text") as refused:
+        run(context.models.generate("Hello"))
+    assert refused.value.code == "not_supported_by_provider"
