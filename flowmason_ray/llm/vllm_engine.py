@@ -81,7 +81,9 @@ class VllmEngine:
 
     def __init__(self, opening: Opening) -> None:
         self._opening = opening
-        self._starting: asyncio.Future[Any] | None = None
+        self._starting: asyncio.Future[None] | None = None
+        self._llm: Any = None
+        """The engine. Kept here alone: futures live on for a while, and it complains when it is collected by an interpreter that ends."""
         self._used: dict[str, Usage] = {}
         """By the id of requests that are under way."""
         self._writing = 0
@@ -151,9 +153,11 @@ class VllmEngine:
         starting, self._starting = self._starting, None
         if starting is not None:
             with suppress(StageError):  # it never ran
-                await asyncio.to_thread((await starting).shutdown, END_S)
-            del starting
-            gc.collect()  # it holds itself, and complains when it is collected by an interpreter that ends
+                await starting
+                llm, self._llm = self._llm, None
+                await asyncio.to_thread(llm.shutdown, END_S)
+                del llm
+                gc.collect()
 
     # -- the engine ---------------------------------------------------------------------------------------------------
 
@@ -164,16 +168,22 @@ class VllmEngine:
         starting = self._starting
         try:
             # Shielded: who asked first may be stopped, while others wait for the same engine.
-            return await asyncio.shield(starting)
+            await asyncio.shield(starting)
         except StageError:
             if self._starting is starting:  # the next request tries again
                 self._starting = None
             raise
+        llm = self._llm
+        return llm if llm is not None else await self._started()  # None: it has broken meanwhile
 
     async def _able(self, task: str, otherwise: str) -> Any:
         """Return the engine, if its model is one for the task."""
         llm = await self._started()
-        if task not in await llm.get_supported_tasks():
+        try:
+            tasks = await llm.get_supported_tasks()
+        except Exception as exc:  # foreign code runs here
+            raise await self._failed(llm, exc, False) from exc
+        if task not in tasks:
             message = (
                 f"The model {self._opening.model_path!r} of provider {self._opening.name!r} {otherwise}; ask another provider for "
                 "that, such as one of this type with another model."
@@ -181,29 +191,30 @@ class VllmEngine:
             raise PermanentError(message, code="not_supported_by_provider")
         return llm
 
-    def _start(self) -> Future[Any]:
+    def _start(self) -> Future[None]:
         """Start it in a thread that nobody waits for when the process ends."""
-        done: Future[Any] = Future()
+        done: Future[None] = Future()
 
         def work() -> None:
             try:
                 known = _library().arguments
-                done.set_result(_library().engine.from_engine_args(known(**arguments_of(self._opening, known))))
+                self._llm = _library().engine.from_engine_args(known(**arguments_of(self._opening, known)))
             except StageError as exc:
                 done.set_exception(exc)
             except Exception as exc:  # foreign code runs here, which reads foreign files
                 name, model = self._opening.name, self._opening.model_path
                 message = f"vLLM cannot run the model {model!r} of provider {name!r}: {_in_one_line(exc)}."
                 done.set_exception(PermanentError(errors.shortened(message), code="model_not_found"))
+            else:
+                done.set_result(None)
 
         threading.Thread(target=work, name="flowmason-vllm", daemon=True).start()
         return done
 
     async def _let_go(self, llm: Any) -> None:
         """Give back an engine that does not work any more."""
-        starting = self._starting
-        if llm.errored and starting is not None and starting.done() and starting.result() is llm:
-            self._starting = None
+        if llm.errored and self._llm is llm:
+            self._starting = self._llm = None
             with suppress(Exception):  # it is broken
                 await asyncio.to_thread(llm.shutdown, END_S)
 
