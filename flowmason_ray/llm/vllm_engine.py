@@ -9,6 +9,7 @@ An engine that has broken is given back, and started again for the next request.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import gc
 import importlib
 import os
@@ -154,9 +155,7 @@ class VllmEngine:
         if starting is not None:
             with suppress(StageError):  # it never ran
                 await starting
-                llm, self._llm = self._llm, None
-                await asyncio.to_thread(llm.shutdown, END_S)
-                del llm
+                await _elsewhere(self._end)
                 gc.collect()
 
     # -- the engine ---------------------------------------------------------------------------------------------------
@@ -199,6 +198,8 @@ class VllmEngine:
             try:
                 known = _library().arguments
                 self._llm = _library().engine.from_engine_args(known(**arguments_of(self._opening, known)))
+                # Now, so that it comes before what vLLM has registered: that ends the processes without a word to those who wait for them.
+                atexit.register(self._end)
             except StageError as exc:
                 done.set_exception(exc)
             except Exception as exc:  # foreign code runs here, which reads foreign files
@@ -214,9 +215,21 @@ class VllmEngine:
     async def _let_go(self, llm: Any) -> None:
         """Give back an engine that does not work any more."""
         if llm.errored and self._llm is llm:
-            self._starting = self._llm = None
+            self._starting = None
             with suppress(Exception):  # it is broken
-                await asyncio.to_thread(llm.shutdown, END_S)
+                await _elsewhere(self._end)
+
+    def _end(self) -> None:
+        """End the engine's processes."""
+        atexit.unregister(self._end)
+        llm, self._llm = self._llm, None
+        if llm is None:
+            return
+        listening = llm.output_handler
+        if listening is not None:  # or it says that the engine has died
+            with suppress(RuntimeError):  # its loop has ended
+                listening.get_loop().call_soon_threadsafe(listening.cancel)
+        llm.shutdown(END_S)
 
     # -- requests -----------------------------------------------------------------------------------------------------
 
@@ -262,6 +275,14 @@ class VllmEngine:
         if has_schema and any(sign in said.lower() for sign in _OF_SCHEMAS):
             return PermanentError(f"vLLM makes no grammar of this schema: {said}.", code="invalid_schema")
         return errors.from_status(name, model, 400, said)
+
+
+async def _elsewhere(work: Callable[[], None]) -> None:
+    """Do something that takes a while in another thread."""
+    try:
+        await asyncio.to_thread(work)
+    except RuntimeError:  # this process ends, and lends no threads any more
+        work()
 
 
 def _in_one_line(exc: Exception) -> str:
