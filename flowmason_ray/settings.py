@@ -165,7 +165,8 @@ class ProviderLimits(BaseModel):
     concurrency: int = Field(
         default=16,
         ge=1,
-        description="Requests at the same time. Sixteen keep a server busy that batches, and few accounts allow more.",
+        description="Requests at the same time. Sixteen keep a server busy that batches, and few accounts allow more; for `vllm` the "
+        "default is 64, because there the queue is ours.",
     )
 
 
@@ -188,7 +189,37 @@ class ModelPrices(BaseModel):
     )
 
 
-ProviderType = Literal["anthropic", "openai_compatible", "llama_cpp"]
+class EngineResources(BaseModel):
+    """What the actor of an engine occupies on a Ray cluster, as stages say it under `resources`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    num_gpus: float | None = Field(
+        default=None,
+        ge=0,
+        le=1_000_000,
+        description="GPUs. Absent: as many as the options `tensor_parallel_size` and `pipeline_parallel_size` say (1 without them) "
+        "where the cluster has GPUs, else none.",
+    )
+    num_cpus: float = Field(
+        default=0,
+        ge=0,
+        le=1_000_000,
+        description="CPU cores that are set apart. None by default: stages that wait for the engine occupy theirs, and it must not "
+        "wait for them.",
+    )
+    memory_mib: int | None = Field(default=None, ge=1, le=2**40, description="Memory in MiB.")
+    accelerator_type: str | None = Field(default=None, description="The kind of accelerator, such as `A100`.")
+    labels: dict[str, str] = Field(
+        default={},
+        description="Labels that the node must carry, each with a value or a condition, as in `resources.labels`.",
+    )
+
+
+ProviderType = Literal["anthropic", "openai_compatible", "llama_cpp", "vllm"]
+
+ENGINE_CONCURRENCY = 64
+"""Requests at the same time for an engine of our own: enough to fill its batches, which grow up to 256 by default (vLLM 0.32)."""
 
 
 class ProviderSettings(BaseModel):
@@ -210,12 +241,22 @@ class ProviderSettings(BaseModel):
     embedding_model: str | None = Field(default=None, description="The model that makes vectors.")
     model_path: str | None = Field(
         default=None,
-        description="`llama_cpp`: the model's GGUF file, relative to the project.",
+        description="`llama_cpp`: the model's GGUF file, relative to the project. `vllm`: the model's directory, relative to the "
+        "project, or its name at Hugging Face; absent: `default_model` is that.",
     )
-    context_tokens: int = Field(default=4096, ge=64, description="`llama_cpp`: how much the model reads and writes.")
+    context_tokens: int | None = Field(
+        default=None,
+        ge=64,
+        description="`llama_cpp`, `vllm`: how much the model reads and writes. Absent: 4096 for `llama_cpp`, for `vllm` as much as "
+        "the model can.",
+    )
     options: dict[str, Any] = Field(
         default={},
-        description="`llama_cpp`: options of the engine. Otherwise: put into the body of every request.",
+        description="`llama_cpp`, `vllm`: options of the engine. Otherwise: put into the body of every request.",
+    )
+    resources: EngineResources | None = Field(
+        default=None,
+        description="`vllm`: what its engine occupies on a Ray cluster. In-process it takes what it finds.",
     )
     headers: dict[str, str] = Field(default={}, description="HTTP headers sent with every request; no keys.")
     limits: ProviderLimits = Field(default=ProviderLimits(), description="Rates and concurrency.")
@@ -237,6 +278,24 @@ class ProviderSettings(BaseModel):
         le=20,
         description="How often a request is repeated at once, before the stage's own retry counts.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _engine_is_kept_busy(cls, data: Any) -> Any:
+        """Put in the larger default for an engine of our own."""
+        if not isinstance(data, dict):
+            return data
+        written = cast("dict[str, Any]", data)
+        limits: Any = written.get("limits", {})
+        if written.get("type") != "vllm" or not isinstance(limits, dict):
+            return written
+        return {**written, "limits": {"concurrency": ENGINE_CONCURRENCY, **cast("dict[str, Any]", limits)}}
+
+    @model_validator(mode="after")
+    def _resources_are_used(self) -> ProviderSettings:
+        if self.resources is not None and self.type != "vllm":
+            raise ValueError("'resources' are for an engine of our own (type 'vllm'); this type occupies none")
+        return self
 
 
 class ModelDefaults(BaseModel):

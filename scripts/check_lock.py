@@ -44,8 +44,8 @@ def names(requirements: list[Any]) -> set[str]:
 DEMO_EXTRAS = ("ray", "tables", "charts")
 """What the demo needs; `scripts/lock` says the same."""
 
-APART = ("llama-cpp",)
-"""Extras that are not installed for development: it is compiled for minutes (`scripts/install_llama`)."""
+APART = ("llama-cpp", "vllm")
+"""Extras that are not installed for development: one is compiled for minutes (`scripts/install_llama`), the other brings CUDA."""
 
 
 def main() -> int:

@@ -72,6 +72,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "project-datasets": lambda: field_table(settings.DatasetSettings),
     "project-http": lambda: field_table(settings.HttpSettings),
     "project-providers": lambda: field_table(settings.ProviderSettings),
+    "project-engines": lambda: field_table(settings.EngineResources),
     "project-keys": lambda: field_table(settings.KeySource),
     "project-limits": lambda: field_table(settings.ProviderLimits),
     "project-prices": lambda: field_table(settings.ModelPrices),

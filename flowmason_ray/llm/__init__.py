@@ -7,7 +7,9 @@
     limits      what a provider allows
     hub         one event loop in a thread, with the clients and limits of this process
     pricing     what it costs
-    base        the port that providers implement: `anthropic`, `openai_compatible`, `llama_cpp`
+    base        the port that providers implement: `anthropic`, `openai_compatible`, `llama_cpp`, `vllm`
+    engines     engines that answer many at once: the provider in front of one, wherever it runs
+    in_words    conversations and tools for models that read nothing but text
 
 Importing this package imports no SDK; each is imported by the one module that needs it, when it is first asked.
 """

@@ -80,6 +80,11 @@ class Progress:
         self._on_headers = on_headers
         self._on_remark = on_remark
 
+    @property
+    def watched(self) -> bool:
+        """Whether somebody wants to see the answer grow."""
+        return self._on_text is not None
+
     def first(self) -> None:
         """Note that the answer has begun."""
         if self.first_token_s is None:
@@ -115,7 +120,10 @@ class Opening:
     timeout_s: float = 600
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     model_path: str | None = None
-    context_tokens: int = 4096
+    models: frozenset[str] = frozenset()
+    """The names by which the model may be asked that is run here."""
+    context_tokens: int | None = None
+    """None: what is usual for the type."""
     concurrency: int = 16
     project_dir: Path | None = None
     """Where what must outlive a crash is remembered; None: nowhere."""
@@ -123,6 +131,13 @@ class Opening:
 
 class Provider(Protocol):
     """Answers requests. Errors are `StageError`s (`llm.errors`)."""
+
+    async def ready(self, remark: Callable[[str], None]) -> None:
+        """Do what has to be done before the first answer and is no part of its time, such as loading a model.
+
+        `remark` tells whoever runs the pipeline why it takes long.
+        """
+        ...
 
     async def generate(self, request: Request, progress: Progress) -> Reply:
         """Answer one request."""
@@ -157,6 +172,9 @@ class Unable:
     """A provider that can do nothing; real ones inherit what they cannot do."""
 
     kind = "This provider"
+
+    async def ready(self, remark: Callable[[str], None]) -> None:
+        """There is nothing to be done."""
 
     async def generate(self, request: Request, progress: Progress) -> Reply:
         """Refuse."""

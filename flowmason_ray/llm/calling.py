@@ -135,6 +135,7 @@ async def _repeated(line: Line, question: _Question[T], on_text: Callable[[str],
 
 async def _once(line: Line, question: _Question[T], progress: Progress) -> tuple[T, float | None]:
     """Make one request and account for it, however it ends."""
+    await line.provider.ready(line.remark)
     request, batch = question.request, question.batch
     beginning = "" if request is None else request.beginning
     # Part of a batch is no request of its own: it takes no place and no rate.

@@ -107,6 +107,13 @@ def default_model(provider: ProviderSettings) -> str | None:
     return provider.default_model or provider.model_path
 
 
+def own_model(provider: ProviderSettings) -> str | None:
+    """Return the model that is run here, for types that run one: its file or directory, or its name; else None."""
+    if provider.type == "vllm":
+        return provider.model_path or provider.default_model or provider.embedding_model
+    return provider.model_path if provider.type == "llama_cpp" else None
+
+
 def choices_of(settings: ProjectSettings, environment: Mapping[str, str]) -> Choices:
     """Return what a project and the environment offer."""
     built_in = _built_in(environment)

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from flowmason_ray.engine.models import (
     Answer,
@@ -31,8 +31,8 @@ from flowmason_ray.engine.secrecy import Secret
 from flowmason_ray.errors import PermanentError
 from flowmason_ray.llm import calling
 from flowmason_ray.llm.account import Account
-from flowmason_ray.llm.base import Reply, Request
-from flowmason_ray.llm.choosing import Choices, default_model
+from flowmason_ray.llm.base import Provider, Reply, Request
+from flowmason_ray.llm.choosing import Choices, default_model, own_model
 from flowmason_ray.llm.hub import call, the_hub
 from flowmason_ray.llm.limits import Limiter
 from flowmason_ray.llm.opening import digest_of, identity_of, key_of, open_provider
@@ -47,6 +47,19 @@ SharedLimits = Callable[[str, ProviderLimits], Limiter]
 """Makes a limiter that several processes share, by what identifies provider and key."""
 
 
+class SharedEngines(Protocol):
+    """Makes ways to engines that several processes share."""
+
+    @property
+    def name(self) -> str:
+        """What tells these engines from others of the same settings."""
+        ...
+
+    def provider(self, name: str, settings: ProviderSettings, key: str | None, project_dir: Path) -> Provider:
+        """Return the way to one."""
+        ...
+
+
 class Gateway:
     """The providers of one run (`engine.models.ModelSource`)."""
 
@@ -58,6 +71,7 @@ class Gateway:
         project_dir: Path,
         priced_only: bool = False,
         shared_limits: SharedLimits | None = None,
+        shared_engines: SharedEngines | None = None,
     ) -> None:
         """
         Args:
@@ -66,12 +80,14 @@ class Gateway:
             project_dir: What model files are relative to.
             priced_only: Whether calls whose price is not known are refused: the run has a budget in dollars.
             shared_limits: Makes limiters that other processes share.
+            shared_engines: Makes ways to engines that other processes share; None: they are run in this process.
         """
         self.choices = choices
         self.keys = keys
         self.project_dir = project_dir
         self.priced_only = priced_only
         self.shared_limits = shared_limits
+        self.shared_engines = shared_engines
 
     def for_attempt(self, attempt: Attempt, settings: Mapping[str, Any] | None) -> AttemptGateway:
         """Return what one attempt uses."""
@@ -90,7 +106,11 @@ class Gateway:
 
 
 def unpack(
-    data: Mapping[str, Any], keys: Mapping[str, Secret], *, shared_limits: SharedLimits | None = None
+    data: Mapping[str, Any],
+    keys: Mapping[str, Secret],
+    *,
+    shared_limits: SharedLimits | None = None,
+    shared_engines: SharedEngines | None = None,
 ) -> Gateway:
     """Return the gateway that `Gateway.packed` describes."""
     choices = Choices(
@@ -104,6 +124,7 @@ def unpack(
         project_dir=Path(data["project_dir"]),
         priced_only=data["priced_only"],
         shared_limits=shared_limits,
+        shared_engines=shared_engines,
     )
 
 
@@ -347,9 +368,7 @@ class AttemptGateway:
         own = provider is None or provider == self._settings.get("provider")
         name, settings = self._gateway.choices.provider(provider or self._settings.get("provider"))
         if embedding:
-            wanted = (
-                model or settings.embedding_model or (settings.model_path if settings.type == "llama_cpp" else None)
-            )
+            wanted = model or settings.embedding_model or own_model(settings)
         else:
             wanted = model or (self._settings.get("model") if own else None) or default_model(settings)
         if wanted is None:
@@ -411,15 +430,21 @@ class AttemptGateway:
         return calling.Line(
             name=target.name,
             settings=settings,
-            provider=hub.provider(
-                identity, lambda: open_provider(target.name, settings, target.key, gateway.project_dir)
-            ),
+            provider=self._provider(target, identity),
             gate=hub.gate(identity, settings.limits, make_limiter),
             account=self._account,
             said={} if request is None else _said(request),
             remark=self._remark,
             mask=self._attempt.masked,
         )
+
+    def _provider(self, target: _Target, identity: tuple[str, str]) -> Provider:
+        """Return who answers: what is run here is run once for all that share it, where somebody does."""
+        gateway = self._gateway
+        shared, key, make = gateway.shared_engines, identity, open_provider
+        if shared is not None and target.settings.type == "vllm":
+            key, make = (*identity, shared.name), shared.provider
+        return the_hub().provider(key, lambda: make(target.name, target.settings, target.key, gateway.project_dir))
 
     def _remark(self, text: str) -> None:
         if text not in self._remarked:

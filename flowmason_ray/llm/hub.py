@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 KEPT_PROVIDERS = 32
 """Clients kept: each has a pool of connections, or a model in memory."""
+CLOSE_S = 6.0
+"""How long clients are given to end with the process: engines have processes of their own."""
 STOP_WAIT_S = 0.2
 """How long a cancelled call is waited for, so that what it has used is known: less than `STOP_GRACE_S`."""
 
@@ -81,7 +83,7 @@ class Hub:
             return
         job = self.submit(self._close_all())
         with suppress(TimeoutError, Exception):
-            job.done.result(timeout=5)
+            job.done.result(timeout=CLOSE_S)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(timeout=5)
         if not self._thread.is_alive():
@@ -91,8 +93,7 @@ class Hub:
         providers = list(self._providers.values())
         self._providers.clear()
         self._gates.clear()
-        for provider in providers:
-            await _closed(provider)
+        await asyncio.gather(*(_closed(provider) for provider in providers))
         await self.loop.shutdown_asyncgens()
         await self.loop.shutdown_default_executor()
 

@@ -16,18 +16,17 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
-from flowmason_ray.engine.models import FinishReason, Message, Text, ToolCall, ToolResult, Usage
+from flowmason_ray.engine.models import FinishReason, Usage
 from flowmason_ray.errors import PermanentError
 from flowmason_ray.llm import errors
 from flowmason_ray.llm.base import Opening, Progress, Reply, Request, Unable
+from flowmason_ray.llm.in_words import CHATML, answered, conversation, with_tools, words
 from flowmason_ray.llm.queueing import PrefixQueue
 from flowmason_ray.llm.structured import with_instruction
 
-CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-"""How a conversation is written for a file that does not say how its model wants it: as most models do."""
+KIND = "A model file under llama.cpp"
+CONTEXT_TOKENS = 4096
+"""Where nothing is said. Memory for the whole of it is taken at once, so it is not as much as the model can."""
 # By name, because types are checked where it is not installed too: it is compiled for minutes.
 _library: Any = importlib.import_module("llama_cpp")
 _chat_format: Any = importlib.import_module("llama_cpp.llama_chat_format")
@@ -41,7 +40,7 @@ def make(opening: Opening) -> LlamaProvider:
 class LlamaProvider(Unable):
     """Answers with a model file."""
 
-    kind = "A model file under llama.cpp"
+    kind = KIND
 
     def __init__(self, opening: Opening) -> None:
         if opening.model_path is None:
@@ -65,7 +64,7 @@ class LlamaProvider(Unable):
 
     async def generate(self, request: Request, progress: Progress) -> Reply:
         """Answer one request."""
-        text = "\n".join([request.system or "", *(_words(message) for message in request.messages)])
+        text = "\n".join([request.system or "", *(words(message, KIND) for message in request.messages)])
         return await self._queue.ask(lambda stop: self._generate(request, progress, stop), text=text)
 
     async def count_tokens(self, request: Request) -> int:
@@ -100,7 +99,12 @@ class LlamaProvider(Unable):
 
     def _load(self, **more: Any) -> Any:
         opening = self._opening
-        options: dict[str, Any] = {"n_ctx": opening.context_tokens, "verbose": False, **opening.options, **more}
+        options: dict[str, Any] = {
+            "n_ctx": opening.context_tokens or CONTEXT_TOKENS,
+            "verbose": False,
+            **opening.options,
+            **more,
+        }
         try:
             return _library.Llama(model_path=str(opening.model_path), **options)
         except (ValueError, OSError, RuntimeError) as exc:
@@ -123,7 +127,7 @@ class LlamaProvider(Unable):
                 bos_token=names.get(llama.token_bos(), ""),
             )
         try:
-            text: str = self._format(messages=_conversation(request)).prompt
+            text: str = self._format(messages=conversation(request, KIND)).prompt
         except ValueError as exc:  # the template refuses the conversation
             raise PermanentError(f"The model's template refuses this: {exc}.", code="provider_refused_request") from exc
         begins = bool(text.startswith(self._format.bos_token)) if self._format.bos_token else False
@@ -131,7 +135,7 @@ class LlamaProvider(Unable):
 
     def _generate(self, request: Request, progress: Progress, stop: threading.Event) -> Reply:
         llama = self._llama()
-        request = _with_tools(request)
+        request = with_tools(request)
         if request.schema is not None:
             request = with_instruction(request)
         prompt = self._prompt(request)
@@ -160,7 +164,7 @@ class LlamaProvider(Unable):
             if count >= limit:
                 break
         text = writing.end()
-        return _answered(request, text, finish)
+        return answered(request, text, finish)
 
     def _tokens(self, llama: Any, prompt: list[int], request: Request, grammar: Any) -> Iterator[int]:
         given = {"temp": request.temperature, "top_p": request.top_p}
@@ -226,67 +230,3 @@ def _mean(vectors: Sequence[Sequence[float]]) -> tuple[float, ...]:
     sums = [sum(column) for column in zip(*vectors, strict=True)]
     size = sum(each * each for each in sums) ** 0.5 or 1.0
     return tuple(each / size for each in sums)
-
-
-# -- conversations and tools --------------------------------------------------------------------------------------------------
-
-
-def _conversation(request: Request) -> list[dict[str, str]]:
-    made = [{"role": "system", "content": request.system}] if request.system else []
-    return [*made, *({"role": message.role, "content": _words(message)} for message in request.messages)]
-
-
-def _words(message: Message) -> str:
-    """Return a message in words.
-
-    Raises:
-        PermanentError: it holds what only the larger APIs take.
-    """
-    parts: list[str] = []
-    for part in message.parts:
-        match part:
-            case Text():
-                parts.append(part.text)
-            case ToolCall():
-                parts.append(json.dumps({"tool": part.name, "arguments": dict(part.arguments)}))
-            case ToolResult():
-                parts.append(f"The tool returned: {part.content}")
-            case _:
-                message_ = "A model file under llama.cpp reads text only; ask another provider for images and audio."
-                raise PermanentError(message_, code="not_supported_by_provider")
-    return "\n".join(parts)
-
-
-def _with_tools(request: Request) -> Request:
-    """Return a request for tools as one for data: the tool and its arguments, or an answer."""
-    from dataclasses import replace
-
-    if not request.tools or request.tool_choice == "none":
-        return request
-    chosen = [tool for tool in request.tools if request.tool_choice in (None, "auto", "required", tool.name)]
-    choices: list[dict[str, Any]] = [
-        {
-            "type": "object",
-            "properties": {"tool": {"const": tool.name}, "arguments": dict(tool.parameters)},
-            "required": ["tool", "arguments"],
-        }
-        for tool in chosen
-    ]
-    if request.tool_choice in (None, "auto"):
-        choices.append({"type": "object", "properties": {"answer": {"type": "string"}}, "required": ["answer"]})
-    told = "\n".join(f"- {tool.name}: {tool.description}" for tool in chosen)
-    system = f"{request.system}\n\n" if request.system else ""
-    return replace(request, system=f"{system}You may have these tools called:\n{told}", schema={"anyOf": choices})
-
-
-def _answered(request: Request, text: str, finish: FinishReason) -> Reply:
-    if not request.tools or request.tool_choice == "none":
-        return Reply(text=text, finish_reason=finish)
-    try:
-        said = json.loads(text)
-        if "tool" not in said:
-            return Reply(text=str(said["answer"]), finish_reason=finish)
-        call = ToolCall(id="call_0", name=str(said["tool"]), arguments=said["arguments"])
-    except (ValueError, KeyError, TypeError) as exc:
-        raise errors.bad_response("The model was cut off while it wanted a tool called.", text) from exc
-    return Reply(text="", tool_calls=(call,), finish_reason="tool_use")

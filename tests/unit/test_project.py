@@ -35,8 +35,8 @@ def test_an_extra_that_an_error_names_can_be_installed() -> None:
     assert sorted((e, f) for e, f in named_extras() if e not in extras) == []
 
 
-TOO_HEAVY = {"llama-cpp"}
-"""Extras that are asked for by name only: it is compiled for ten minutes."""
+TOO_HEAVY = {"llama-cpp", "vllm"}
+"""Extras that are asked for by name only: one is compiled for ten minutes, the other brings CUDA."""
 
 
 def test_all_holds_every_extra() -> None:

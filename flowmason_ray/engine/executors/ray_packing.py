@@ -37,8 +37,13 @@ _plain_call: Any = _call_with({})
 class Packing:
     """The packed form of one run's facts and stages."""
 
-    def __init__(self, run: RunInfo) -> None:
-        self.run = pack_run(run)
+    def __init__(self, run: RunInfo, engines: str | None) -> None:
+        """
+        Args:
+            run: The run.
+            engines: The keeper of the engines that workers share; None: there are none.
+        """
+        self.run = pack_run(run, engines)
         self.classes: dict[str, Any] = {}
         """Component classes that travel by value, by name; another object whenever one is added."""
         self.remote: Any = _plain_call

@@ -23,6 +23,7 @@ from flowmason_ray.engine.component import ComponentSpec
 from flowmason_ray.engine.context import context_root, draw_text
 from flowmason_ray.engine.executor import RunInfo
 from flowmason_ray.engine.executors.placement import REGION_LABEL
+from flowmason_ray.engine.executors.ray_engine_asking import SharedEngines
 from flowmason_ray.engine.executors.ray_frames import restore
 from flowmason_ray.engine.executors.ray_limits import SharedLimiter
 from flowmason_ray.engine.executors.ray_messages import AttemptData, Binding, StageData, unpack
@@ -198,8 +199,8 @@ class WorkerScope:
         return draw_text(kind, self._run.seed, self._data.path, self._data.first_started_at, self._draws)
 
 
-def pack_run(run: RunInfo) -> bytes:
-    """Return a run's facts, its input excepted, for workers."""
+def pack_run(run: RunInfo, engines: str | None) -> bytes:
+    """Return a run's facts, its input excepted, for workers. `engines`: the keeper of those that they share."""
     return orjson.dumps(
         {
             "run_id": run.run_id,
@@ -213,6 +214,7 @@ def pack_run(run: RunInfo) -> bytes:
             "secrets": {name: secret.reveal() for name, secret in run.secrets.items()},
             "keys": {name: key.reveal() for name, key in run.keys.items()},
             "models": None if run.models is None else run.models.packed(),
+            "engines": engines,
             "streams": run.streams,
             "region": run.region,
             "blobs": None if run.blobs is None else run.blobs.address,
@@ -240,8 +242,14 @@ def _unpack_run(packed: bytes) -> RunInfo:
     facts["settings"] = None if facts["settings"] is None else ProjectSettings.model_validate(facts["settings"])
     facts["secrets"] = {name: Secret(value) for name, value in facts["secrets"].items()}
     facts["keys"] = {name: Secret(value) for name, value in facts["keys"].items()}
+    engines = facts.pop("engines")
     if facts["models"] is not None:
-        facts["models"] = unpack_models(facts["models"], facts["keys"], shared_limits=SharedLimiter)
+        facts["models"] = unpack_models(
+            facts["models"],
+            facts["keys"],
+            shared_limits=SharedLimiter,
+            shared_engines=None if engines is None else SharedEngines(engines),
+        )
     facts["blobs"] = None if facts["blobs"] is None else open_blobs(facts["blobs"])
     facts["region"] = _region() or facts["region"]
     return RunInfo(**facts)

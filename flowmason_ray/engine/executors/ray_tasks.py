@@ -51,6 +51,7 @@ from flowmason_ray.engine.executors.ray_calls import (
     words_of,
 )
 from flowmason_ray.engine.executors.ray_cluster import connect
+from flowmason_ray.engine.executors.ray_engines import Engines
 from flowmason_ray.engine.executors.ray_frames import restore
 from flowmason_ray.engine.executors.ray_hearing import Hearing
 from flowmason_ray.engine.executors.ray_inputs import Inputs
@@ -95,6 +96,7 @@ class RayTasksExecutor:
         self._admission = Admission()
         self._recovery = Recovery(self._again, self._put_again, _values_read)
         self._pools: Pools | None = None
+        self._engines = Engines()
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -119,6 +121,7 @@ class RayTasksExecutor:
         if self._pools is not None:
             await self._pools.close()
             await self._hearing.mailbox.close()
+        await self._engines.close()
         await self._local.__aexit__(*exc)
 
     def open(self, run: RunInfo, deliver: Deliver) -> None:
@@ -127,7 +130,7 @@ class RayTasksExecutor:
         self._deliver = self._recovery.open(run, deliver)
         self._group: Grouping = self._grouping or run.pacing or Alone()
         self._local.open(run, deliver)
-        self._packing = Packing(run)
+        self._packing = Packing(run, self._engines.open(run))
         self._recovery.copies.open(run, self._packing.run)
         self._inputs = Inputs(run.input, self._recovery.register)
         self._admission.open(run, self._submit, self._deliver, self._recovery.under_way, self._abandon)
