@@ -20,7 +20,7 @@ from flowmason_ray.engine.models import FinishReason, Usage
 from flowmason_ray.errors import PermanentError
 from flowmason_ray.llm import errors
 from flowmason_ray.llm.base import Opening, Progress, Reply, Request, Unable
-from flowmason_ray.llm.in_words import CHATML, answered, conversation, with_tools, words
+from flowmason_ray.llm.in_words import CHATML, answered, conversation, wants_tools, with_tools, words
 from flowmason_ray.llm.queueing import PrefixQueue
 from flowmason_ray.llm.structured import with_instruction
 
@@ -149,7 +149,8 @@ class LlamaProvider(Unable):
         progress.usage, progress.exact = Usage(input_tokens=len(prompt), cached_tokens=known), True
         if request.seed is not None:
             llama.set_seed(request.seed)
-        writing = _Writing(request.stop, progress)
+        # What is asked for as data about tools is no text for people.
+        writing = _Writing(request.stop, progress, shows=not wants_tools(request))
         finish: FinishReason = "length"
         for count, token in enumerate(self._tokens(llama, prompt, request, grammar), 1):
             if stop.is_set():
@@ -178,7 +179,8 @@ class LlamaProvider(Unable):
 class _Writing:
     """Makes text of tokens, and watches for the texts at which it is to end."""
 
-    def __init__(self, stops: Sequence[str], progress: Progress) -> None:
+    def __init__(self, stops: Sequence[str], progress: Progress, *, shows: bool) -> None:
+        self._shows = shows
         self._stops = [each for each in stops if each]
         self._held = max((len(each) for each in self._stops), default=1) - 1
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -198,7 +200,7 @@ class _Writing:
         return False
 
     def _show(self, end: int) -> None:
-        if end > self._shown:
+        if self._shows and end > self._shown:
             self._progress.text(self._text[self._shown : end])
             self._shown = end
 

@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from flowmason_ray.engine.models import Image, Tool, user
+from flowmason_ray.engine.models import Image, user
 from flowmason_ray.errors import PermanentError, TemporaryError
 from flowmason_ray.llm.hub import close_hub, the_hub
 from flowmason_ray.settings import ProjectSettings
 from flowmason_ray.testing.context import RecordingContext
 from tests.llm_kit import entry
+from tests.local_models_kit import LocalModelChecks, run
 from tests.vllm_kit import MISSING, OPTIONS, make_model, provider, quiet_environment
 
 pytestmark = [
@@ -27,13 +28,6 @@ pytestmark = [
     pytest.mark.skipif(find_spec("vllm") is None, reason=MISSING),
     pytest.mark.filterwarnings("ignore"),  # vLLM's own, of which each version has others
 ]
-
-SCHEMA = {
-    "type": "object",
-    "properties": {"mood": {"enum": ["good", "bad"]}, "sure": {"type": "boolean"}},
-    "required": ["mood", "sure"],
-    "additionalProperties": False,
-}
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +41,8 @@ def asking(model: Path, **more: Any) -> RecordingContext:
     return RecordingContext(settings=ProjectSettings.model_validate({"providers": {"tiny": provider(model, **more)}}))
 
 
-def run(work: Any) -> Any:
-    return asyncio.run(work)
+class TestWhatEveryModelKeepsTo(LocalModelChecks):
+    asking = staticmethod(asking)
 
 
 def engine_of() -> Any:
@@ -68,26 +62,10 @@ def test_words_come_as_they_are_said_and_are_counted(model: Path) -> None:
     assert 0 < entry(context)["first_token_s"] <= entry(context)["model_s"] < 30, "starting is no part of it"
 
 
-def test_the_same_seed_says_the_same(model: Path) -> None:
-    context = asking(model)
-    first, other, again = (run(context.models.generate("Hello", max_tokens=20, seed=seed)).text for seed in (1, 2, 1))
-    assert first == again
-    assert first != other
-
-
 def test_cold_is_the_same_whatever_the_seed(model: Path) -> None:
     context = asking(model)
     said = {run(context.models.generate("Hi", max_tokens=10, temperature=0, seed=seed)).text for seed in (1, 2, 3)}
     assert len(said) == 1
-
-
-def test_a_grammar_holds_the_answer_to_its_schema(model: Path) -> None:
-    context = asking(model)
-    for seed in range(5):
-        answer = run(context.models.generate("How are you?", schema=SCHEMA, seed=seed, max_tokens=100))
-        assert answer.data["mood"] in ("good", "bad")
-        assert answer.finish_reason == "stop"
-    assert entry(context)["calls"] == 5, "none needed a repair"
 
 
 def test_a_schema_that_makes_no_grammar_is_told(model: Path) -> None:
@@ -95,50 +73,6 @@ def test_a_schema_that_makes_no_grammar_is_told(model: Path) -> None:
     with pytest.raises(PermanentError) as found:
         run(asking(model).models.generate("Hello", schema=schema, max_tokens=20))
     assert found.value.code == "invalid_schema"
-
-
-def test_tools_are_called_by_grammar_too(model: Path) -> None:
-    tool = Tool(
-        name="pick",
-        description="Picks one.",
-        parameters={
-            "type": "object",
-            "properties": {"one": {"enum": ["a", "b"]}},
-            "required": ["one"],
-            "additionalProperties": False,
-        },
-    )
-    context = asking(model)
-    answer = run(context.models.generate("Pick.", tools=[tool], tool_choice="required", max_tokens=200, seed=1))
-    (call,) = answer.tool_calls
-    assert (call.name, answer.finish_reason) == ("pick", "tool_use")
-    assert call.arguments["one"] in ("a", "b")
-    assert context.streamed == [], "what is meant for the program is not shown to people"
-
-
-def test_it_ends_at_a_stop_sequence_and_does_not_say_it(model: Path) -> None:
-    context = asking(model)
-    whole = run(context.models.generate("Hello", max_tokens=40, temperature=0)).text
-    stop = whole[5:7]
-    context = asking(model)
-    answer = run(context.models.generate("Hello", max_tokens=40, temperature=0, stop=[stop]))
-    assert answer.text == whole[: whole.index(stop)]
-    assert "".join(context.streamed) == answer.text
-    assert answer.finish_reason == "stop_sequence"
-
-
-def test_what_requests_share_is_read_once(model: Path) -> None:
-    context = asking(model)
-    shared = "The same long beginning for all. " * 5
-    run(context.models.generate("one", system=shared, max_tokens=2))
-    second = run(context.models.generate("two", system=shared, max_tokens=2))
-    assert len(shared) / 2 < second.usage.cached_tokens < second.usage.input_tokens
-
-
-def test_what_does_not_fit_is_refused(model: Path) -> None:
-    with pytest.raises(PermanentError) as found:
-        run(asking(model).models.generate("word " * 600))
-    assert found.value.code == "context_too_long"
 
 
 def test_an_answer_takes_the_room_that_there_is(model: Path) -> None:

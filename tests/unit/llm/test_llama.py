@@ -8,22 +8,16 @@ from typing import Any
 
 import pytest
 
-from flowmason_ray.engine.models import Image, Tool, user
+from flowmason_ray.engine.models import Image, user
 from flowmason_ray.errors import PermanentError
 from flowmason_ray.settings import ProjectSettings
 from flowmason_ray.testing.context import RecordingContext
 from tests.llama_kit import make_model
 from tests.llm_kit import entry
+from tests.local_models_kit import LocalModelChecks, run
 
 pytestmark = [pytest.mark.llama, pytest.mark.timeout(120)]
 pytest.importorskip("llama_cpp", reason="llama.cpp is not installed: 'make llama' does it", exc_type=ImportError)
-
-SCHEMA = {
-    "type": "object",
-    "properties": {"mood": {"enum": ["good", "bad"]}, "sure": {"type": "boolean"}},
-    "required": ["mood", "sure"],
-    "additionalProperties": False,
-}
 
 
 @pytest.fixture(scope="module")
@@ -36,77 +30,8 @@ def asking(model: Path, **more: Any) -> RecordingContext:
     return RecordingContext(settings=ProjectSettings.model_validate({"providers": {"tiny": provider}}))
 
 
-def run(work: Any) -> Any:
-    return asyncio.run(work)
-
-
-def test_words_come_as_they_are_said_and_are_counted(model: Path) -> None:
-    context = asking(model)
-    answer = run(context.models.generate("Hello", max_tokens=12, seed=1))
-    assert "".join(context.streamed) == answer.text
-    assert len(context.streamed) > 1
-    assert (answer.usage.output_tokens, answer.finish_reason) == (12, "length")
-    assert answer.usage.input_tokens == run(context.models.count_tokens("Hello"))
-    assert not answer.usage.estimated
-
-
-def test_the_same_seed_says_the_same(model: Path) -> None:
-    context = asking(model)
-    first, other, again = (run(context.models.generate("Hello", max_tokens=20, seed=seed)).text for seed in (1, 2, 1))
-    assert first == again
-    assert first != other
-
-
-def test_a_grammar_holds_the_answer_to_its_schema(model: Path) -> None:
-    context = asking(model)
-    for seed in range(5):
-        answer = run(context.models.generate("How are you?", schema=SCHEMA, seed=seed, max_tokens=200))
-        assert answer.data["mood"] in ("good", "bad")
-        assert answer.finish_reason == "stop"
-    assert entry(context)["calls"] == 5, "none needed a repair"
-
-
-def test_tools_are_called_by_grammar_too(model: Path) -> None:
-    tool = Tool(
-        name="pick",
-        description="Picks one.",
-        parameters={
-            "type": "object",
-            "properties": {"one": {"enum": ["a", "b"]}},
-            "required": ["one"],
-            "additionalProperties": False,
-        },
-    )
-    answer = run(asking(model).models.generate("Pick.", tools=[tool], tool_choice="required", max_tokens=200, seed=1))
-    (call,) = answer.tool_calls
-    assert (call.name, answer.finish_reason) == ("pick", "tool_use")
-    assert call.arguments["one"] in ("a", "b")
-
-
-def test_it_ends_at_a_stop_sequence_and_does_not_say_it(model: Path) -> None:
-    context = asking(model)
-    whole = run(context.models.generate("Hello", max_tokens=40, seed=3)).text
-    stop = whole[5:7]
-    context = asking(model)
-    answer = run(context.models.generate("Hello", max_tokens=40, seed=3, stop=[stop]))
-    assert answer.text == whole[: whole.index(stop)]
-    assert "".join(context.streamed) == answer.text
-    assert answer.finish_reason == "stop_sequence"
-
-
-def test_what_two_requests_share_is_read_once(model: Path) -> None:
-    context = asking(model)
-    shared = "The same long beginning for all. " * 5
-    run(context.models.generate("one", system=shared, max_tokens=2))
-    second = run(context.models.generate("two", system=shared, max_tokens=2))
-    assert second.usage.cached_tokens > len(shared) / 2
-    assert second.usage.cached_tokens < second.usage.input_tokens
-
-
-def test_what_does_not_fit_is_refused(model: Path) -> None:
-    with pytest.raises(PermanentError) as found:
-        run(asking(model).models.generate("word " * 600))
-    assert found.value.code == "context_too_long"
+class TestWhatEveryModelKeepsTo(LocalModelChecks):
+    asking = staticmethod(asking)
 
 
 def test_it_reads_no_pictures(model: Path) -> None:
