@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic
+from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
 from flowmason_ray.api import RunResult
@@ -29,12 +29,14 @@ from flowmason_ray.wiring import load, open_workspace
 
 if TYPE_CHECKING:
     from flowmason_ray.engine.plan import Plan
-    from flowmason_ray.engine.run_log import Recorded, RunRecord, RunStore
+    from flowmason_ray.engine.run_log import Recorded, RunRecord, RunStore, Said
     from flowmason_ray.spec.loader import LoadedPipeline
 
 TAKEOVER_S = 180.0
 """How long a run that was handed to a cluster may be without a process before nobody is expected to take it up any more: a
 lease that has to run out, a node that has to start."""
+STARTING_S = 20.0
+"""How long a coordinator that was just handed the run may take until the log shows it."""
 POLL_S = 0.25
 
 
@@ -122,14 +124,27 @@ class RunWatching:
         """Wait until another process goes on with the run, if one may: its cluster restarts what drove it."""
         if not self._handed_over:
             return False
+        asked = time()
         say(f"No process drives run {self.record.run_id} at the moment; waiting for its cluster to take it up.")
-        deadline = monotonic() + TAKEOVER_S
-        while monotonic() < deadline:
+        began = monotonic()
+        while monotonic() < began + TAKEOVER_S:
             self.record = await self._store.find(self.record.run_id)
             if self.record.status != "interrupted":
                 return True
+            # An older word may be about a coordinator before the one that is just starting.
+            word = await self._word_left()
+            if word is not None and (word.at > asked or monotonic() > began + STARTING_S):
+                say(word.message)
+                return False
             await asyncio.sleep(POLL_S)
         return False
+
+    async def _word_left(self) -> Said | None:
+        """Return what the run's coordinator has said last, if that is why it does not go on (`ray_jobs.driving.leave_word`)."""
+        last: Said | None = None
+        async for said in self._store.said(self.record.run_id):
+            last = said
+        return last if last is not None and last.path == "" and last.level == "error" else None
 
     def result(self) -> RunResult:
         """Return what the run came to, as far as the log tells."""

@@ -141,6 +141,8 @@ def test_a_killed_coordinator_is_started_again_and_repeats_nothing_that_matters(
         ],
     )
     until(lambda: project.calls() == ["sent", "looked"])
+    # What is only computed does not wait for the disk, so it can be under way before the log has the effect: then that is in doubt.
+    until(lambda: '"stage_succeeded"' in project.fm("runs", "events", run).stdout)
     first = row(project, run)
     os.kill(first[1], signal.SIGKILL)
     again = until(lambda: found if (found := row(project, run))[2] > first[2] else None)
@@ -160,6 +162,9 @@ def test_an_effect_in_doubt_is_left_to_a_person(ray_cluster: str, project: Proce
     os.kill(row(project, run)[1], signal.SIGKILL)
     until(lambda: f"coordinator {run}" not in coordinators())
     assert "sent" in until(lambda: project.fm("runs", "logs", run, "--level", "error").stdout)
+    watched = project.fm("runs", "watch", run, "-q")
+    assert watched.returncode == 1
+    assert "does not go on with it" in watched.stderr
     assert project.calls() == ["sent"], "it was not repeated"
     resumed = project.fm("resume", run, "--in-doubt", "skip", "--detach", "--address", ray_cluster, "-q")
     assert (resumed.returncode, resumed.stdout) == (0, f"{run}\n"), resumed.stderr
