@@ -13,7 +13,17 @@ from typing import Any
 from flowmason_ray.engine.component import Cost
 from flowmason_ray.engine.definitions import Definitions, scope_prefixes
 from flowmason_ray.engine.fusion import can_carry, keeps_apart, riders_of, runs_in_place
-from flowmason_ray.engine.pace import CALL_S, ENOUGH, TRIVIAL_S, Pace, Timing, declared_pace, measured_pace
+from flowmason_ray.engine.pace import (
+    BLOCKING_S,
+    CALL_S,
+    ENOUGH,
+    HYSTERESIS,
+    TRIVIAL_S,
+    Pace,
+    Timing,
+    declared_pace,
+    measured_pace,
+)
 from flowmason_ray.engine.plan import Plan, PlanStage, ScopePlan
 
 JUDGED_EVERY = 8
@@ -128,6 +138,8 @@ class Pacing:
         key = id(stage)
         timing = self._timings.get(key)
         if timing is None:
+            if stage.cost is Cost.TRIVIAL and duration_s < BLOCKING_S / HYSTERESIS:
+                return  # as it says of itself: nothing is decided by it, and most stages of most runs are like that
             timing = self._timings[key] = Timing()
         timing.add(duration_s)
         if stage.component is None or (timing.count != ENOUGH and timing.count % JUDGED_EVERY):
