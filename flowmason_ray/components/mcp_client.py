@@ -59,18 +59,17 @@ async def connected(context: Context, name: str, *, timeout_s: float | None) -> 
     """
     server = server_of(context, name)
     limit = server.timeout_s if timeout_s is None else timeout_s
+    clock = asyncio.timeout(limit)
     with tempfile.TemporaryFile() as words:
         try:
-            async with asyncio.timeout(limit):
-                async with _client(server, context, words) as client:
-                    yield client
-        except TimeoutError as exc:
-            raise TemporaryError(
-                f"MCP server {name!r} has not answered in {limit:g} s.{_said(words)}", code="mcp_timeout"
-            ) from exc
-        except BaseExceptionGroup as group:
-            raise _of_group(group, name, words) from group
-        except (MCPError, OSError, ValidationError, ValueError, httpx2.HTTPError) as exc:
+            async with clock, _client(server, context, words) as client:
+                yield client
+        except (BaseExceptionGroup, MCPError, OSError, ValueError, httpx2.HTTPError) as exc:
+            if clock.expired():  # what breaks off then fails in ways of its own
+                message = f"MCP server {name!r} has not answered in {limit:g} s.{_said(words)}"
+                raise TemporaryError(message, code="mcp_timeout") from exc
+            if isinstance(exc, BaseExceptionGroup):
+                raise _of_group(exc, name, words) from exc
             raise _error(exc, name, words) from exc
 
 
