@@ -127,24 +127,19 @@ class RunWatching:
         asked = time()
         say(f"No process drives run {self.record.run_id} at the moment; waiting for its cluster to take it up.")
         began = monotonic()
+        word: Said | None = None
         while monotonic() < began + TAKEOVER_S:
             self.record = await self._store.find(self.record.run_id)
             if self.record.status != "interrupted":
                 return True
             # An older word may be about a coordinator before the one that is just starting.
-            word = await self._word_left()
-            if word is not None and (word.at > asked or monotonic() > began + STARTING_S):
+            async for said in self._store.said(self.record.run_id, after=0 if word is None else word.number):
+                word = said
+            if word is not None and _leaves(word) and (word.at > asked or monotonic() > began + STARTING_S):
                 say(word.message)
                 return False
             await asyncio.sleep(POLL_S)
         return False
-
-    async def _word_left(self) -> Said | None:
-        """Return what the run's coordinator has said last, if that is why it does not go on (`ray_jobs.driving.leave_word`)."""
-        last: Said | None = None
-        async for said in self._store.said(self.record.run_id):
-            last = said
-        return last if last is not None and last.path == "" and last.level == "error" else None
 
     def result(self) -> RunResult:
         """Return what the run came to, as far as the log tells."""
@@ -163,6 +158,11 @@ class RunWatching:
             duration_s=ended - record.created_at,
             stages=self.summary.stages,
         )
+
+
+def _leaves(word: Said) -> bool:
+    """Tell whether the last thing that was said is why a coordinator does not go on (`ray_jobs.driving.leave_word`)."""
+    return word.path == "" and word.level == "error"
 
 
 def watch(store: RunStore, run: str, *, as_json: bool, quiet: bool) -> int:

@@ -7,11 +7,11 @@ goes into the attempt's account. A `Gateway` is one run's; on Ray it is packed, 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from flowmason_ray.engine.models import (
     Answer,
@@ -31,7 +31,7 @@ from flowmason_ray.engine.secrecy import Secret
 from flowmason_ray.errors import PermanentError
 from flowmason_ray.llm import calling
 from flowmason_ray.llm.account import Account
-from flowmason_ray.llm.base import Provider, Reply, Request
+from flowmason_ray.llm.base import Progress, Provider, Reply, Request
 from flowmason_ray.llm.choosing import Choices, default_model, own_model
 from flowmason_ray.llm.hub import call, the_hub
 from flowmason_ray.llm.limits import Limiter
@@ -39,6 +39,8 @@ from flowmason_ray.llm.opening import digest_of, identity_of, key_of, open_provi
 from flowmason_ray.llm.pricing import CHARACTERS, SECONDS, TOKENS, is_priced
 from flowmason_ray.llm.structured import Expected, repair, unusable
 from flowmason_ray.settings import ProviderLimits, ProviderSettings
+
+Sound = TypeVar("Sound", Transcript, Speech)
 
 EMBED_BATCH = 128
 """Texts in one request for vectors: well within what every service takes."""
@@ -307,23 +309,10 @@ class AttemptGateway:
         """Return what is said in a recording."""
         target = self._target(provider, model, counted=(TOKENS, SECONDS))
 
-        async def ask() -> Transcript:
-            line = self._line(target, None)
-            answered = await calling.other(
-                line,
-                target.model,
-                lambda progress: line.provider.transcribe(target.model, audio, language, prompt, progress),
-                operation="transcription",
-            )
-            return replace(
-                answered.value,
-                provider=target.name,
-                model=target.model,
-                usage=answered.usage,
-                cost_usd=answered.cost_usd,
-            )
+        def ask(asked: Provider, progress: Progress) -> Awaitable[Transcript]:
+            return asked.transcribe(target.model, audio, language, prompt, progress)
 
-        return await call(ask())
+        return await call(self._of_sound(target, "transcription", ask))
 
     async def speak(
         self,
@@ -337,23 +326,20 @@ class AttemptGateway:
         """Return a text, spoken."""
         target = self._target(provider, model, counted=(CHARACTERS,))
 
-        async def ask() -> Speech:
-            line = self._line(target, None)
-            answered = await calling.other(
-                line,
-                target.model,
-                lambda progress: line.provider.speak(target.model, text, voice, format, progress),
-                operation="speech",
-            )
-            return replace(
-                answered.value,
-                provider=target.name,
-                model=target.model,
-                usage=answered.usage,
-                cost_usd=answered.cost_usd,
-            )
+        def ask(asked: Provider, progress: Progress) -> Awaitable[Speech]:
+            return asked.speak(target.model, text, voice, format, progress)
 
-        return await call(ask())
+        return await call(self._of_sound(target, "speech", ask))
+
+    async def _of_sound(
+        self, target: _Target, operation: str, ask: Callable[[Provider, Progress], Awaitable[Sound]]
+    ) -> Sound:
+        line = self._line(target, None)
+        answered = await calling.other(
+            line, target.model, lambda progress: ask(line.provider, progress), operation=operation
+        )
+        usage, cost = answered.usage, answered.cost_usd
+        return replace(answered.value, provider=target.name, model=target.model, usage=usage, cost_usd=cost)
 
     # -- who is asked, and what ---------------------------------------------------------------------------------------
 
@@ -441,9 +427,11 @@ class AttemptGateway:
     def _provider(self, target: _Target, identity: tuple[str, str]) -> Provider:
         """Return who answers: what is run here is run once for all that share it, where somebody does."""
         gateway = self._gateway
-        shared, key, make = gateway.shared_engines, identity, open_provider
+        # Of a project too: model files are relative to it, and notes of batches lie in it.
+        key: tuple[str, ...] = (*identity, str(gateway.project_dir))
+        shared, make = gateway.shared_engines, open_provider
         if shared is not None and target.settings.type == "vllm":
-            key, make = (*identity, shared.name), shared.provider
+            key, make = (*key, shared.name), shared.provider
         return the_hub().provider(key, lambda: make(target.name, target.settings, target.key, gateway.project_dir))
 
     def _remark(self, text: str) -> None:

@@ -27,11 +27,12 @@ from flowmason_ray.ray_jobs.coordinator import NAMESPACE, RESTARTS, Coordinator,
 from flowmason_ray.ray_jobs.driving import Order
 from flowmason_ray.resuming import end_stopped
 from flowmason_ray.settings import Project
+from flowmason_ray.stores.blobs import ACCESS_VARIABLES
 from flowmason_ray.stores.opening import POSTGRES, open_store, project_store, store_addresses
 
 BEGIN_S = 60.0
 """How long is waited for the coordinator to take the run up: a worker process has to start and to plan the pipeline."""
-_TAKEN_ALONG = ("FLOWMASON_", "PG", "AWS_", "OTEL_")
+_TAKEN_ALONG = ("FLOWMASON_", "PG", "OTEL_", *ACCESS_VARIABLES)
 """What leads to stores and telemetry is taken along to the coordinator, besides what the project's settings name."""
 
 _ray: Any = ray

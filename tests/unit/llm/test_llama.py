@@ -34,6 +34,18 @@ class TestWhatEveryModelKeepsTo(LocalModelChecks):
     asking = staticmethod(asking)
 
 
+def test_the_same_relative_path_is_another_model_in_another_project(tmp_path: Path) -> None:
+    said: list[str] = []
+    for seed in (1, 2, 1):
+        project = tmp_path / f"project_{len(said)}"
+        project.mkdir()
+        make_model(project / "tiny.gguf", seed=seed)
+        settings = asking(Path("tiny.gguf")).settings
+        context = RecordingContext(settings=settings, project_dir=project)
+        said.append(run(context.models.generate("Hello", max_tokens=20, temperature=0)).text)
+    assert said[0] == said[2] != said[1]
+
+
 def test_it_reads_no_pictures(model: Path) -> None:
     with pytest.raises(PermanentError) as found:
         run(asking(model).models.generate(user("What is this?", Image(data=b"png"))))
