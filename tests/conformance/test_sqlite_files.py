@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from sqlalchemy.pool import StaticPool
 from flowmason_ray.engine.events import RunResumed, RunSucceeded, StageStarted, StageSucceeded
 from flowmason_ray.engine.run_log import RunStore
 from flowmason_ray.errors import Fenced, FlowMasonError, RunNotFound, StoreError, StoreUnavailable
+from flowmason_ray.stores import sqlite_files
 from flowmason_ray.stores.blobs import LocalBlobs
 from flowmason_ray.stores.encoding import event_from_json
 from flowmason_ray.stores.migrations import newest, upgrade_sqlite
@@ -180,6 +182,28 @@ def test_several_processes_upgrade_at_once(old: Path) -> None:
         each.stdin.flush()
     assert [each.communicate(timeout=50) for each in openers] == [("done\n", "")] * 3
     assert asyncio.run(whole_story(store_at(old))) == before
+
+
+def test_a_new_file_that_another_process_is_making_is_waited_for(tmp_path: Path) -> None:
+    """SQLite itself refuses at once to change the journal's mode while somebody writes."""
+    file = tmp_path / "runs.db"
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        leaving = threading.Timer(0.2, other.execute, ("ROLLBACK",))
+        leaving.start()
+        with contextlib.closing(open_for_writing(file)) as connection:
+            assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        leaving.join()
+
+
+def test_a_new_file_that_stays_locked_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_files, "BUSY_TIMEOUT_S", 0.1)
+    file = tmp_path / "runs.db"
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        held = pytest.raises(StoreUnavailable, match=r"database is locked\. Another process has held it for too long")
+        with held, sqlite_files.clear_errors(file, "open"):
+            open_for_writing(file)
 
 
 def test_a_killed_upgrade_changes_nothing(old: Path) -> None:

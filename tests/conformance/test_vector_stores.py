@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,18 @@ def test_a_process_that_is_killed_while_it_writes_leaves_all_or_nothing(tmp_path
         assert store.count("animals") == 4
         assert sorted(ids(store.query("animals", (1, 0, 0), k=10))) == sorted(e.id for e in ANIMALS)
         store.upsert("animals", [Entry(id="new", document="d", text="w", vector=(1, 0, 0))])
+
+
+def test_a_new_file_that_another_process_is_making_is_waited_for(tmp_path: Path) -> None:
+    file = tmp_path / "vectors.db"
+    other: Any = apsw.Connection(str(file))
+    other.execute("BEGIN IMMEDIATE")
+    leaving = threading.Timer(0.2, other.execute, ("ROLLBACK",))
+    leaving.start()
+    with filled(lambda: SqliteVectorStore(file)) as store:
+        assert store.count("animals") == len(ANIMALS)
+    leaving.join()
+    other.close()
 
 
 def test_files_that_are_no_stores_are_told(tmp_path: Path) -> None:

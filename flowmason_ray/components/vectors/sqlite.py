@@ -15,6 +15,7 @@ import struct
 from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any, Self, cast
 
 from flowmason_ray.components.extras import needs
@@ -62,6 +63,19 @@ CREATE TRIGGER entries_updated AFTER UPDATE OF text ON entries BEGIN
 """
 
 
+def _use_wal(connection: Connection) -> None:
+    """Turn on write-ahead logging; SQLite's own waiting for others does not hold for this (as in `stores.sqlite_files`)."""
+    deadline = monotonic() + _BUSY_MS / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL").fetchall()
+            return
+        except apsw.BusyError:
+            if monotonic() > deadline:
+                raise
+        sleep(0.01)
+
+
 class SqliteVectorStore:
     """Collections in a SQLite file (`port.VectorStore`)."""
 
@@ -84,7 +98,9 @@ class SqliteVectorStore:
                 connection.load_extension(sqlite_vec.loadable_path())
                 connection.enable_load_extension(False)
                 # 16 KiB: a vector of 1,536 numbers takes 6 KiB and lies in one page. It only counts for a new file.
-                for pragma in ("page_size = 16384", "journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
+                connection.execute("PRAGMA page_size = 16384")
+                _use_wal(connection)
+                for pragma in ("synchronous = NORMAL", "foreign_keys = ON"):
                     connection.execute(f"PRAGMA {pragma}").fetchall()
                 _prepare(connection, self._file)
             except BaseException:
