@@ -257,7 +257,7 @@ class PromptLibrary:
         return prompt.variables
 
     def choose(self, names: Sequence[str], version: str | None) -> dict[str, Any]:
-        """Return what a stage's plan keeps of its prompts: name → `version` and `text` (`engine.planning.PromptChoice`).
+        """Return what a stage's plan keeps of its prompts: name → `version` and `text` (`engine.stage_settings.PromptChoice`).
 
         Raises:
             InvalidPipeline: as `find`.

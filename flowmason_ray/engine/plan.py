@@ -85,7 +85,7 @@ class PlanStage:
     """Whether room for all that runs of its bodies at a time is reserved before any of it begins."""
     cache: CachePolicy | None = None
     llm: Mapping[str, Any] | None = None
-    """The effective `llm_settings` (`engine.planning.ModelChoice`); None: it is not known to use models."""
+    """The effective `llm_settings` (`engine.stage_settings.ModelChoice`); None: it is not known to use models."""
     construct: Construct | None = None
     bodies: Mapping[str, int] = field(default_factory=dict[str, int])
     """The construct's bodies: name → region of the same scope, or for `loop_scope` constructs nothing."""

@@ -38,7 +38,7 @@ class Choices:
     built_in: frozenset[str] = frozenset()
 
     def settle(self, layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return the settings that hold (`engine.planning.ModelChoice`): the layers over the defaults, the weaker first.
+        """Return the settings that hold (`engine.stage_settings.ModelChoice`): the layers over the defaults, the weaker first.
 
         A layer that names another provider does not inherit the model: that is another provider's.
 
