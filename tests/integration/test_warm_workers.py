@@ -21,13 +21,14 @@ pytestmark = pytest.mark.ray
 
 class _In(BaseModel):
     n: int = 0
-    large: bool = False
+    fill: str = ""
     text: str = ""
 
 
 class _Out(BaseModel):
     n: int
     pid: int
+    of: str = ""
     text: str = ""
 
 
@@ -40,7 +41,7 @@ class Cheap:
         if deadly.exists() and input.n == 20:
             deadly.unlink()
             os.kill(os.getpid(), signal.SIGKILL)
-        return _Out(n=input.n + len(input.text), pid=os.getpid(), text="x" * 200_000 if input.large else "")
+        return _Out(n=input.n + len(input.text), pid=os.getpid(), of=input.text[:1], text=input.fill * 200_000)
 
 
 def lanes() -> list[Any]:
@@ -57,7 +58,7 @@ def _pid(_: Any) -> int:
     return os.getpid()
 
 
-def play(n: int, **config: Any) -> RunResult:
+def prepared(n: int, **config: Any) -> PreparedRun:
     loop = {"items": list(range(n)), "loop_stages": ["a", "b"], "max_parallel": 8}
     never = {"placement": {"fuse": "never"}}
     stages = [
@@ -65,13 +66,17 @@ def play(n: int, **config: Any) -> RunResult:
         {"id": "a", "component_type": "cheap", "config": {"n": "{{item}}", **config}, **never},
         {"id": "b", "component_type": "cheap", "config": {"n": "{{stages.a.n}}", "text": "{{stages.a.text}}"}, **never},
     ]
-    prepared = PreparedRun({"name": "warm", "stages": stages}, on="ray", components=[Cheap])
-    return asyncio.run(prepared.run())
+    return PreparedRun({"name": "warm", "stages": stages}, on="ray", components=[Cheap])
+
+
+def play(n: int, **config: Any) -> RunResult:
+    return asyncio.run(prepared(n, **config).run())
 
 
 def warmed() -> None:
     """Run until warm workers are there."""
-    for _ in range(20):
+    until = time.monotonic() + 120  # a busy machine takes its time to start them
+    while time.monotonic() < until:
         play(30).raise_for_status()
         if any(lane.ready for lane in lanes()):
             return
@@ -100,5 +105,25 @@ def test_the_calls_of_one_that_dies_are_made_again(ray_cluster: str, project_dir
 
 def test_large_values_stay_in_the_cluster(ray_cluster: str, project_dir: Path) -> None:
     warmed()
-    result = play(6, large=True).raise_for_status()
+    result = play(6, fill="x").raise_for_status()
     assert [each["n"] for each in result.output["results"]] == [i + 200_000 for i in range(6)]
+
+
+def test_runs_side_by_side_do_not_see_each_others_values(ray_cluster: str, project_dir: Path) -> None:
+    """Their stages have the same paths, and the same workers."""
+    warmed()
+
+    async def both() -> list[RunResult]:
+        return await asyncio.gather(*(prepared(12, fill=letter).run() for letter in "abcd"))
+
+    for _ in range(3):
+        for letter, result in zip("abcd", asyncio.run(both()), strict=True):
+            output = result.raise_for_status().output
+            assert [(each["n"], each["of"]) for each in output["results"]] == [(i + 200_000, letter) for i in range(12)]
+    workers: Any = [lane.handle for lane in lanes() if lane.ready]
+    ray: Any = importlib.import_module("ray")
+    assert ray.get([worker.__ray_call__.remote(_kept) for worker in workers]) == [0] * len(workers)
+
+
+def _kept(worker: Any) -> int:
+    return len(worker._kept)

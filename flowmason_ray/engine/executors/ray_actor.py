@@ -150,10 +150,9 @@ class ComponentActor:
             raise error
         return result
 
-    def take(self, path: str, attempt: int) -> tuple[bool, Any]:
-        """Hand out a value that stayed here: whether it is there, and the value."""
-        key = (path, attempt)
-        return key in self._kept, self._kept.pop(key, None)
+    def take(self, path: str, attempt: int) -> tuple[None, Any]:
+        """Hand out a value that stayed here, after something small whose arrival tells that it is handed out."""
+        return None, self._kept.pop((path, attempt))
 
     def stop(self, path: str, attempt: int) -> None:
         """Stop an attempt, if it is running."""

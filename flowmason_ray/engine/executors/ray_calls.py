@@ -112,6 +112,10 @@ class Call:
         """Return how long it must not be cancelled yet, in seconds (`SETTLED_S`)."""
         return 0.0 if self.pool is not None else max(0.0, SETTLED_S - (monotonic() - self.submitted))
 
+    def key(self, member: Member) -> tuple[Any, ...]:
+        """Return under which key its actor keeps a member's value."""
+        return (member.path, member.attempt)
+
     def waited_for(self) -> list[Member]:
         """Return the members whose reports are still missing."""
         return [member for member in self.members if member.wanted and not member.over]
@@ -167,7 +171,7 @@ def take_values(handle: Any, call: Call, report: CallReport) -> list[Any]:
     call.values = [None] * len(call.members)
     for i, (member, each) in enumerate(zip(call.members, report.reports, strict=True)):
         if not each.inline:
-            there, call.values[i] = handle.take.remote(member.path, member.attempt)
+            there, call.values[i] = handle.take.remote(*call.key(member))
             missing.append(there)
     return missing
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
+from itertools import count
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError
 
-from flowmason_ray.engine.executors.ray_calls import Call
+from flowmason_ray.engine.executors.ray_calls import Call, Member
 from flowmason_ray.engine.executors.ray_messages import CallData, CallReport, pack, unpack
 from flowmason_ray.engine.executors.ray_worker import execute, node_id, run_attempts
 
@@ -33,26 +34,28 @@ class _Worker:
 
     def __init__(self) -> None:
         self._classes: Mapping[str, Any] = {}
-        self._kept: dict[tuple[str, int], Any] = {}
+        self._kept: dict[tuple[int, str, int], Any] = {}
 
     def learn(self, classes: Mapping[str, Any]) -> None:
         """Take component classes that cannot be imported here, by name."""
         self._classes = classes
 
-    def run(self, packed: bytes, *arguments: Any) -> bytes:
-        """Run a call (`ray_worker.run_call`); values that are too large for the report stay here until they are taken."""
+    def run(self, number: int, packed: bytes, *arguments: Any) -> bytes:
+        """Run a call (`ray_worker.run_call`); values that are too large for the report stay here until they are taken.
+
+        `number` is the call's: runs that go on side by side have stages of the same paths.
+        """
         call: CallData = unpack(packed)
         reports, kept = run_attempts(self._classes, call, arguments, execute)
         for data, report, value in zip(call.attempts, reports, kept, strict=True):
             if report.status == "succeeded" and not report.inline:
-                self._kept[data.path, data.attempt] = value
+                self._kept[number, data.path, data.attempt] = value
         return pack(CallReport(reports, node_id()))
 
     @_ray.method(num_returns=2)
-    def take(self, path: str, attempt: int) -> tuple[bool, Any]:
-        """Hand out a value that stayed here: whether it is there, and the value."""
-        key = (path, attempt)
-        return key in self._kept, self._kept.pop(key, None)
+    def take(self, number: int, path: str, attempt: int) -> tuple[None, Any]:
+        """Hand out a value that stayed here, after something small whose arrival tells that it is handed out."""
+        return None, self._kept.pop((number, path, attempt))
 
 
 class Lane:
@@ -69,6 +72,8 @@ class Lane:
         """The classes that it was told last."""
 
 
+_numbers = count()
+"""The numbers of this process's calls."""
 _lanes: list[Lane] = []
 _cluster: list[str] = []
 """The cluster that the lanes are in."""
@@ -78,15 +83,20 @@ _remote_worker: Any = _ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0
 class WarmCall(Call):
     """A call that a warm worker carries out."""
 
-    __slots__ = ("arguments", "data", "lane", "options")
+    __slots__ = ("arguments", "data", "lane", "number", "options")
 
     def __init__(self, call: Call, lane: Lane, data: bytes, arguments: list[Any], options: Mapping[str, Any]) -> None:
         super().__init__(call.members, name=call.name, cores=call.cores)
         self.lane = lane
+        self.number = next(_numbers)
         self.data = data
         self.arguments = arguments
         self.options = options
         """What it takes to make it again as a task."""
+
+    def key(self, member: Member) -> tuple[Any, ...]:
+        """Return under which key its worker keeps a member's value."""
+        return (self.number, *super().key(member))
 
     def cancel(self, *, force: bool) -> None:
         """Cancel it if it has not begun; with `force`, kill its worker."""
@@ -150,7 +160,7 @@ class Warm:
             lane.handle.learn.remote(classes)
             lane.knows = classes
         self._load[lane] = self._load.get(lane, 0) + 1
-        call.report = lane.handle.run.options(name=call.name).remote(call.data, *call.arguments)
+        call.report = lane.handle.run.options(name=call.name).remote(call.number, call.data, *call.arguments)
         self._watch(call)
 
     def arrived(self, call: WarmCall, outcome: Any) -> bool:
