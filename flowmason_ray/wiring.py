@@ -229,13 +229,17 @@ def make_executor(on: str, options: ExecutorOptions | None = None) -> Executor:
         MissingExtra: what it needs is not installed.
     """
     if on == "ray":
+        from flowmason_ray.engine.executors.ray_token import protect
+
+        address = options.ray_address if options else None
+        protect(address)
         try:
             from flowmason_ray.engine.executors.ray_tasks import RayTasksExecutor
         except ModuleNotFoundError as exc:
             if (exc.name or "").partition(".")[0] != "ray":
                 raise
             raise MissingExtra(feature="Running on Ray", extra="ray", module="ray") from exc
-        return RayTasksExecutor(address=options.ray_address if options else None)
+        return RayTasksExecutor(address=address)
     from flowmason_ray.engine.executors.in_process import InProcessExecutor
 
     return InProcessExecutor()

@@ -2,7 +2,7 @@
 
 A run joins the cluster that this process is connected to, else the one at `RAY_ADDRESS` (or the address given), else it
 starts one in this machine's processes: embedded, without a dashboard, reachable with a token that only this process and its
-children know. An embedded cluster is kept for later runs of the same process, because starting one takes seconds, and ends
+children know (`ray_token`). An embedded cluster is kept for later runs of the same process, because starting one takes seconds, and ends
 with the process.
 """
 
@@ -11,18 +11,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import secrets
-import sys
 import threading
 from concurrent.futures import Future
 from typing import Any, cast
 
 from flowmason_ray.errors import FlowMasonError, MissingExtra
 
-# Ray reads how to authenticate once, when it is imported (2.60: setting it later leaves client and server at odds).
-if not {"RAY_AUTH_MODE", "RAY_ADDRESS"} & os.environ.keys() and "ray" not in sys.modules:
-    os.environ["RAY_AUTH_MODE"] = "token"
-    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 # Without this Ray warns about GPUs on every start (ray/_private/worker.py).
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
