@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
+import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -13,7 +16,15 @@ from pydantic import BaseModel
 
 from flowmason_ray import Context, SetupContext, operator
 from flowmason_ray.api import PreparedRun, RunResult
-from flowmason_ray.engine.events import Event, StageEnded, StageFailed, StageLogged, StageProgressed, StageSucceeded
+from flowmason_ray.engine.events import (
+    Event,
+    StageBegan,
+    StageEnded,
+    StageFailed,
+    StageLogged,
+    StageProgressed,
+    StageSucceeded,
+)
 
 pytestmark = pytest.mark.ray
 
@@ -87,7 +98,24 @@ class Slow:
         return _Out()
 
 
-COMPONENTS = [Says, SaysInActor, SaysOnLoop, FailsLoudly, Slow]
+@operator(name="dies_once", effect="pure", cost="cpu")
+class DiesOnce:
+    Input, Output = _In, _Out
+
+    def execute(self, input: _In, context: Context) -> _Out:
+        first = not (context.project_dir / "died").exists()
+        for i in range(input.lines):
+            context.log("info", f"{'first' if first else 'second'} {i}")
+        if first:
+            until = time.monotonic() + 60
+            while not (context.project_dir / "heard").exists() and time.monotonic() < until:
+                time.sleep(0.02)
+            (context.project_dir / "died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return _Out()
+
+
+COMPONENTS = [Says, SaysInActor, SaysOnLoop, FailsLoudly, Slow, DiesOnce]
 
 
 def play(stages: list[dict[str, Any]], observe: Any = None) -> tuple[RunResult, list[Event]]:
@@ -173,3 +201,36 @@ def test_the_time_in_the_queue_of_the_cluster_does_not_count(ray_cluster: str, p
     ]
     result, _ = play(stages)
     result.raise_for_status()
+
+
+def test_an_attempt_that_is_carried_out_again_is_heard_from_its_beginning(ray_cluster: str, project_dir: Path) -> None:
+    def observe(event: Event) -> None:
+        if isinstance(event, StageLogged) and event.message == "first 4":
+            (project_dir / "heard").touch()
+
+    result, events = play(one("dies_once", lines=5), observe)
+    result.raise_for_status()
+    assert (project_dir / "died").exists()
+    assert [text for _, text, _ in said(events)] == [f"{time} {i}" for time in ("first", "second") for i in range(5)]
+
+
+def test_a_time_limit_holds_although_the_letter_is_lost_that_the_attempt_has_begun(
+    ray_cluster: str, project_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the mailbox dies, and is started anew by Ray, in the wrong moment."""
+    hearing = importlib.import_module("flowmason_ray.engine.executors.ray_hearing").Hearing
+    hear = hearing._letters
+    lost: list[Any] = []
+
+    def losing(self: Any, letters: list[Any]) -> None:
+        if lost:
+            hear(self, letters)
+        else:
+            lost.extend(letters)
+
+    monkeypatch.setattr(hearing, "_letters", losing)
+    stages = [{**one("says", wait_for="never", lines=0)[0], "timeout_ms": 1500}]
+    result, events = play(stages)
+    assert any(isinstance(letter[3], StageBegan) for letter in lost)
+    assert result.status == "failed"
+    assert [e.failure.code for e in events if isinstance(e, StageFailed)] == ["timeout"]

@@ -11,7 +11,7 @@ from flowmason_ray.engine.events import Event, StageBegan
 from flowmason_ray.engine.executor import Deliver
 from flowmason_ray.engine.executors.ray_calls import Call
 from flowmason_ray.engine.executors.ray_mailbox import Mailbox
-from flowmason_ray.engine.executors.ray_telling import Letter
+from flowmason_ray.engine.executors.ray_telling import TELLERS, Letter
 
 Ask = Callable[[], Mapping[str, Call]]
 """Returns the calls that are waited for, by the paths of their attempts."""
@@ -30,8 +30,8 @@ class Hearing:
         self.mailbox = Mailbox(run_id, self._letters, self._gone)
         self._deliver = deliver
         self._calls = calls
-        self._heard: dict[tuple[str, int], int] = {}
-        """How many messages of an attempt have been passed on."""
+        self._heard: dict[tuple[str, int], dict[int, int]] = {}
+        """By attempt and teller, how many messages have been passed on. An attempt has several tellers when it is carried out again."""
 
     @property
     def address(self) -> tuple[str, str] | None:
@@ -58,8 +58,10 @@ class Hearing:
                 self._hear(path, attempt, number, event)
 
     def _hear(self, path: str, attempt: int, number: int, event: Event) -> None:
-        if number >= self._heard.get((path, attempt), 0):
-            self._heard[path, attempt] = number + 1
+        tellers = self._heard.setdefault((path, attempt), {})
+        teller, number = divmod(number, TELLERS)
+        if number >= tellers.get(teller, 0):
+            tellers[teller] = number + 1
             self._deliver(event)
 
     def _gone(self) -> None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import threading
 from collections import deque
 from contextlib import suppress
+from random import SystemRandom
 from time import monotonic, sleep, time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 import ray
@@ -19,9 +20,7 @@ from ray import cloudpickle
 from ray.exceptions import RayError
 
 from flowmason_ray.engine.events import Event, StageBegan, StageLogged, StageProgressed
-
-if TYPE_CHECKING:
-    pass
+from flowmason_ray.engine.executors.prints import LONGEST_LINE
 
 Letter = tuple[str, int, int, Event]
 """The attempt (path and number), the number of the message among the attempt's, and the message."""
@@ -38,8 +37,15 @@ MESSAGES_PER_S = 100.0
 """How many it may send in a second after that, as long as it runs."""
 MOST_CHARS = 2**20
 """How much text they may have."""
-LINE_CHARS = 4_000
+LINE_CHARS = LONGEST_LINE
 """How much of one line that is printed, or one message, is passed on."""
+AGAIN_S = 5.0
+"""How often an attempt with a time limit says again that it runs: a letter that is lost must not make the limit void."""
+TELLERS = 2**32
+"""By how much the numbers of one teller's messages differ from another's: an attempt that is carried out again, because its worker
+died, begins to count anew."""
+
+randbits = SystemRandom().getrandbits
 
 _ray: Any = ray
 _cloudpickle: Any = cloudpickle
@@ -55,22 +61,23 @@ class Teller:
         self._path = path
         self._attempt = attempt
         self._lock = threading.Lock()
-        self._count = 0
+        self._count = randbits(30) * TELLERS
         self._chars = 0
         self._dropped = 0
         self._left = float(MOST_MESSAGES)
         self._filled_at = monotonic()
         self._recent: deque[tuple[float, int, Event]] = deque()
+        self._begun: Letter | None = None
 
     def post_to(self, mailbox: tuple[str, str]) -> None:
         """Have what is said posted too: to the mailbox of that name, and there in that box."""
         self._mailbox = mailbox
 
     def began(self) -> None:
-        """Say at once that the attempt runs."""
+        """Say at once that the attempt runs, and again every now and then as long as it does."""
         if self._mailbox is not None:
-            letter = (self._path, self._attempt, -1, StageBegan(path=self._path, attempt=self._attempt))
-            _post.send(self._mailbox, letter, urgent=True)
+            self._begun = (self._path, self._attempt, -1, StageBegan(path=self._path, attempt=self._attempt))
+            _post.repeat(self._mailbox, self._begun)
 
     def tell(self, event: Event) -> None:
         """Say something."""
@@ -81,7 +88,10 @@ class Teller:
                     return
                 event = _plain(event)
                 self._chars += len(event.message)
-            if not self._may_speak() or self._chars > MOST_CHARS:
+                if self._chars > MOST_CHARS:
+                    self._dropped += 1
+                    return
+            if not self._may_speak():
                 self._dropped += 1
                 return
             number, self._count = self._count, self._count + 1
@@ -109,6 +119,8 @@ class Teller:
 
     def told(self) -> tuple[tuple[int, Event], ...]:
         """Return what has been said lately, each with its number; the attempt is over."""
+        if self._begun is not None:
+            _post.settle(self._begun)
         with self._lock:
             if self._dropped:
                 message = f"It said more than is passed on: {self._dropped} messages or lines were dropped."
@@ -139,6 +151,17 @@ class _Post:
         self._urgent = False
         self._thread: threading.Thread | None = None
         self._actors: dict[str, Any] = {}
+        self._repeated: dict[int, tuple[tuple[str, str], Letter]] = {}
+        """What is said until it is settled, by the identity of the letter."""
+
+    def repeat(self, mailbox: tuple[str, str], letter: Letter) -> None:
+        """Post a letter at once, and again until it is settled."""
+        self._repeated[id(letter)] = (mailbox, letter)
+        self.send(mailbox, letter, urgent=True)
+
+    def settle(self, letter: Letter) -> None:
+        """Post a letter no more."""
+        self._repeated.pop(id(letter), None)
 
     def send(self, mailbox: tuple[str, str], letter: Letter, *, urgent: bool = False) -> None:
         self._urgent = self._urgent or urgent
@@ -150,8 +173,9 @@ class _Post:
 
     def _work(self) -> None:
         while True:
-            self._filled.wait()
-            if not self._urgent:
+            if not self._filled.wait(AGAIN_S if self._repeated else None):
+                self._queue.extend(self._repeated.copy().values())
+            elif not self._urgent:
                 sleep(FLUSH_S)
             self._filled.clear()
             self._urgent = False
