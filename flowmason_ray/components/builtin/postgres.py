@@ -18,7 +18,7 @@ from flowmason_ray.components.builtin.examples import closed
 from flowmason_ray.components.builtin.sql_errors import sql_problem
 from flowmason_ray.components.builtin.sql_execute import Statement
 from flowmason_ray.components.builtin.sql_rows import ResultForm, RowsOutput, rows_output
-from flowmason_ray.components.builtin.sql_text import with_names
+from flowmason_ray.components.builtin.sql_text import check_reads, with_names
 from flowmason_ray.components.connection_names import names_connection
 from flowmason_ray.components.extras import needs
 from flowmason_ray.components.files import file_errors, relative, resolve_inside, write_atomic_async
@@ -92,7 +92,9 @@ class Postgres:
             return await getattr(self, f"_{input.operation}")(connection, input, context)
 
     async def _query(self, connection: Any, input: Input, context: Context) -> Output:
-        statement, values = _named(_given(input, "query"), input.parameters)
+        query: str = _given(input, "query")
+        check_reads(query)
+        statement, values = _named(query, input.parameters)
         async with connection.cursor() as cursor:
             await cursor.execute(statement, values, prepare=True)
             return self.Output(**await _fetched(cursor, input))
@@ -137,14 +139,17 @@ class Postgres:
                 "COPY takes no parameters. Export a view, or ask with operation 'query' and write with table_write.",
                 code="invalid_parameter",
             )
-        query = sql.SQL("COPY ({}) TO STDOUT (FORMAT csv, HEADER)").format(
-            sql.SQL(_given(input, "query").strip().rstrip(";"))
-        )
+        text: str = _given(input, "query").strip().rstrip(";")
+        check_reads(text)
+        query_text = sql.SQL(cast("Any", text))  # no constant: it is the pipeline's
+        query = sql.SQL("COPY ({}\n) TO STDOUT (FORMAT csv, HEADER)").format(query_text)
         target = resolve_inside(context.project_dir, _given(input, "file"))
 
         async def write(temporary: Path) -> int:
             with temporary.open("wb") as out:
                 async with connection.cursor() as cursor:
+                    # The server reads it once by itself: then it cannot end COPY's bracket, and go on with a clause of COPY's.
+                    await cursor.execute(sql.SQL("EXPLAIN {}").format(query_text), prepare=True)
                     async with cursor.copy(query) as copy:
                         async for chunk in copy:
                             out.write(chunk)

@@ -1,7 +1,7 @@
 """`sql_query`: one query that only reads, on SQLite or PostgreSQL.
 
 Declared idempotent, not pure: it may be repeated, but what it gives depends on the database and not only on the config. That it
-changes nothing is the database's own promise (`sql_databases`).
+changes nothing is the database's own promise (`sql_databases`), and on PostgreSQL ours, too (`sql_text.check_reads`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from flowmason_ray.components.builtin.examples import closed
 from flowmason_ray.components.builtin.sql_databases import opened
 from flowmason_ray.components.builtin.sql_rows import ResultForm, RowsOutput, rows_output
 from flowmason_ray.components.builtin.sql_statements import bound
-from flowmason_ray.components.builtin.sql_text import first_word
+from flowmason_ray.components.builtin.sql_text import check_reads, first_word
 from flowmason_ray.components.connection_names import names_connection
 from flowmason_ray.engine.component import Context
 
@@ -62,6 +62,8 @@ class SqlQuery:
         """
         statement, values = bound(input.query, input.parameters)
         with opened(context, input.connection, input.database, read_only=True, timeout=input.timeout) as database:
+            if database.dialect.name == "postgresql":
+                check_reads(input.query)
             streaming = database.execution_options(stream_results=_streams(database, input.query))
             with streaming.execute(statement, values) as found:
                 columns = list(found.keys()) if found.returns_rows else []

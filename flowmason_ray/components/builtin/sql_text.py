@@ -69,7 +69,43 @@ def unknown_parameter(name: str, parameters: Iterable[str]) -> PermanentError:
 
 
 def first_word(statement: str) -> str:
-    """Return the first word of a statement in upper case, comments and brackets skipped."""
-    bare = re.sub(r"--[^\n]*|/\*.*?\*/", " ", statement, flags=re.DOTALL).lstrip(" \t\r\n(")
-    found = re.match(r"[A-Za-z]+", bare)
+    """Return the first word of a statement in upper case, comments and brackets skipped.
+
+    Comments lie in each other, as PostgreSQL reads them; what a word is hidden in for one reader must not show it to another.
+    """
+    at, depth = 0, 0
+    while at < len(statement):
+        two = statement[at : at + 2]
+        if two == "/*":
+            depth, at = depth + 1, at + 2
+        elif depth and two == "*/":
+            depth, at = depth - 1, at + 2
+        elif depth:
+            at += 1
+        elif two == "--":
+            end = re.compile(r"[\r\n]").search(statement, at)
+            at = end.end() if end else len(statement)
+        elif statement[at] in " \t\r\n\f\v(":
+            at += 1
+        else:
+            break
+    found = re.compile(r"[A-Za-z]+").match(statement, at)
     return found.group().upper() if found else ""
+
+
+_READING = ("SELECT", "WITH", "VALUES", "TABLE", "SHOW", "EXPLAIN")
+
+
+def check_reads(statement: str) -> None:
+    """Refuse what is no query of PostgreSQL's: also a transaction that is READ ONLY runs `COPY … TO PROGRAM`, `DO` and `CALL`.
+
+    Raises:
+        PermanentError: `sql_read_only`.
+    """
+    word = first_word(statement)
+    if word not in _READING:
+        raise PermanentError(
+            f"A query that only reads begins with {', '.join(_READING[:-1])} or {_READING[-1]}; found {word or statement[:20]!r}. "
+            "Use sql_execute (or postgres with operation 'execute') for other statements.",
+            code="sql_read_only",
+        )

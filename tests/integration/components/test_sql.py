@@ -7,6 +7,7 @@ import sqlite3
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import polars as pl
 import psycopg
@@ -177,7 +178,7 @@ def test_a_sqlite_file_of_the_project_is_made_by_writing_and_not_by_asking(conte
         ({"query": "select 1", "connection": None}, PermanentError, "invalid_input", "either 'connection'"),
         ({"query": "select 1", "database": "shop.db", "connection": "sqlite"}, PermanentError, "invalid_input", "either"),
         ({"query": "selct 1"}, PermanentError, "sql_error", "syntax error"),
-        ({"query": "selct 1", "connection": "postgres"}, PermanentError, "sql_error", "syntax error"),
+        ({"query": "selct 1", "connection": "postgres"}, PermanentError, "sql_read_only", "found 'SELCT'"),
         ({"query": "select :nmae", "parameters": {"name": 1}}, PermanentError, "unknown_parameter", "Did you mean 'name'"),
         ({"query": "select :x", "parameters": {"x": {}}}, PermanentError, "invalid_parameter", "an object"),
         ({"query": "select 1 as a, 2 as a"}, PermanentError, "duplicate_column", "called 'a'"),
@@ -230,6 +231,41 @@ def test_a_postgres_query_changes_nothing(statement: str, context: RecordingCont
     with suppress(PermanentError):
         pg(context, "query", query=statement)
     assert ask(context, "select count(*) as n from products", connection="postgres").rows == [{"n": 3}]
+
+
+@pytest.mark.parametrize("operation", ["sql_query", "query", "copy_out"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "copy (select 1) to program 'touch {made}'",
+        "/* a /* b */ select */ copy (select 1) to program 'touch {made}'",
+        "-- select\rcopy (select 1) to program 'touch {made}'",
+        "do $$ begin copy (select 1) to program 'touch {made}'; end $$",
+        "select 1) to program 'touch {made}' --",
+        "select 1\n) to program 'touch {made}' --",
+        "explain select 1) to program 'touch {made}' --",
+    ],
+)
+def test_a_postgres_query_runs_no_program_on_the_server(
+    operation: str, statement: str, context: RecordingContext
+) -> None:
+    """Also for a superuser, whom a READ ONLY transaction lets do that."""
+    made = f"made_{uuid4().hex}"  # in the server's own directory
+    query = statement.format(made=made)
+
+    def attack() -> object:
+        if operation == "sql_query":
+            return ask(context, query, connection="postgres")
+        return pg(context, operation, query=query, file="out.csv")
+
+    with pytest.raises(PermanentError) as caught:
+        attack()
+    assert caught.value.code in ("sql_read_only", "sql_error")
+    there = f"select (pg_stat_file('{made}', true)).size is not null as there"
+    assert ask(context, there, connection="postgres").rows == [{"there": False}]
+    if query.startswith("copy"):
+        pg(context, "execute", statements=[{"sql": query}])
+        assert ask(context, there, connection="postgres").rows == [{"there": True}], "it can be done"
 
 
 def test_postgres_statements_take_effect_together_or_not_at_all(context: RecordingContext) -> None:
