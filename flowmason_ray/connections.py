@@ -46,7 +46,12 @@ def _no_literal(value: Any) -> Any:
     return value
 
 
-def _no_password(value: Any) -> Any:
+def no_password(value: Any) -> Any:
+    """Return a URL, unless it is written down with a password in it.
+
+    Raises:
+        ValueError: it is.
+    """
     if isinstance(value, str):
         try:
             password = urlsplit(value).password
@@ -62,7 +67,7 @@ def _no_password(value: Any) -> Any:
 
 Text = str | SecretReference | EnvironmentReference
 """A text, or where it is found."""
-Url = Annotated[Text, AfterValidator(_no_password)]
+Url = Annotated[Text, AfterValidator(no_password)]
 """A URL; one that holds a password is a secret as a whole."""
 Hidden = Annotated[Text, AfterValidator(_no_literal)]
 """What is always secret. In a resolved connection it is a text."""
@@ -212,13 +217,15 @@ class McpServer(Connection):
             raise ValueError("'headers' belong to 'url'")
         if isinstance(self.url, str) and not self.url.startswith(("http://", "https://")):
             raise ValueError("'url' must start with http:// or https://")
-        literal = next((n for n, v in self.headers.items() if n.lower() in _PROVING and isinstance(v, str)), None)
+        no_password(self.url)
+        literal = next((n for n, v in self.headers.items() if n.lower() in PROVING and isinstance(v, str)), None)
         if literal is not None:
             raise ValueError(f'header {literal!r} is a secret: write {{"secret": "NAME_OF_AN_ENVIRONMENT_VARIABLE"}}')
         return self
 
 
-_PROVING = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key", "api-key"})
+PROVING = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key", "api-key"})
+"""HTTP headers that prove who we are."""
 MCP_PREFIX = "mcp:"
 """Put before the names of MCP servers where they stand beside connections."""
 

@@ -11,7 +11,15 @@ from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from flowmason_ray.connections import CONNECTION_TYPES, MCP_PREFIX, AnyConnection, Connection, McpServer
+from flowmason_ray.connections import (
+    CONNECTION_TYPES,
+    MCP_PREFIX,
+    PROVING,
+    AnyConnection,
+    Connection,
+    McpServer,
+    no_password,
+)
 from flowmason_ray.errors import InvalidCall, InvalidPipeline, Problem, nearest
 
 PROJECT_FILE = "flowmason.json"
@@ -290,6 +298,16 @@ class ProviderSettings(BaseModel):
         if written.get("type") != "vllm" or not isinstance(limits, dict):
             return written
         return {**written, "limits": {"concurrency": ENGINE_CONCURRENCY, **cast("dict[str, Any]", limits)}}
+
+    @model_validator(mode="after")
+    def _keys_are_elsewhere(self) -> ProviderSettings:
+        no_password(self.base_url)
+        literal = next((name for name in self.headers if name.lower() in PROVING), None)
+        if literal is not None:
+            raise ValueError(
+                f'header {literal!r} is a secret: leave it out, and say where the key is, "api_key": {{"secret": "NAME"}}'
+            )
+        return self
 
     @model_validator(mode="after")
     def _resources_are_used(self) -> ProviderSettings:

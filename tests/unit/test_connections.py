@@ -112,6 +112,36 @@ def test_a_connection_that_cannot_be_read_says_where(connection: Any, path: str,
     assert "hunter2" not in str(problem)
 
 
+@pytest.mark.parametrize(
+    ("settings", "path", "words"),
+    [
+        (
+            {"providers": {"p": {"type": "openai_compatible", "base_url": "https://me:hunter2@host/v1"}}},
+            "/providers/p",
+            "password is not written",
+        ),
+        (
+            {"providers": {"p": {"type": "anthropic", "headers": {"X-Api-Key": "hunter2"}}}},
+            "/providers/p",
+            "'X-Api-Key' is a secret",
+        ),
+        (
+            {"mcp_servers": {"s": {"url": "https://me:hunter2@host/mcp"}}},
+            "/mcp_servers/s",
+            "password is not written",
+        ),
+    ],
+)
+def test_no_key_is_written_where_services_are_named(settings: Any, path: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "flowmason.json").write_text(json.dumps(settings))
+    with pytest.raises(InvalidPipeline) as caught:
+        find_project(tmp_path)
+    (problem,) = caught.value.problems
+    assert problem.path == path
+    assert words in str(problem)
+    assert "hunter2" not in str(problem)
+
+
 def test_no_template_reads_a_connections_secret(project_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHOP_PASSWORD", "hunter two")
     (project_dir / "flowmason.json").write_text(json.dumps({"connections": {"shop": CONNECTIONS["shop"]}}))

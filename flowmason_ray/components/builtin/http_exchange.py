@@ -17,7 +17,8 @@ import httpx
 from flowmason_ray.components.builtin.safe_addresses import Address, judged_addresses
 from flowmason_ray.errors import PermanentError
 
-_CREDENTIALS = ("authorization", "cookie", "proxy-authorization")
+_HARMLESS = frozenset({"accept", "accept-encoding", "accept-language", "range", "user-agent"})
+"""Headers that may follow a redirect to another origin. The rest is for the origin that it was written for: a key may stand in any."""
 _OF_THE_BODY = ("content-length", "content-type", "content-encoding", "transfer-encoding")
 
 
@@ -122,8 +123,8 @@ def _redirected(request: httpx.Request, status: int, location: str) -> httpx.Req
     headers = httpx.Headers(request.headers)
     del headers["host"]
     if _origin(url) != _origin(request.url):
-        for name in _CREDENTIALS:
-            headers.pop(name, None)
+        for name in set(headers) - _HARMLESS - set(_OF_THE_BODY):
+            del headers[name]
     method, content = request.method, request.content
     if (status == 303 and method != "HEAD") or (status in (301, 302) and method == "POST"):
         method, content = "GET", b""

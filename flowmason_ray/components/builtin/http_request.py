@@ -74,7 +74,11 @@ class HttpRequest:
         timeout: float = Field(
             default=30.0, gt=0, le=3600, description="Seconds for the whole exchange, redirects included."
         )
-        follow_redirects: bool = Field(default=True, description="Whether to follow up to 10 redirects.")
+        follow_redirects: bool = Field(
+            default=True,
+            description="Whether to follow up to 10 redirects. To another host, scheme or port go only the headers accept…, range, user-agent, "
+            "and those of the body.",
+        )
         verify_ssl: bool = Field(default=True, description="Whether the server's certificate must be valid.")
         expect_status: list[int] | None = Field(
             default=None,

@@ -23,6 +23,7 @@ from flowmason_ray.errors import PermanentError, TemporaryError
 
 with needs("The component 's3'", extra="s3"):
     import boto3  # pyright: ignore[reportMissingTypeStubs]  # it has no types
+    from boto3.exceptions import S3UploadFailedError  # pyright: ignore[reportMissingTypeStubs]
     from botocore.config import Config  # pyright: ignore[reportMissingTypeStubs]
     from botocore.exceptions import (  # pyright: ignore[reportMissingTypeStubs]
         BotoCoreError,
@@ -111,6 +112,10 @@ class S3:
             return getattr(self, f"_{input.operation}")(client, bucket, input, context)
         except ClientError as exc:
             raise _said(exc, where) from exc
+        except S3UploadFailedError as exc:  # around what really went wrong; its own words tell the file's absolute path
+            if isinstance(exc.__context__, ClientError):
+                raise _said(exc.__context__, where) from exc
+            raise TemporaryError(f"{where} cannot be written now.", code="s3_unavailable") from exc
         except (NoCredentialsError, ParamValidationError, ValueError) as exc:
             raise PermanentError(f"{where}: {exc}.", code="s3_error") from exc
         except BotoCoreError as exc:

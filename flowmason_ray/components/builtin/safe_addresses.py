@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Sequence
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from flowmason_ray.errors import PermanentError, TemporaryError
 
@@ -19,6 +19,23 @@ Address = IPv4Address | IPv6Address
 
 _NAT64 = IPv6Network("64:ff9b::/96")
 """RFC 6052: an IPv4 address behind a translator."""
+_NEVER: Sequence[IPv4Network | IPv6Network] = tuple(
+    ip_network(each)
+    for each in (
+        "168.63.129.16/32",  # Azure's host, which hands out certificates and settings to its machines
+        "192.0.0.0/24",
+        "192.88.99.0/24",
+        "198.18.0.0/15",
+        "64:ff9b:1::/48",
+        "100::/64",
+        "2001:2::/48",
+        "2001:db8::/32",
+        "3fff::/20",
+        "5f00::/16",
+    )
+)
+"""Addresses that some versions of Python's tables call global: what is judged must not depend on them. All but the first are from
+IANA's registries of special-purpose addresses (2025)."""
 
 
 def is_public(address: Address) -> bool:
@@ -31,6 +48,8 @@ def is_public(address: Address) -> bool:
             return is_public(carried)
         if address.is_site_local:
             return False
+    if any(address.version == network.version and address in network for network in _NEVER):
+        return False
     return address.is_global and not address.is_multicast and not address.is_reserved and not address.is_unspecified
 
 

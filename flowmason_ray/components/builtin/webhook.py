@@ -123,7 +123,7 @@ def _receiver(input: Webhook.Input, context: Context) -> tuple[httpx.URL, str | 
     # The project names this address itself; that is as good as naming it under http.allow_hosts.
     allow.append(f"{url.host}:{url.port or (443 if url.scheme == 'https' else 80)}")
     headers = {**cast("dict[str, str]", found.headers), **input.headers}
-    secret = input.secret or cast("str | None", found.secret)
+    secret = input.secret if input.secret is not None else cast("str | None", found.secret)
     return url, secret, {k.lower(): v for k, v in headers.items()}, allow
 
 
@@ -169,13 +169,18 @@ def signature(secret: str, *, message_id: str, timestamp: int, body: bytes) -> s
     """Return the value of `webhook-signature`.
 
     Raises:
-        PermanentError: the key begins with `whsec_` and goes on with something that is not base64 (`invalid_secret`).
+        PermanentError: the key is empty, or begins with `whsec_` and goes on with something that is not base64 (`invalid_secret`).
     """
     digest = hmac.new(_key(secret), f"{message_id}.{timestamp}.".encode() + body, hashlib.sha256).digest()
     return f"v1,{base64.b64encode(digest).decode()}"
 
 
 def _key(secret: str) -> bytes:
+    if not secret.removeprefix("whsec_").strip():
+        raise PermanentError(
+            "The key to sign with is empty: everybody could sign with it. Is its environment variable set?",
+            code="invalid_secret",
+        )
     if not secret.startswith("whsec_"):
         return secret.encode()
     try:

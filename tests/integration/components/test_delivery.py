@@ -116,6 +116,10 @@ def test_keys_of_the_specification_are_base64(context: RecordingContext, receive
         send(context, secret="whsec_???")
     assert caught.value.code == "invalid_secret"
     assert "???" not in caught.value.message
+    for empty in ("", " ", "whsec_"):
+        with pytest.raises(PermanentError, match="everybody could sign") as caught:
+            send(context, secret=empty)
+        assert caught.value.code == "invalid_secret"
     assert send(context, connection="plain").signed is False
     assert "webhook-signature" not in receiver.seen[-1].headers
 

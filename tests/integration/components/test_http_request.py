@@ -194,6 +194,15 @@ def test_credentials_do_not_follow_to_another_origin(server: Server, other: Serv
     auth = {"type": "bearer", "token": "t"}
     call(server.url("/a"), auth=auth)
     assert "authorization" not in other.seen[0].headers
+    # A key may stand in any header; what any client sends may follow.
+    call(
+        server.url("/a"),
+        headers={"X-Api-Key": "k", "X-Whatever": "k", "Cookie": "k", "Accept": "text/x", "User-Agent": "me"},
+    )
+    followed = other.seen[-1].headers
+    assert "k" not in followed.values()
+    assert (followed["accept"], followed["user-agent"]) == ("text/x", "me")
+    assert server.seen[-1].headers["x-whatever"] == "k"
     call(server.url("/same"), auth=auth)
     assert server.seen[-1].headers["authorization"] == "Bearer t"
 
@@ -220,6 +229,11 @@ INSIDE = [
     "http://192.168.1.1/",
     "http://100.64.0.1/",
     "http://224.0.0.1/",
+    "http://168.63.129.16/machine/?comp=goalstate",
+    "http://[::ffff:168.63.129.16]/",
+    "http://[64:ff9b::a83f:8110]/",
+    "http://[3fff::1]/",
+    "http://198.18.0.1/",
     "http://255.255.255.255/",
     "http://user:pw@127.0.0.1:{port}/",
     "http://example.com@127.0.0.1:{port}/",

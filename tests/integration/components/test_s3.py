@@ -93,6 +93,8 @@ def test_a_large_object_goes_from_file_to_file_in_parts(context: RecordingContex
         ({"operation": "put", "key": "x", "content": "ü", "format": "bytes"}, PermanentError, "invalid_input", "base64|ASCII"),
         ({"operation": "put", "key": "x", "file": "../up"}, PermanentError, "path_outside_project", "outside"),
         ({"operation": "put", "key": "x", "file": "none"}, PermanentError, "file_not_found", "no file"),
+        ({"operation": "put", "key": "x", "file": "here", "bucket": "no-such"}, PermanentError, "s3_not_found", "no bucket"),
+        ({"operation": "put", "key": "x", "file": "here", "connection": "nowhere"}, TemporaryError, "s3_unavailable", "be (reached|written)"),
         ({"operation": "copy", "key": "x"}, PermanentError, "invalid_input", "'destination'"),
         ({"operation": "get", "key": "raw"}, PermanentError, "encoding_error", "'utf-8'"),
         ({"operation": "get", "key": "text", "format": "json"}, PermanentError, "invalid_json", "not JSON"),
@@ -106,7 +108,9 @@ def test_what_cannot_be_done_is_said(
 ) -> None:
     do(context, "put", key="raw", content=base64.b64encode(b"\xff").decode(), format="bytes")
     do(context, "put", key="text", content="{")
+    (context.project_dir / "here").write_text("here")
     with pytest.raises(kind, match=words) as caught:
         do(context, **config)
     assert caught.value.code == code
     assert "secret-key" not in caught.value.message
+    assert str(context.project_dir) not in caught.value.message
