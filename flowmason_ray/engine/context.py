@@ -56,7 +56,7 @@ class AttemptContext:
         self._run = run
         self._llm = llm
         self._asked: AttemptModels | None = None
-        self._live = LiveText(self._show) if run.streams else None
+        self._live = LiveText(self._show, Masking(run.hidden)) if run.streams else None
         self._first_started_at = first_started_at
         self._tell = tell
         self._key = key

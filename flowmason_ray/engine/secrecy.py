@@ -60,6 +60,16 @@ class Masking:
                 text = text.replace(each, MASK)
         return text
 
+    def begun(self, text: str) -> int:
+        """Return how many characters at the end of a masked text may be the beginning of a secret."""
+        longest = 0
+        for each in self._texts:
+            for length in range(min(len(each) - 1, len(text)), longest, -1):
+                if text.endswith(each[:length]):
+                    longest = length
+                    break
+        return longest
+
     def encoded(self, text: bytes) -> bytes:
         """Return JSON text with every secret in it masked."""
         for each, mask in self._encoded:

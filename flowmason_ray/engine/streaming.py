@@ -1,7 +1,8 @@
 """Shows a growing text to whoever watches, without flooding them: a few events a second, and an end to it.
 
 Models say hundreds of tokens a second, and a loop has many models speaking at once. What is shown is for eyes; the whole text
-is in the stage's output.
+is in the stage's output. A secret that a model repeats comes in pieces: what could be the beginning of one is held back until it is
+known what it is.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from threading import Lock
 from time import monotonic
+
+from flowmason_ray.engine.secrecy import Masking
 
 INTERVAL_S = 0.1
 """Between two events of one attempt: as often as the live view draws."""
@@ -19,8 +22,9 @@ MOST_CHARS = 200_000
 class LiveText:
     """Passes on one attempt's text. May be fed from any thread."""
 
-    def __init__(self, show: Callable[[str], None]) -> None:
+    def __init__(self, show: Callable[[str], None], masking: Masking) -> None:
         self._show = show
+        self._masking = masking
         self._lock = Lock()
         self._waiting: list[str] = []
         self._left = MOST_CHARS
@@ -38,15 +42,16 @@ class LiveText:
             now = monotonic()
             if now - self._last >= INTERVAL_S:
                 self._last = now
-                self._pass_on()
+                self._pass_on(over=False)
 
     def flush(self) -> None:
-        """Show what waits: there is no more for now."""
+        """Show what waits: there is no more."""
         with self._lock:
-            self._pass_on()
+            self._pass_on(over=True)
 
-    def _pass_on(self) -> None:
-        if self._waiting:
-            text = "".join(self._waiting)
-            self._waiting.clear()
-            self._show(text)
+    def _pass_on(self, *, over: bool) -> None:
+        text = self._masking.text("".join(self._waiting))
+        held = 0 if over else self._masking.begun(text)
+        self._waiting = [text[len(text) - held :]] if held else []
+        if len(text) > held:
+            self._show(text[: len(text) - held])
