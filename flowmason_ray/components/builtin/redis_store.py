@@ -154,12 +154,22 @@ class RedisStore:
 _READS = frozenset({"get", "exists", "ttl", "hget", "hgetall", "range", "length", "smembers", "xrange"})
 
 
+_ONLY_FOR = {"ttl_seconds": ("set", "expire"), "only_if": ("set",), "max_length": ("xadd",)}
+"""Fields that would be left undone by other operations, and by which."""
+
+
 def _command(input: RedisStore.Input) -> list[str | int | float]:
     """Return the command that the server is sent.
 
     Raises:
-        PermanentError: what the operation needs is not given (`invalid_input`).
+        PermanentError: what the operation needs is not given, or what it would leave undone is (`invalid_input`).
     """
+    for field, operations in _ONLY_FOR.items():
+        if getattr(input, field) is not None and input.operation not in operations:
+            raise PermanentError(
+                f"{field!r} is for {' and '.join(map(repr, operations))}; operation {input.operation!r} knows nothing like it.",
+                code="invalid_input",
+            )
     key, value = input.key, input.value
     match input.operation:
         case "get" | "exists" | "ttl" | "hgetall" | "smembers":

@@ -160,6 +160,18 @@ def test_pop_gives_a_repeated_attempt_the_item_that_it_took(context: RecordingCo
         ({"operation": "set"}, PermanentError, "invalid_input", "'set' needs 'value'"),
         ({"operation": "hset", "value": 3}, PermanentError, "invalid_input", "needs an object"),
         ({"operation": "expire"}, PermanentError, "invalid_input", "'ttl_seconds'"),
+        (
+            {"operation": "incr", "ttl_seconds": 60},
+            PermanentError,
+            "invalid_input",
+            "'ttl_seconds' is for 'set' and 'expire'",
+        ),
+        (
+            {"operation": "hset", "value": {"a": 1}, "only_if": "missing"},
+            PermanentError,
+            "invalid_input",
+            "'only_if' is for 'set'",
+        ),
         ({"operation": "push", "value": []}, PermanentError, "invalid_input", "at least one"),
         ({"operation": "range", "start": "x"}, PermanentError, "invalid_input", "an index is a number"),
         ({"operation": "incr", "key": "text"}, PermanentError, "redis_error", "not an integer"),
