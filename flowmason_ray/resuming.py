@@ -66,6 +66,7 @@ class ResumedRun(PreparedRun):
         in_doubt: InDoubt,
         on: str | None,
         observers: Sequence[Observer],
+        stream: bool,
     ) -> None:
         """
         Raises:
@@ -83,6 +84,7 @@ class ResumedRun(PreparedRun):
             on=on,
             store=store,
             observers=observers,
+            stream=stream,
             workspace=workspace,
             seed=created.seed,
         )
@@ -173,6 +175,7 @@ async def prepare_resume(
     in_doubt: InDoubt = "ask",
     on: str | None = None,
     observers: Sequence[Observer] = (),
+    stream: bool = False,
     workspace: Workspace | None = None,
 ) -> ResumedRun:
     """Read a run that was interrupted or paused, and make it ready to go on where it was.
@@ -183,6 +186,7 @@ async def prepare_resume(
         in_doubt: What holds for effectful attempts whose outcome is unknown.
         on: Where it goes on; as for `PreparedRun`.
         observers: Are shown every event from now on.
+        stream: Whether they are shown texts as they grow.
         workspace: The project; None: the one that the pipeline lies in.
 
     Raises:
@@ -202,7 +206,9 @@ async def prepare_resume(
         events.append(with_items(event_from_json(recorded.event, decoder), space.project.root))
     if not faithfulness.input_exact:
         raise input_masked(record)
-    run = ResumedRun(record, events, store=store, workspace=space, in_doubt=in_doubt, on=on, observers=observers)
+    run = ResumedRun(
+        record, events, store=store, workspace=space, in_doubt=in_doubt, on=on, observers=observers, stream=stream
+    )
     run.check_values(faithfulness)
     return run
 
@@ -301,6 +307,7 @@ async def prepare_edited(
     in_doubt: InDoubt = "ask",
     on: str | None = None,
     observers: Sequence[Observer] = (),
+    stream: bool = False,
     components: Sequence[type] = (),
     workspace: Workspace | None = None,
 ) -> EditedRun:
@@ -316,6 +323,7 @@ async def prepare_edited(
         in_doubt: What holds for effectful attempts whose outcome is unknown.
         on: Where it runs; as for `PreparedRun`.
         observers: Are shown every event of the new run.
+        stream: Whether they are shown texts as they grow.
         components: Component classes that it may use, besides the project's.
         workspace: The project; None: the one that the pipeline lies in.
 
@@ -348,6 +356,7 @@ async def prepare_edited(
             store=store,
             on=on,
             observers=observers,
+            stream=stream,
             components=components,
         )
     except InvalidInput as exc:

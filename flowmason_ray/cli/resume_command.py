@@ -50,6 +50,9 @@ def resume(
         bool, typer.Option("--detach", help="Hand the run to a coordinator in the Ray cluster, and leave.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, as 'fm run' does.")] = False,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Show what models say while they say it, on stderr.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but the result and errors.")] = False,
     project: Annotated[
         str, typer.Option("--project", metavar="DIR", help="The project to look in. Default: the one around here.")
@@ -79,13 +82,15 @@ def resume(
 
             check_detach(on=on, address=address, store=True)
         wait_for_resources(wait_s)
-        watcher = None if detach else make_watcher(quiet=quiet)
+        watcher = None if detach else make_watcher(quiet=quiet, stream=stream)
         if address is not None:
             os.environ["RAY_ADDRESS"] = address  # of this process alone, and of what it starts
         if pipeline is None:
-            prepared = _where_it_was(project, run, in_doubt, on, watcher)
+            prepared = _where_it_was(project, run, in_doubt, on, watcher, stream)
         else:
-            edited = _edited(project, run, pipeline, tuple(force or ()), in_doubt, on, watcher, dry_run, as_json, quiet)
+            edited = _edited(
+                project, run, pipeline, tuple(force or ()), in_doubt, on, watcher, stream, dry_run, as_json, quiet
+            )
             if edited is None:
                 return 0
             prepared = edited
@@ -113,7 +118,9 @@ def resume(
     return EXIT_CODES[result.status]
 
 
-def _where_it_was(project: str, run: str, in_doubt: InDoubt, on: str | None, watcher: Watcher | None) -> PreparedRun:
+def _where_it_was(
+    project: str, run: str, in_doubt: InDoubt, on: str | None, watcher: Watcher | None, stream: bool
+) -> PreparedRun:
     import asyncio
     from pathlib import Path
 
@@ -122,7 +129,8 @@ def _where_it_was(project: str, run: str, in_doubt: InDoubt, on: str | None, wat
 
     store = open_workspace(Path(project)).store()
     observers = [watcher] if watcher is not None else ()
-    return asyncio.run(prepare_resume(store, run, in_doubt=in_doubt, on=on, observers=observers))
+    streamed = stream and watcher is not None
+    return asyncio.run(prepare_resume(store, run, in_doubt=in_doubt, on=on, observers=observers, stream=streamed))
 
 
 def _edited(
@@ -133,6 +141,7 @@ def _edited(
     in_doubt: InDoubt,
     on: str | None,
     watcher: Watcher | None,
+    stream: bool,
     dry_run: bool,
     as_json: bool,
     quiet: bool,
@@ -151,7 +160,14 @@ def _edited(
     observers = [watcher] if watcher is not None else ()
     prepared = asyncio.run(
         prepare_edited(
-            store, run, Path(pipeline), reuse=Reuse(force=force), in_doubt=in_doubt, on=on, observers=observers
+            store,
+            run,
+            Path(pipeline),
+            reuse=Reuse(force=force),
+            in_doubt=in_doubt,
+            on=on,
+            observers=observers,
+            stream=stream and watcher is not None,
         )
     )
     if dry_run and as_json:

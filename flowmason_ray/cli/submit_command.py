@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flowmason_ray.cli.errors import CANCELLED, FAILED, command
+from flowmason_ray.cli.run_command import WaitForResources
 
 if TYPE_CHECKING:
     from flowmason_ray.ray_jobs.submitting import Job, JobEnded, JobServer
@@ -46,6 +47,7 @@ def submit(
             help="Give the job this environment variable, with the value that it has here. May be repeated.",
         ),
     ] = None,
+    wait_s: WaitForResources = None,
     python: Annotated[
         str, typer.Option("--python", metavar="PROGRAM", help="The cluster's Python that has FlowMason.")
     ] = "python",
@@ -71,6 +73,7 @@ def submit(
     project = find_project(Path(file))
     name = Path(file).resolve().relative_to(project.root).as_posix()
     words = [python, "-m", "flowmason_ray", "run", name, "--on", "ray", "--input", _argument(value)]
+    words += ["--wait-for-resources", str(wait_s)] if wait_s is not None else []
     words += [flag for flag, wanted in (("--json", as_json), ("--quiet", quiet)) if wanted]
     environment = dict(_variable(each) for each in env or ())
     job = Job(directory=project.root, command=words, environment=environment, about={"pipeline": name})

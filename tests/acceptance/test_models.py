@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import json
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 import pytest
 
 from flowmason_ray import run
+from flowmason_ray.api import PreparedRun
 from flowmason_ray.engine.events import Event, StageStreamed
 from flowmason_ray.engine.run_state import RunState
+from flowmason_ray.resuming import prepare_resume
 from flowmason_ray.stores.memory import MemoryRunStore
 from flowmason_ray.testing.llm_server import KEY, LlmServer
 from tests.cli_kit import Fm
@@ -219,6 +222,30 @@ def test_texts_are_shown_as_they_grow_only_to_who_asks(server: LlmServer, pipeli
     shown = [each for each in events if isinstance(each, StageStreamed)]
     assert "".join(each.text for each in shown) == "You said: say x please"
     assert {each.path for each in shown} == {"each[0]/ask"}
+
+
+def test_texts_are_shown_as_they_grow_when_a_run_goes_on(
+    fm: Fm, server: LlmServer, pipeline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(server, monkeypatch)
+    paused = fm("run", str(pipeline), "-i", '{"items": ["x"]}', "-q")
+    assert paused.code == 0, paused.err
+    words = ("resume", "last", "--pipeline", str(pipeline), "--force", "each")
+    assert "You said" not in fm(*words).err
+    assert "You said: say x please" in fm(*words, "--stream").err
+
+    async def where_it_was() -> list[Event]:
+        store = MemoryRunStore()
+        stopped = PreparedRun(pipeline, {"items": ["y"]}, store=store)
+        stopped.pause()
+        assert (await stopped.run()).status == "paused"
+        events: list[Event] = []
+        again = await prepare_resume(store, "last", observers=[events.append], stream=True)
+        (await again.run()).raise_for_status()
+        return events
+
+    shown = [each for each in asyncio.run(where_it_was()) if isinstance(each, StageStreamed)]
+    assert "".join(each.text for each in shown) == "You said: say y please"
 
 
 def test_without_a_provider_a_run_says_how_to_get_one(pipeline: Path) -> None:

@@ -186,6 +186,9 @@ def test_a_gpu_that_no_node_has_is_refused_before_anything_runs(head: Head, proj
     assert error["code"] == "infeasible_resources"
     assert "'look'" in error["message"]
     assert "none of the cluster's 1 node has any GPU" in error["message"]
+    waited = submit(head, project, "--json", "--wait-for-resources", "1")
+    assert waited.json["error"]["code"] == "infeasible_resources"
+    assert "It waited 1 s for that to change" in waited.json["error"]["message"]
 
 
 def test_who_has_not_the_token_is_refused(head: Head, project: Path) -> None:
