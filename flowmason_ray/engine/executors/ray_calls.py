@@ -7,6 +7,7 @@ go on is reported as stopped at once, and its result is dropped.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -42,6 +43,11 @@ _ray: Any = ray
 SETTLED_S = 0.25
 """How old a task is before it is cancelled. One that is cancelled while Ray still resolves its arguments ends this whole process
 (Ray 2.60: a failed check in `ReferenceCounter::RemoveSubmittedTaskReferences`, called from `NormalTaskSubmitter::SubmitTask`)."""
+
+
+_NOT_IMPORTED = "failed to import on the worker"
+"""What Ray says of a function or a class that it cannot unpickle (2.60, `ray/_private/function_manager.py`)."""
+_RAISED = re.compile(r"\s*\w+Error: ")
 
 
 class Member:
@@ -238,6 +244,8 @@ def _code_of(error: BaseException) -> tuple[str, str]:
         return "out_of_memory", message
     if isinstance(error, (WorkerCrashedError, RayActorError, NodeDiedError)):
         return "worker_died", "The worker process that ran the attempt died (killed, out of memory, or crashed)."
+    if _NOT_IMPORTED in str(error):
+        return "not_importable", words_of(error)
     return "executor_error", words_of(error)
 
 
@@ -249,6 +257,12 @@ def stopped(member: Member) -> StageStopped:
 def words_of(error: BaseException) -> str:
     """Return what an error of Ray's says: of one that wraps another, the other; its last line, where its point is."""
     cause = getattr(error, "cause", None)
+    if _NOT_IMPORTED in str(error):  # Ray's words, with the whole `sys.path`, around the traceback
+        why = next((line for line in reversed(str(error).splitlines()) if _RAISED.match(line)), "the import fails")
+        return (
+            f"The worker cannot import what a component needs. {why.strip()}. Install the same packages on every node of the cluster, "
+            "or send the project along ('fm submit')."
+        )
     if isinstance(error, RayTaskError) and isinstance(cause, BaseException):
         return f"{type(cause).__name__}: {cause}"
     lines = str(error).strip().splitlines()
