@@ -6,7 +6,8 @@ the project says so (`ray.wait_for_resources_s`), an attempt waits instead, with
 same wishes is queued in Ray, which an autoscaler sees as demand and which ends when there is room.
 
 Members of a gang wait until room for all of it is reserved (a placement group), which is given back when the construct that
-opened it has ended.
+opened it has ended. A gang that loses a node keeps its name and its other places; Ray reserves the lost ones anew when there is
+room, and if there can be none, the attempts that wait for them are let go of.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ class Admission:
         submit: Submit,
         deliver: Deliver,
         under_way: Callable[[], Collection[StartStage | GatherResults]],
-        abandon: Callable[[StageFailed], None],
+        abandon: Callable[[StageFailed], bool],
     ) -> None:
         """Begin to serve a run.
 
@@ -94,7 +95,7 @@ class Admission:
             submit: Hands an attempt to Ray; called at once or later.
             deliver: Takes reports of attempts that were held back and cannot run.
             under_way: Returns what was begun and has not ended.
-            abandon: Lets go of an attempt that was handed to Ray, and takes its report.
+            abandon: Lets go of an attempt that was handed to Ray, and takes its report; False: it cannot be let go of yet.
         """
         self._run = run
         self._under_way = under_way
@@ -165,30 +166,50 @@ class Admission:
         return self._missing[key]
 
     def _look_again(self) -> None:
-        """Let go of attempts that wait in Ray for a node that has gone."""
+        """Let go of what waits in Ray for a node that has gone."""
         self._looking = self._loop.call_later(LOOK_AGAIN_S, self._look_again)
-        if not self._under_way():
-            return
         waiting = [c for c in self._under_way() if isinstance(c, StartStage) and not self._is_held(c.path)]
+        if not waiting and not self._gangs:
+            return
         self._known = (monotonic(), self._ask())
         self._missing.clear()
-        stuck = {c.path: c for c in waiting if self._lost_room(c) is not None}
-        since = self._stuck
-        self._stuck = {path: since.get(path, monotonic()) for path in stuck}
-        for path, command in stuck.items():
-            found = f"{self._lost_room(command)} It had the room for it before."
+        crowded = {path: self._crowded(room) for path, room in self._gangs.items()}
+        gone = {path: self._gangs[path].gone() for path, found in crowded.items() if found and self._gangs[path].ready}
+        stuck: dict[str, tuple[str, StartStage | None]] = {
+            path: (found, None)
+            for path, found in crowded.items()
+            if found and not self._gangs[path].ready and self._queues[path].limit is None
+        }
+        for command in waiting:
+            found = self._lost_room(command) or self._lost_place(command, crowded, gone)
+            if found is not None:
+                stuck[command.path] = (f"{found} It had the room for it before.", command)
+        since, now = self._stuck, monotonic()
+        self._stuck = {path: since.get(path, now) for path in stuck}
+        for path, (found, command) in stuck.items():
             if path not in since:
                 if self._wait_s > 0:
                     self._warn(path, found)
-            elif monotonic() - since[path] >= self._wait_s:
+            elif now - since[path] >= self._wait_s:
+                if command is None:
+                    self._give_up(path, found)
+                elif not self._abandon(_refused(command, found)):
+                    continue  # the next time
                 del self._stuck[path]
-                self._abandon(_refused(command, found))
-        if self._wait_s > 0:
-            return
-        for path in [p for p, gang in self._gangs.items() if not gang.ready]:
-            found = missing_together(self._gangs[path].wanted, self._known[1])
-            if found is not None:
-                self._give_up(path, found)
+
+    def _crowded(self, room: Room) -> str | None:
+        """Tell why a gang could never have all of its room at the same time; None when it might."""
+        return missing_together(room.wanted, self._known[1])
+
+    def _lost_place(
+        self, command: StartStage, crowded: Mapping[str, str | None], gone: Mapping[str, Collection[int]]
+    ) -> str | None:
+        """Tell why an attempt waits for a place in a gang that was lost with a node; None: it does not."""
+        member = member_of(command.scope, command.stage.index) if gone else None
+        if member is None or member.path not in gone or self._gang_demand(command.stage) is None:
+            return None
+        room = self._gangs[member.path]
+        return crowded[member.path] if room.belongs_to(member) and room.needs(member, gone[member.path]) else None
 
     def _is_held(self, path: str) -> bool:
         return any(path in queue.commands for queue in self._queues.values())

@@ -433,15 +433,19 @@ class RayTasksExecutor:
             del self._calls[command.path]
             self._loop.call_soon(self._deliver, stopped(member))
 
-    def _abandon(self, event: StageFailed) -> None:
-        """Let go of an attempt that can never run, and report that."""
-        call = self._calls.pop(event.path, None)
+    def _abandon(self, event: StageFailed) -> bool:
+        """Let go of an attempt that can never run, and report that; returns False if its call is too young to be cancelled."""
+        call = self._calls.get(event.path)
+        if call is not None and call.settles_in():
+            return False
         if call is not None:
+            del self._calls[event.path]
             for member in call.members:
                 member.over = member.over or member.path == event.path
             if not call.waited_for():
                 call.cancel(force=True)
         self._deliver(event)
+        return True
 
     def _forget_held(self, command: CancelStage) -> bool:
         for group in self._held.values():
