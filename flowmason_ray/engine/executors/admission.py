@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic, time
 from typing import Any
 
@@ -37,6 +39,8 @@ NODES_TTL_S = 10.0
 LOOK_AGAIN_S = 5.0
 """How often it is looked at whether what waits in Ray can still be had. An attempt is let go of when it could not be had twice:
 if it was running on a node that died, Ray has said so by then."""
+ASK_AGAIN_S = 1.0
+"""After how long Ray is asked for room again when the question has failed: a worker, or a node, died over it."""
 GANG_CHECK_S = 0.25
 """How often it is looked at whether a gang's construct has ended, so that its room can be given back."""
 SHOWN = 5
@@ -57,7 +61,11 @@ class _Queue:
 
     said: str
     """What is missing."""
-    stop: Callable[[], None]
+    ask: Callable[[], Any]
+    """Asks Ray for the room; returns a reference that is there when the room is."""
+    is_task: bool
+    """Whether what asks is a task, to be cancelled when nobody waits any more. It has no arguments, so it may be at any age."""
+    asked: Any = None
     commands: dict[str, StartStage] = field(default_factory=dict[str, StartStage])
     limit: asyncio.TimerHandle | None = None
 
@@ -239,9 +247,8 @@ class Admission:
             return _refused(command, found)
         if demand.key not in self._queues:
             options = dict(self.placement.options(command)) | {"max_retries": 0, "name": f"room for {command.path}"}
-            probe = _ray.remote(_nothing).options(**options).remote()
-            self._hold(demand.key, command, found, lambda: _ray.cancel(probe, force=True))
-            self._when_done(probe, lambda: self._released(demand.key))
+            queue = _Queue(said=found, ask=_ray.remote(_nothing).options(**options).remote, is_task=True)
+            self._hold(demand.key, command, queue, lambda: self._released(demand.key))
         self._queues[demand.key].commands[command.path] = command
         return None
 
@@ -254,22 +261,30 @@ class Admission:
                 return True
         return False
 
-    def _hold(self, key: Any, command: StartStage, said: str, stop: Callable[[], None]) -> None:
-        self._queues[key] = _Queue(said=said, stop=stop)
-        if said:
-            self._queues[key].limit = self._loop.call_later(self._wait_s, self._give_up, key)
-            self._warn(command.path, said)
+    def _hold(self, key: Any, command: StartStage, queue: _Queue, then: Callable[[], None]) -> None:
+        self._queues[key] = queue
+        if queue.said:
+            queue.limit = self._loop.call_later(self._wait_s, self._give_up, key)
+            self._warn(command.path, queue.said)
+        self._ask_for(key, queue, then)
+
+    def _ask_for(self, key: Any, queue: _Queue, then: Callable[[], None]) -> None:
+        """Ask Ray for room, again and again until it says that there is some, and call `then`."""
+        if self._queues.get(key) is queue:
+            queue.asked = queue.ask()
+            again = partial(self._ask_for, key, queue, then)
+            self._when_done(queue.asked, then, lambda: self._loop.call_later(ASK_AGAIN_S, again))
 
     def _warn(self, path: str, said: str) -> None:
         message = f"It waits for the cluster to grow, for {self._wait_s:g} s at most. {said}"
         self._deliver(StageLogged(at=time(), path=path, level="warning", message=message))
 
-    def _when_done(self, reference: Any, then: Callable[[], None]) -> None:
+    def _when_done(self, reference: Any, then: Callable[[], None], failed: Callable[[], Any]) -> None:
         loop = self._loop
 
         def done(future: Any) -> None:  # on one of Ray's threads
-            if not loop.is_closed() and future.exception() is None:
-                loop.call_soon_threadsafe(then)
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(then if future.exception() is None else failed)
 
         reference.future().add_done_callback(done)
 
@@ -299,7 +314,8 @@ class Admission:
     def _drop(queue: _Queue) -> None:
         if queue.limit is not None:
             queue.limit.cancel()
-        queue.stop()
+        if queue.is_task:
+            _ray.cancel(queue.asked, force=True)
 
     # -- gangs --------------------------------------------------------------------------------------------------------
 
@@ -338,8 +354,8 @@ class Admission:
         if found is not None and self._wait_s <= 0:
             return _refused(command, found)
         room = self._gangs[path] = Room(member, bundles)
-        self._hold(path, command, found or "", lambda: None)
-        self._when_done(room.when_ready(), lambda: self._gang_ready(path, room))
+        queue = _Queue(said=found or "", ask=room.when_ready, is_task=False)
+        self._hold(path, command, queue, lambda: self._gang_ready(path, room))
         if self._checking is None:
             self._checking = self._loop.call_later(GANG_CHECK_S, self._check_gangs)
         return None
