@@ -146,10 +146,15 @@ class RayTasksExecutor:
             ended=self._ended,
             deliver=self._deliver,
             nodes=self._admission.nodes,
-            wanted_cores=lambda: max((call.cores for call in self._calls.values() if call.actor is None), default=0.0),
+            wanted_cores=self._wanted_cores,
         )
 
         self._warm = Warm(self._pools.when_done, self._arrivals.watch, self._admission.cores)
+
+    def _wanted_cores(self) -> float:
+        """Return how many cores at a time may be waited for: by the largest call, or by a gang as a whole."""
+        calls = max((call.cores for call in self._calls.values() if call.actor is None), default=0.0)
+        return max(calls, self._admission.gang_cores())
 
     def prepare(self, plan: Plan, *, check: bool) -> None:
         """Take note of the plan, and refuse what the cluster can never run.
