@@ -246,7 +246,8 @@ class Admission:
         if self._wait_s <= 0:
             return _refused(command, found)
         if demand.key not in self._queues:
-            options = dict(self.placement.options(command)) | {"max_retries": 0, "name": f"room for {command.path}"}
+            name = f"room for {command.path} {self._run.run_id}"
+            options = dict(self.placement.options(command)) | {"max_retries": 0, "name": name}
             queue = _Queue(said=found, ask=_ray.remote(_nothing).options(**options).remote, is_task=True)
             self._hold(demand.key, command, queue, lambda: self._released(demand.key))
         self._queues[demand.key].commands[command.path] = command
@@ -353,7 +354,7 @@ class Admission:
         found = self._lacks_together(bundles)
         if found is not None and self._wait_s <= 0:
             return _refused(command, found)
-        room = self._gangs[path] = Room(member, bundles)
+        room = self._gangs[path] = Room(member, bundles, f"{path} {self._run.run_id}")
         queue = _Queue(said=found or "", ask=room.when_ready, is_task=False)
         self._hold(path, command, queue, lambda: self._gang_ready(path, room))
         if self._checking is None:

@@ -19,11 +19,12 @@ _ray: Any = ray  # under this name without types: those of Ray are partly unknow
 class Room:
     """An open gang's room. It is there when `ready` is."""
 
-    def __init__(self, member: Member, bundles: list[Demand]) -> None:
+    def __init__(self, member: Member, bundles: list[Demand], name: str) -> None:
         """
         Args:
             member: One of the gang.
             bundles: What each branch, or item, needs; those that need nothing get no room.
+            name: What it is called in Ray's listings.
         """
         stage = member.scope.plan.stages[member.index]
         self.ready = False
@@ -34,7 +35,7 @@ class Room:
         self._group: Any = placement_group(
             [dict(bundle.amounts) for bundle in self.wanted],
             strategy="SPREAD" if stage.strategy == "spread" else "PACK",
-            name=member.path,
+            name=name,
             bundle_label_selector=[for_ray(bundle.labels) for bundle in self.wanted],
         )
 

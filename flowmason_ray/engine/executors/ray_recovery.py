@@ -233,7 +233,7 @@ class Recovery:
             self._make_again(entry)
 
     def _from_copy(self, entry: _Return, packed: bytes) -> None:
-        name = f"bring back {entry.maker.path if entry.maker else 'the input'}"
+        name = f"bring back {entry.maker.path if entry.maker else 'the input'} {self._run.run_id}"
         options = {"num_returns": 2, "num_cpus": 0, "max_retries": PURE_RETRIES, "name": name}
         found, value = _remote_read.options(**options).remote(packed, self._run.blobs.address)
         loop = self._loop

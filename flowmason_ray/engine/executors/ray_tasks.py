@@ -292,7 +292,8 @@ class RayTasksExecutor:
                 members.append(Member(path, 1, scope, stage, wanted=False))
                 attempts.append(attempt)
         first = commands[0]
-        name = first.path if len(commands) == 1 else f"{first.path} +{len(commands) - 1}"
+        more = f" +{len(commands) - 1}" if len(commands) > 1 else ""
+        name = f"{first.path}{more} {self._run.run_id}"
         self._hearing.mailbox.open()
         mailbox = self._hearing.address
         data = pack(CallData(self._packing.run, tuple(attempts), mailbox))
@@ -511,7 +512,12 @@ class RayTasksExecutor:
         arguments = Arguments()
         parts = {name: resolve_part(part, lambda h: binding(h, arguments)) for name, part in command.parts.items()}
         base = binding(command.base, arguments)
-        options = {"num_returns": 2, "num_cpus": 0, "name": command.path, "max_retries": PURE_RETRIES}
+        options = {
+            "num_returns": 2,
+            "num_cpus": 0,
+            "max_retries": PURE_RETRIES,
+            "name": f"{command.path} {self._run.run_id}",
+        }
         try:
             with told_when_full("The parts of a value that is to be put together"):
                 report, value = _remote_gather.options(**options).remote(

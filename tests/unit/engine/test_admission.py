@@ -69,7 +69,7 @@ class FakeRoom:
 
     lost: Collection[int] = ()
 
-    def __init__(self, member: Member, bundles: list[Demand]) -> None:
+    def __init__(self, member: Member, bundles: list[Demand], name: str) -> None:
         self.ready = False
         self.over = False
         self.wanted = bundles
