@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +21,7 @@ _ray: Any = ray  # its types are partly unknown
 
 
 class _Asked(BaseModel):
-    n: Any = None
+    wait_for: str | None = None
 
 
 class _Told(BaseModel):
@@ -41,12 +44,16 @@ class Lasting:
 
 @operator(name="gangs_member", effect="pure", cost="cpu")
 class Member:
-    """Needs one core."""
+    """Needs one core, and may wait for a file."""
 
     Input = _Asked
     Output = _Told
 
     def execute(self, input: _Asked, context: Context) -> _Told:
+        if input.wait_for is not None:
+            Path(f"{input.wait_for}.begun").touch()
+            while not Path(input.wait_for).exists():
+                time.sleep(0.02)
         return _Told(actor=None)
 
 
@@ -65,3 +72,26 @@ def test_a_gang_gets_the_room_that_idle_actors_hold() -> None:
         store=None,
     )
     assert done.status == "succeeded", done.failure
+
+
+def test_runs_of_one_process_have_gangs_at_the_same_time(tmp_path: Path) -> None:
+    """Ray refuses two placement groups of one name."""
+    go = tmp_path / "go"
+    branches = stage("gang", "parallel", config={"branches": [["a"]]}, placement={"gang": True})
+
+    def play(wait_for: Path | None) -> str:
+        config = {} if wait_for is None else {"wait_for": str(wait_for)}
+        member = stage("a", "gangs_member", config=config)
+        return run(pipeline(branches, member, timeout_ms=90_000), on="ray", components=[Member], store=None).status
+
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(play, go)
+        while not go.with_suffix(".begun").exists():
+            assert not first.done()
+            time.sleep(0.02)
+        try:
+            assert play(None) == "succeeded"
+            assert not first.done()
+        finally:
+            go.touch()
+        assert first.result() == "succeeded"
