@@ -183,6 +183,32 @@ def test_a_node_is_killed_while_stages_run_on_it_and_values_lie_on_it(nodes: Nod
     assert [n.split()[0] for n in runs.notes()].count("first") == 1
 
 
+def test_a_node_is_killed_under_an_effect(nodes: Nodes, runs: Runs) -> None:
+    """Nobody knows how far it came: only what says so is repeated, although there is room for both."""
+    node = other(nodes)
+    retry: dict[str, Any] = {"max_attempts": 3, "initial_delay_ms": 1}
+    more: dict[str, Any] = {"config": {"wait_for": "go"}, "resources": OTHER, "on_error": "continue"}
+    process = runs.start(
+        [
+            work("once", "effectful", retry=retry, **more),
+            work("again", "effectful", retry={**retry, "retry_on": ["worker_died"]}, **more),
+        ],
+        output="{{ stages.again.node }}",
+    )
+    runs.noted("once")
+    runs.noted("again")
+    another = other(nodes)
+    nodes.kill(node)
+    runs.noted("again", times=2)
+    runs.say("go")
+    done = runs.end(process)
+    assert done["status"] == "succeeded", done.get("error")
+    assert done["output"] == another
+    error = done["stages"]["once"]["error"]
+    assert (error["code"], error["attempts"]) == ("worker_died", 1)
+    assert [n.split()[0] for n in runs.notes()].count("once") == 1
+
+
 def test_an_object_is_lost_that_has_no_copy(nodes: Nodes, runs: Runs) -> None:
     """Not recorded, so no copies: what is idempotent is made again with its key, what is effectful is not."""
     node = other(nodes)
