@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -242,18 +243,19 @@ class PreparedRun:
             executor = self._wrap(executor)
         knowledge = await self._known()
         log = self._log()
-        try:
-            timings = await self._timings(log)
-            self._runner = self._runner_of(executor, log, knowledge, timings)
-        except BaseException:
-            await log.close()  # or its lease would be renewed for as long as this process lives
-            raise
-        if self._cancelled is not None:
-            self._runner.cancel(self._cancelled)
-        if self._paused is not None:
-            self._runner.pause(*self._paused)
-        started = perf_counter()
-        ended = await self._runner.run()
+        with ExitStack() as closing:
+            try:
+                timings = await self._timings(log)
+                self._runner = self._runner_of(executor, log, knowledge, timings, self._monitors(closing))
+            except BaseException:
+                await log.close()  # or its lease would be renewed for as long as this process lives
+                raise
+            if self._cancelled is not None:
+                self._runner.cancel(self._cancelled)
+            if self._paused is not None:
+                self._runner.pause(*self._paused)
+            started = perf_counter()
+            ended = await self._runner.run()
         event = ended.event
         succeeded = isinstance(event, RunSucceeded)
         status = _STATUSES.get(type(event), "failed")
@@ -300,7 +302,14 @@ class PreparedRun:
         """Return the durations that the run begins with."""
         return timings.usable()
 
-    def _runner_of(self, executor: Executor, log: RunLog, knowledge: Knowledge, timings: Timings | None) -> Runner:
+    def _runner_of(
+        self,
+        executor: Executor,
+        log: RunLog,
+        knowledge: Knowledge,
+        timings: Timings | None,
+        monitors: Sequence[Observer] = (),
+    ) -> Runner:
         reusing = self._reusing(executor, log, knowledge)
         if reusing is not None:
             self.info = replace(self.info, fingerprints=True)
@@ -309,15 +318,16 @@ class PreparedRun:
             executor,
             log,
             self.info,
-            observers=(*self._observers, *self._monitors()),
+            observers=(*self._observers, *monitors),
             durability=self._durability,
             resumed=self._resumed(),
             reusing=reusing,
             timings=timings,
         )
 
-    def _monitors(self) -> list[Observer]:
-        return make_observers(self.plan, self.info, self.on, options=self._options, parent=self._trace_parent)
+    def _monitors(self, closing: ExitStack) -> list[Observer]:
+        options, parent = self._options, self._trace_parent
+        return make_observers(self.plan, self.info, self.on, options=options, parent=parent, closing=closing)
 
     def _rules_of(self, asked: Reuse) -> ReuseRules:
         if asked.run is not None and self._store is None:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -246,7 +248,7 @@ def make_executor(on: str, options: ExecutorOptions | None = None) -> Executor:
 
 
 def make_observers(
-    plan: Plan, run: RunInfo, on: str, *, options: ExecutorOptions | None, parent: str | None
+    plan: Plan, run: RunInfo, on: str, *, options: ExecutorOptions | None, parent: str | None, closing: ExitStack
 ) -> list[Observer]:
     """Make what lets monitoring see a run: nothing, unless that was asked for.
 
@@ -256,6 +258,7 @@ def make_observers(
         on: Where it runs (`choose_executor`).
         options: More about the executor.
         parent: The traceparent of the span that it lies in, if there is one.
+        closing: Ends them, however the run ends.
     """
     observers: list[Observer] = []
     tracing = telemetry.tracing() if run.trace is not None else None
@@ -263,9 +266,21 @@ def make_observers(
         from flowmason_ray.observing.spans import Spans
 
         observers.append(Spans(tracing, plan, run, parent=parent))
-    # Nobody scrapes a cluster that ends with this process.
-    if on == "ray" and (os.environ.get("RAY_ADDRESS") or (options is not None and options.ray_address)):
+    if on == "ray" and _outlives_us(options):
         from flowmason_ray.observing.ray_metrics import RayMetrics
 
-        observers.append(RayMetrics(plan))
+        counting = RayMetrics(plan)
+        closing.callback(counting.close)
+        observers.append(counting)
     return observers
+
+
+def _outlives_us(options: ExecutorOptions | None) -> bool:
+    """Tell whether the Ray cluster of a run was there before this process: nobody scrapes one that ends with it."""
+    if os.environ.get("RAY_ADDRESS") or (options is not None and options.ray_address):
+        return True
+    if "ray" not in sys.modules:  # then it is not connected either
+        return False
+    from flowmason_ray.observing.ray_metrics import is_joined
+
+    return is_joined()

@@ -89,14 +89,10 @@ class Collector:
         return list(last.values())
 
     def by_name(self, name: str) -> Received:
-        """Return the span of this name; wait for it."""
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            for span in list(self.spans):
-                if span.name == name:
-                    return span
-            time.sleep(0.1)
-        raise AssertionError(f"no span {name!r} among {sorted(span.name for span in self.spans)}")
+        """Return the only span of this name; wait for it."""
+        found = self.named(name, 1)
+        assert len(found) == 1, f"{len(found)} spans {name!r}"
+        return found[0]
 
     def take(self, body: bytes) -> None:
         """Read a request."""

@@ -13,6 +13,7 @@ from collections import deque
 from contextlib import suppress
 from typing import Any
 
+import ray
 from ray.util import metrics
 
 from flowmason_ray.engine.component import Cost
@@ -43,6 +44,7 @@ _STATUS = {
     "stage_declined": "declined",
     "stage_stopped": "stopped",
 }
+_ray: Any = ray  # under this name without types: those of Ray are partly unknown
 _lock = threading.Lock()
 _instruments: dict[str, Any] = {}
 
@@ -54,8 +56,14 @@ def _instrument(kind: Any, name: str, text: str, *labels: str, **more: Any) -> A
     return _instruments[name]
 
 
+def is_joined() -> bool:
+    """Tell whether this process is connected to a cluster that it did not start itself, and that outlives it therefore."""
+    node: Any = getattr(_ray._private.worker, "_global_node", None)  # Ray 2.60 tells it nowhere else
+    return _ray.is_initialized() and node is not None and not node.head
+
+
 class RayMetrics:
-    """Counts one run. An observer."""
+    """Counts one run. An observer; `close` ends it, also when the run has no end that it is shown."""
 
     def __init__(self, plan: Plan) -> None:
         self._pipeline = plan.name
@@ -95,9 +103,17 @@ class RayMetrics:
                     self._durations.append((name, event.duration_s, max(0.0, event.at - at - event.duration_s)))
         elif isinstance(event, (*RUN_ENDED, RunPaused)):
             self._runs[event.kind.removeprefix("run_")] += 1
-            for name in self._in_flight:
-                self._in_flight[name] = 0
-            self._over.set()
+            self._end()
+
+    def close(self) -> None:
+        """Hand over what is left, and end."""
+        with self._lock:
+            self._end()
+
+    def _end(self) -> None:
+        for name in self._in_flight:
+            self._in_flight[name] = 0
+        self._over.set()
 
     def _hand_over_often(self) -> None:
         while not self._over.wait(HANDOVER_S):

@@ -162,13 +162,13 @@ def test_runs_and_attempts_are_counted_on_the_metrics_port(head: Head, project: 
     assert not [key for key in found if "r_0" in key], "no label grows with the number of runs"
 
 
-def test_ray_list_tasks_calls_attempts_by_their_stages(head: Head, project: Path) -> None:
-    assert submit(head, project, "--json").code == 0
+def test_ray_list_tasks_calls_attempts_by_their_stages_and_runs(head: Head, project: Path) -> None:
+    submitted = submit(head, project, "--json")
+    assert submitted.code == 0, submitted.err
+    name = f"name=look {submitted.json['run_id']}"
     listing = [sys.executable, "-m", "ray.scripts.scripts", "list", "tasks", "--address", head.dashboard]
     deadline = time.monotonic() + 90  # Ray hears of tasks a moment later
-    while (
-        listed := run([*listing, "--filter", "name=look", "--format", "json"], project, **head.environment())
-    ).code == 0:
+    while (listed := run([*listing, "--filter", name, "--format", "json"], project, **head.environment())).code == 0:
         if any(task["state"] == "FINISHED" for task in json.loads(listed.out or "[]")):
             return
         assert time.monotonic() < deadline, f"no such task: {listed.out}"

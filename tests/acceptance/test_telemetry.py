@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.cli_kit import Done, command, environment, pipeline, stage
-from tests.otlp_kit import Collector, collecting
+from tests.otlp_kit import Collector, Received, collecting
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -20,7 +21,7 @@ WORK = '''
 import sys
 from opentelemetry import trace
 from pydantic import BaseModel
-from flowmason_ray import operator
+from flowmason_ray import TemporaryError, operator
 
 
 @operator(effect="pure", cost="cpu")
@@ -30,6 +31,7 @@ class Speak:
     class Input(BaseModel):
         text: str
         times: int = 1
+        fails: int = 0
 
     class Output(BaseModel):
         text: str
@@ -40,6 +42,8 @@ class Speak:
         for _ in range(input.times):
             print(f"printed {input.text}")
         print("not ended", file=sys.stderr, end="")
+        if context.attempt <= input.fails:
+            raise TemporaryError("not yet")
         return {"text": input.text}
 '''
 
@@ -59,6 +63,7 @@ def project(tmp_path: Path) -> Path:
         stage("each", "foreach", config={"items": ["a", "b"], "item_variable": "i", "loop_stages": ["speak"]}),
         stage("speak", "speak", config={"text": "{{ i }}"}),
         stage("last", "speak", ["each"], config={"text": "{{ secrets.PASSWORD }}", "times": "{{ input.times }}"}),
+        stage("twice", "speak", config={"text": "c", "fails": 1}, retry={"max_attempts": 2, "initial_delay_ms": 1}),
         input_schema={"type": "object", "properties": {"times": {"type": "integer", "default": 1}}},
     )
     (tmp_path / "p.pipeline.json").write_text(json.dumps(file))
@@ -78,17 +83,38 @@ def fm(project: Path, *arguments: str, **variables: str) -> Done:
     return Done(done.returncode, done.stdout, done.stderr)
 
 
+def name_of(span: Received) -> str:
+    """Return what a span is about: its name, or the attempt, by its path."""
+    path, attempt = (span.attributes.get(f"flowmason.{name}", "") for name in ("stage.path", "attempt.number"))
+    return f"flowmason.attempt {path} {attempt}" if path else span.name
+
+
 def check_spans(collector: Collector, run_id: str) -> None:
     """Every span is there, and in its place."""
-    run = collector.by_name("flowmason.run P")
-    assert run.attributes["flowmason.run.id"] == run_id
-    each = collector.by_name("flowmason.attempt each")
-    last = collector.by_name("flowmason.attempt last")
     inside, first = collector.by_name("inside swordfish"), collector.by_name("inside a")
-    speaks = {s.attributes["flowmason.stage.path"]: s for s in collector.spans if s.name == "flowmason.attempt speak"}
+    for name, count in (("inside b", 1), ("inside c", 2)):  # workers send theirs when they get to it
+        collector.named(name, count)
+    # The process of the run has ended: all spans of its own have been sent.
+    assert Counter(name_of(span) for span in collector.spans) == {
+        "flowmason.run P": 1,
+        "flowmason.attempt each 1": 1,
+        "flowmason.attempt each[0]/speak 1": 1,
+        "flowmason.attempt each[1]/speak 1": 1,
+        "flowmason.attempt last 1": 1,
+        "flowmason.attempt twice 1": 1,
+        "flowmason.attempt twice 2": 1,
+        "inside a": 1,
+        "inside b": 1,
+        "inside c": 2,
+        "inside swordfish": 1,
+    }
+    assert len({span.span_id for span in collector.spans}) == len(collector.spans)
+    found = {name_of(span): span for span in collector.spans}
+    run, each, last = (found[f"flowmason.{name}"] for name in ("run P", "attempt each 1", "attempt last 1"))
+    assert run.attributes["flowmason.run.id"] == run_id
+    speaks = found["flowmason.attempt each[0]/speak 1"]
     assert (each.parent_id, last.parent_id, inside.parent_id) == (run.span_id, run.span_id, last.span_id)
-    assert first.parent_id == speaks["each[0]/speak"].span_id
-    assert speaks["each[0]/speak"].parent_id == each.span_id
+    assert (first.parent_id, speaks.parent_id) == (speaks.span_id, each.span_id)
     assert {span.trace_id for span in collector.spans} == {run.trace_id}
     assert {span.service for span in collector.spans} == {"flowmason"}
 

@@ -183,6 +183,32 @@ def test_a_node_is_killed_while_stages_run_on_it_and_values_lie_on_it(nodes: Nod
     assert [n.split()[0] for n in runs.notes()].count("first") == 1
 
 
+def test_a_node_is_killed_under_an_effect(nodes: Nodes, runs: Runs) -> None:
+    """Nobody knows how far it came: only what says so is repeated, although there is room for both."""
+    node = other(nodes)
+    retry: dict[str, Any] = {"max_attempts": 3, "initial_delay_ms": 1}
+    more: dict[str, Any] = {"config": {"wait_for": "go"}, "resources": OTHER, "on_error": "continue"}
+    process = runs.start(
+        [
+            work("once", "effectful", retry=retry, **more),
+            work("again", "effectful", retry={**retry, "retry_on": ["worker_died"]}, **more),
+        ],
+        output="{{ stages.again.node }}",
+    )
+    runs.noted("once")
+    runs.noted("again")
+    another = other(nodes)
+    nodes.kill(node)
+    runs.noted("again", times=2)
+    runs.say("go")
+    done = runs.end(process)
+    assert done["status"] == "succeeded", done.get("error")
+    assert done["output"] == another
+    error = done["stages"]["once"]["error"]
+    assert (error["code"], error["attempts"]) == ("worker_died", 1)
+    assert [n.split()[0] for n in runs.notes()].count("once") == 1
+
+
 def test_an_object_is_lost_that_has_no_copy(nodes: Nodes, runs: Runs) -> None:
     """Not recorded, so no copies: what is idempotent is made again with its key, what is effectful is not."""
     node = other(nodes)
@@ -359,3 +385,40 @@ def test_cancelling_gives_everything_back(nodes: Nodes, runs: Runs) -> None:
     assert runs.end(process)["status"] == "cancelled"
     cancelled.communicate()
     until(nodes.all_free)
+
+
+def gang(*branches: str, **more: Any) -> list[dict[str, Any]]:
+    """Return a gang of one stage per branch, each of which fills a node that can be killed."""
+    config = {"branches": [[branch] for branch in branches]}
+    resources = {**OTHER, "num_cpus": 2}
+    return [
+        stage("gang", "parallel", config=config, placement={"gang": True}, **more),
+        *(work(branch, "pure", config={"wait_for": "go"}, resources=resources) for branch in branches),
+    ]
+
+
+def test_a_gang_that_loses_a_node_and_has_no_room_any_more(nodes: Nodes, runs: Runs) -> None:
+    """Each of its stages could run on the node that is left, both at a time could not: that is said."""
+    lost, _ = other(nodes), other(nodes)
+    process = runs.start(gang("left", "right"))
+    begun = {note.split()[2]: note.split()[0] for word in ("left", "right") for note in runs.noted(word)}
+    nodes.kill(lost)
+    done = runs.end(process)
+    assert done["error"]["code"] == "infeasible_resources"
+    assert done["error"]["stage"] == begun[lost], "who still has its place is not blamed"
+    assert "room for 2 at the same time" in done["error"]["message"]
+
+
+def test_a_gang_that_loses_a_node_gets_one_that_comes_later(nodes: Nodes, runs: Runs) -> None:
+    runs.settings(ray={"wait_for_resources_s": 140})
+    lost, _ = other(nodes), other(nodes)
+    process = runs.start(gang("left", "right"), output="{{ stages.gang.results }}")
+    begun = {note.split()[2]: note.split()[0] for word in ("left", "right") for note in runs.noted(word)}
+    nodes.kill(lost)
+    until(lambda: "It waits for the cluster to grow" in runs.begin("runs", "logs", "last").communicate()[0])
+    came = other(nodes)
+    [*_, note] = runs.noted(begun[lost], times=2)
+    runs.say("go")
+    assert note.split()[2] == came
+    assert runs.end(process)["status"] == "succeeded"
+    assert [n.split()[0] for n in runs.notes()].count(begun[lost]) == 2

@@ -85,7 +85,7 @@ def loop(*bodies: dict[str, Any], count: int, **more: Any) -> list[dict[str, Any
     return [stage("each", "foreach", config=config, **more), *bodies]
 
 
-def test_labels_regions_near_and_spread(nodes: Nodes, runs: Runs) -> None:
+def test_labels_regions_and_near(nodes: Nodes, runs: Runs) -> None:
     """One run, and all of where its stages ran: starting a process for each question would take a minute."""
     us = nodes.add(num_cpus=4, labels={"ray.io/region": "us", "disk": "ssd"})
     asia = nodes.add(num_cpus=4, labels={"ray.io/region": "asia"})
@@ -102,7 +102,6 @@ def test_labels_regions_near_and_spread(nodes: Nodes, runs: Runs) -> None:
             where("near_data", placement={"near": "sales"}),
             where("near_path", placement={"near": "s3://bucket/sales/2024.parquet"}),
             where("near_data_but_not_there", placement={"near": "sales"}, resources={"labels": {"disk": "ssd"}}),
-            *loop(where("apart", config={"seconds": 1}, placement={"strategy": "spread"}), count=4),
         ],
         output={
             "single": {
@@ -120,7 +119,6 @@ def test_labels_regions_near_and_spread(nodes: Nodes, runs: Runs) -> None:
                 )
             },
             "region": "{{ stages.not_in.region }}",
-            "apart": "{{ stages.each.results | map(attribute='node') }}",
         },
     )
     assert done["status"] == "succeeded", done.get("error")
@@ -136,7 +134,18 @@ def test_labels_regions_near_and_spread(nodes: Nodes, runs: Runs) -> None:
         "near_data_but_not_there": us,
     }
     assert done["output"]["region"] == "asia"
-    assert len(set(done["output"]["apart"])) > 1
+
+
+def test_instances_that_are_spread_have_a_node_each(nodes: Nodes, runs: Runs) -> None:
+    """Each node has room for all of them, so that Ray would put them together if it were not asked."""
+    added = {nodes.add(num_cpus=4) for _ in range(4)}
+    spread = loop(where("apart", config={"wait_for": "go"}, placement={"strategy": "spread"}), count=4)
+    process = runs.start(spread, output="{{ stages.each.results | map(attribute='node') }}")
+    runs.noted("began", times=4)  # all at a time
+    runs.say("go")
+    found = runs.end(process)["output"]
+    assert len(set(found)) == 4
+    assert set(found) <= added | {nodes.head}
 
 
 def test_instances_that_are_packed_share_a_node_while_there_is_room(nodes: Nodes, runs: Runs) -> None:

@@ -6,14 +6,17 @@ the project says so (`ray.wait_for_resources_s`), an attempt waits instead, with
 same wishes is queued in Ray, which an autoscaler sees as demand and which ends when there is room.
 
 Members of a gang wait until room for all of it is reserved (a placement group), which is given back when the construct that
-opened it has ended.
+opened it has ended. A gang that loses a node keeps its name and its other places; Ray reserves the lost ones anew when there is
+room, and if there can be none, the attempts that wait for them are let go of.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic, time
 from typing import Any
 
@@ -36,6 +39,8 @@ NODES_TTL_S = 10.0
 LOOK_AGAIN_S = 5.0
 """How often it is looked at whether what waits in Ray can still be had. An attempt is let go of when it could not be had twice:
 if it was running on a node that died, Ray has said so by then."""
+ASK_AGAIN_S = 1.0
+"""After how long Ray is asked for room again when the question has failed: a worker, or a node, died over it."""
 GANG_CHECK_S = 0.25
 """How often it is looked at whether a gang's construct has ended, so that its room can be given back."""
 SHOWN = 5
@@ -56,7 +61,11 @@ class _Queue:
 
     said: str
     """What is missing."""
-    stop: Callable[[], None]
+    ask: Callable[[], Any]
+    """Asks Ray for the room; returns a reference that is there when the room is."""
+    is_task: bool
+    """Whether what asks is a task, to be cancelled when nobody waits any more. It has no arguments, so it may be at any age."""
+    asked: Any = None
     commands: dict[str, StartStage] = field(default_factory=dict[str, StartStage])
     limit: asyncio.TimerHandle | None = None
 
@@ -85,7 +94,7 @@ class Admission:
         submit: Submit,
         deliver: Deliver,
         under_way: Callable[[], Collection[StartStage | GatherResults]],
-        abandon: Callable[[StageFailed], None],
+        abandon: Callable[[StageFailed], bool],
     ) -> None:
         """Begin to serve a run.
 
@@ -94,7 +103,7 @@ class Admission:
             submit: Hands an attempt to Ray; called at once or later.
             deliver: Takes reports of attempts that were held back and cannot run.
             under_way: Returns what was begun and has not ended.
-            abandon: Lets go of an attempt that was handed to Ray, and takes its report.
+            abandon: Lets go of an attempt that was handed to Ray, and takes its report; False: it cannot be let go of yet.
         """
         self._run = run
         self._under_way = under_way
@@ -165,30 +174,50 @@ class Admission:
         return self._missing[key]
 
     def _look_again(self) -> None:
-        """Let go of attempts that wait in Ray for a node that has gone."""
+        """Let go of what waits in Ray for a node that has gone."""
         self._looking = self._loop.call_later(LOOK_AGAIN_S, self._look_again)
-        if not self._under_way():
-            return
         waiting = [c for c in self._under_way() if isinstance(c, StartStage) and not self._is_held(c.path)]
+        if not waiting and not self._gangs:
+            return
         self._known = (monotonic(), self._ask())
         self._missing.clear()
-        stuck = {c.path: c for c in waiting if self._lost_room(c) is not None}
-        since = self._stuck
-        self._stuck = {path: since.get(path, monotonic()) for path in stuck}
-        for path, command in stuck.items():
-            found = f"{self._lost_room(command)} It had the room for it before."
+        crowded = {path: self._crowded(room) for path, room in self._gangs.items()}
+        gone = {path: self._gangs[path].gone() for path, found in crowded.items() if found and self._gangs[path].ready}
+        stuck: dict[str, tuple[str, StartStage | None]] = {
+            path: (found, None)
+            for path, found in crowded.items()
+            if found and not self._gangs[path].ready and self._queues[path].limit is None
+        }
+        for command in waiting:
+            found = self._lost_room(command) or self._lost_place(command, crowded, gone)
+            if found is not None:
+                stuck[command.path] = (f"{found} It had the room for it before.", command)
+        since, now = self._stuck, monotonic()
+        self._stuck = {path: since.get(path, now) for path in stuck}
+        for path, (found, command) in stuck.items():
             if path not in since:
                 if self._wait_s > 0:
                     self._warn(path, found)
-            elif monotonic() - since[path] >= self._wait_s:
+            elif now - since[path] >= self._wait_s:
+                if command is None:
+                    self._give_up(path, found)
+                elif not self._abandon(_refused(command, found)):
+                    continue  # the next time
                 del self._stuck[path]
-                self._abandon(_refused(command, found))
-        if self._wait_s > 0:
-            return
-        for path in [p for p, gang in self._gangs.items() if not gang.ready]:
-            found = missing_together(self._gangs[path].wanted, self._known[1])
-            if found is not None:
-                self._give_up(path, found)
+
+    def _crowded(self, room: Room) -> str | None:
+        """Tell why a gang could never have all of its room at the same time; None when it might."""
+        return missing_together(room.wanted, self._known[1])
+
+    def _lost_place(
+        self, command: StartStage, crowded: Mapping[str, str | None], gone: Mapping[str, Collection[int]]
+    ) -> str | None:
+        """Tell why an attempt waits for a place in a gang that was lost with a node; None: it does not."""
+        member = member_of(command.scope, command.stage.index) if gone else None
+        if member is None or member.path not in gone or self._gang_demand(command.stage) is None:
+            return None
+        room = self._gangs[member.path]
+        return crowded[member.path] if room.belongs_to(member) and room.needs(member, gone[member.path]) else None
 
     def _is_held(self, path: str) -> bool:
         return any(path in queue.commands for queue in self._queues.values())
@@ -217,10 +246,10 @@ class Admission:
         if self._wait_s <= 0:
             return _refused(command, found)
         if demand.key not in self._queues:
-            options = dict(self.placement.options(command)) | {"max_retries": 0, "name": f"room for {command.path}"}
-            probe = _ray.remote(_nothing).options(**options).remote()
-            self._hold(demand.key, command, found, lambda: _ray.cancel(probe, force=True))
-            self._when_done(probe, lambda: self._released(demand.key))
+            name = f"room for {command.path} {self._run.run_id}"
+            options = dict(self.placement.options(command)) | {"max_retries": 0, "name": name}
+            queue = _Queue(said=found, ask=_ray.remote(_nothing).options(**options).remote, is_task=True)
+            self._hold(demand.key, command, queue, lambda: self._released(demand.key))
         self._queues[demand.key].commands[command.path] = command
         return None
 
@@ -233,22 +262,30 @@ class Admission:
                 return True
         return False
 
-    def _hold(self, key: Any, command: StartStage, said: str, stop: Callable[[], None]) -> None:
-        self._queues[key] = _Queue(said=said, stop=stop)
-        if said:
-            self._queues[key].limit = self._loop.call_later(self._wait_s, self._give_up, key)
-            self._warn(command.path, said)
+    def _hold(self, key: Any, command: StartStage, queue: _Queue, then: Callable[[], None]) -> None:
+        self._queues[key] = queue
+        if queue.said:
+            queue.limit = self._loop.call_later(self._wait_s, self._give_up, key)
+            self._warn(command.path, queue.said)
+        self._ask_for(key, queue, then)
+
+    def _ask_for(self, key: Any, queue: _Queue, then: Callable[[], None]) -> None:
+        """Ask Ray for room, again and again until it says that there is some, and call `then`."""
+        if self._queues.get(key) is queue:
+            queue.asked = queue.ask()
+            again = partial(self._ask_for, key, queue, then)
+            self._when_done(queue.asked, then, lambda: self._loop.call_later(ASK_AGAIN_S, again))
 
     def _warn(self, path: str, said: str) -> None:
         message = f"It waits for the cluster to grow, for {self._wait_s:g} s at most. {said}"
         self._deliver(StageLogged(at=time(), path=path, level="warning", message=message))
 
-    def _when_done(self, reference: Any, then: Callable[[], None]) -> None:
+    def _when_done(self, reference: Any, then: Callable[[], None], failed: Callable[[], Any]) -> None:
         loop = self._loop
 
         def done(future: Any) -> None:  # on one of Ray's threads
-            if not loop.is_closed() and future.exception() is None:
-                loop.call_soon_threadsafe(then)
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(then if future.exception() is None else failed)
 
         reference.future().add_done_callback(done)
 
@@ -278,7 +315,8 @@ class Admission:
     def _drop(queue: _Queue) -> None:
         if queue.limit is not None:
             queue.limit.cancel()
-        queue.stop()
+        if queue.is_task:
+            _ray.cancel(queue.asked, force=True)
 
     # -- gangs --------------------------------------------------------------------------------------------------------
 
@@ -316,9 +354,9 @@ class Admission:
         found = self._lacks_together(bundles)
         if found is not None and self._wait_s <= 0:
             return _refused(command, found)
-        room = self._gangs[path] = Room(member, bundles)
-        self._hold(path, command, found or "", lambda: None)
-        self._when_done(room.when_ready(), lambda: self._gang_ready(path, room))
+        room = self._gangs[path] = Room(member, bundles, f"{path} {self._run.run_id}")
+        queue = _Queue(said=found or "", ask=room.when_ready, is_task=False)
+        self._hold(path, command, queue, lambda: self._gang_ready(path, room))
         if self._checking is None:
             self._checking = self._loop.call_later(GANG_CHECK_S, self._check_gangs)
         return None
@@ -330,6 +368,11 @@ class Admission:
             return None
         self._known = (monotonic(), self._ask())  # before anything is refused it is looked at anew
         return missing_together(wanted, self._known[1])
+
+    def gang_cores(self) -> float:
+        """Return how many CPU cores the largest gang asks for that waits for room; 0: there is none."""
+        waiting = (room.wanted for room in self._gangs.values() if not room.ready)
+        return max((sum(bundle.amounts.get("CPU", 0.0) for bundle in wanted) for wanted in waiting), default=0.0)
 
     def _gang_ready(self, path: str, room: Room) -> None:
         if self._gangs.get(path) is room:

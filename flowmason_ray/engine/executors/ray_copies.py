@@ -45,6 +45,7 @@ class Copies:
         """Begin to serve a run."""
         self._loop = asyncio.get_running_loop()
         self._wanted = run.blobs is not None
+        self._run_id = run.run_id
         self._packed_run = packed_run
 
     def write(self, value: RemoteValue) -> None:
@@ -60,7 +61,8 @@ class Copies:
         while self._queue and len(self._writing) < AT_A_TIME:
             value, future, reference = self._queue.popleft()
             self._writing.add(future)
-            name = f"write {value.maker.path}" if value.maker is not None else "write a value"
+            what = value.maker.path if value.maker is not None else "a value"
+            name = f"write {what} {self._run_id}"
             options = {"num_cpus": 0, "max_retries": PURE_RETRIES, "name": name}
             written = _remote_write.options(**options).remote(reference, self._packed_run)
             written.future().add_done_callback(partial(_settle, future))

@@ -5,19 +5,45 @@ A loop over a list of the run's input would else bring the whole list to every i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import orjson
 import ray
+from ray.exceptions import ObjectStoreFullError, OutOfDiskError
 
 from flowmason_ray.engine.executors.ray_bindings import RemoteValue
 from flowmason_ray.engine.executors.ray_frames import portable
 from flowmason_ray.engine.plan import PlanStage
 from flowmason_ray.engine.recipes import references_of
 from flowmason_ray.engine.values import INLINE_LIMIT_BYTES
+from flowmason_ray.errors import FlowMasonError
 
 _ray: Any = ray  # under this name without types: those of Ray are partly unknown
+
+
+class StoreFull(FlowMasonError):
+    """Something cannot be sent, because neither the object store nor the disk behind it has room for it."""
+
+    code = "object_store_full"
+
+
+@contextmanager
+def told_when_full(what: str) -> Generator[None]:
+    """Say what could not be sent when the object store of this node is full.
+
+    Raises:
+        StoreFull: it is.
+    """
+    try:
+        yield
+    except (ObjectStoreFullError, OutOfDiskError) as exc:
+        message = (
+            f"{what} cannot be sent: the object store of the coordinator's node is full, and so is the disk behind it. Make room "
+            "on that disk (or set object_spilling_directory to another one), or give data by where it lies instead of by value."
+        )
+        raise StoreFull(message) from exc
 
 
 class Inputs:
@@ -38,7 +64,11 @@ class Inputs:
         self._fields: dict[int, tuple[str, ...] | None] = {}
 
     def handle(self, value: Any, stage: PlanStage) -> Any:
-        """Return the handle of an input for an attempt of `stage`: all of it, or the fields that the stage reads."""
+        """Return the handle of an input for an attempt of `stage`: all of it, or the fields that the stage reads.
+
+        Raises:
+            StoreFull: there is no room for it.
+        """
         if value is not self._run_input:
             fields = self._read_by(stage, value)
             return value if fields is None else {name: value[name] for name in fields}
@@ -54,10 +84,14 @@ class Inputs:
         return self._parts[fields]
 
     def put_again(self, lost: RemoteValue) -> bool:
-        """Put an input, or fields of it, into the object store again; return whether that is what was lost."""
+        """Put an input, or fields of it, into the object store again; return whether that is what was lost.
+
+        Raises:
+            StoreFull: there is no room for it.
+        """
         for stored, value in self._put:
             if stored is lost:
-                stored.rebind(_ray.put(portable(value)))
+                stored.rebind(_put(value, stored.size_bytes))
                 return True
         return False
 
@@ -74,7 +108,7 @@ class Inputs:
         size_bytes = len(orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS))
         if size_bytes <= INLINE_LIMIT_BYTES:
             return value
-        stored = RemoteValue(reference=_ray.put(portable(value)), packed=None, size_bytes=size_bytes)
+        stored = RemoteValue(reference=_put(value, size_bytes), packed=None, size_bytes=size_bytes)
         self._put.append((stored, value))
         self._stored(stored, None)
         return stored
@@ -88,3 +122,8 @@ def _fields(stage: PlanStage) -> tuple[str, ...] | None:
                 return None
             found.add(reference.path[0])
     return tuple(sorted(found))
+
+
+def _put(value: Any, size_bytes: int) -> Any:
+    with told_when_full(f"What is read of the run's input ({size_bytes} bytes)"):
+        return _ray.put(portable(value))

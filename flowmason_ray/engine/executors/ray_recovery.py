@@ -77,7 +77,8 @@ class Recovery:
         """
         Args:
             again: Begins an attempt, or a gathering, once more; returns its report if it is over already.
-            put_again: Puts a value into the object store that came from this process; returns whether it did.
+            put_again: Puts a value into the object store that came from this process; returns whether it did, raises a
+                `FlowMasonError` if it could not.
             reads: Returns the values in the object store that an attempt, or a gathering, reads.
         """
         self._again = again
@@ -232,7 +233,7 @@ class Recovery:
             self._make_again(entry)
 
     def _from_copy(self, entry: _Return, packed: bytes) -> None:
-        name = f"bring back {entry.maker.path if entry.maker else 'the input'}"
+        name = f"bring back {entry.maker.path if entry.maker else 'the input'} {self._run.run_id}"
         options = {"num_returns": 2, "num_cpus": 0, "max_retries": PURE_RETRIES, "name": name}
         found, value = _remote_read.options(**options).remote(packed, self._run.blobs.address)
         loop = self._loop
@@ -256,10 +257,15 @@ class Recovery:
     def _make_again(self, entry: _Return) -> None:
         maker = entry.maker
         if maker is None:
-            if self._put_again(entry.value):
+            message = f"A value of {entry.value.size_bytes} bytes is gone from the cluster."
+            try:
+                there = self._put_again(entry.value)
+            except FlowMasonError as exc:
+                there, message = False, f"{message} {exc.message}"
+            if there:
                 self._restored(entry, entry.value.reference)
             else:
-                self._failed(entry, f"A value of {entry.value.size_bytes} bytes is gone from the cluster.")
+                self._failed(entry, message)
             return
         if isinstance(maker, StartStage):
             refused = why_not_again(maker.stage, maker.path, entry.value.size_bytes)

@@ -54,7 +54,7 @@ from flowmason_ray.engine.executors.ray_cluster import connect
 from flowmason_ray.engine.executors.ray_engines import Engines
 from flowmason_ray.engine.executors.ray_frames import restore
 from flowmason_ray.engine.executors.ray_hearing import Hearing
-from flowmason_ray.engine.executors.ray_inputs import Inputs
+from flowmason_ray.engine.executors.ray_inputs import Inputs, StoreFull, told_when_full
 from flowmason_ray.engine.executors.ray_losses import ValueLost, lost_object
 from flowmason_ray.engine.executors.ray_messages import AttemptData, CallData, CallReport, pack
 from flowmason_ray.engine.executors.ray_packing import Packing
@@ -64,6 +64,7 @@ from flowmason_ray.engine.executors.ray_warm import Warm, WarmCall
 from flowmason_ray.engine.executors.ray_worker import gather_results
 from flowmason_ray.engine.plan import Plan, PlanStage
 from flowmason_ray.engine.scope import Scope, Status
+from flowmason_ray.errors import Failure
 
 _ray: Any = ray
 # Under this name without types: those of Ray are partly unknown.
@@ -145,10 +146,15 @@ class RayTasksExecutor:
             ended=self._ended,
             deliver=self._deliver,
             nodes=self._admission.nodes,
-            wanted_cores=lambda: max((call.cores for call in self._calls.values() if call.actor is None), default=0.0),
+            wanted_cores=self._wanted_cores,
         )
 
         self._warm = Warm(self._pools.when_done, self._arrivals.watch, self._admission.cores)
+
+    def _wanted_cores(self) -> float:
+        """Return how many cores at a time may be waited for: by the largest call, or by a gang as a whole."""
+        calls = max((call.cores for call in self._calls.values() if call.actor is None), default=0.0)
+        return max(calls, self._admission.gang_cores())
 
     def prepare(self, plan: Plan, *, check: bool) -> None:
         """Take note of the plan, and refuse what the cluster can never run.
@@ -247,7 +253,21 @@ class RayTasksExecutor:
                 start += share
 
     def _send(self, commands: Sequence[StartStage], options: Mapping[str, Any]) -> None:
-        """Make one call of some attempts, and of what can ride along with them."""
+        """Make one call of some attempts, and of what can ride along with them; say so if there is no room to send it."""
+        try:
+            self._make_call(commands, options)
+        except StoreFull as exc:
+            self._unsent(commands, exc)
+
+    def _unsent(self, attempts: Iterable[StartStage | GatherResults | Member], error: StoreFull) -> None:
+        """Say of attempts, or of a gathering, that they could not be sent."""
+        for each in attempts:
+            self._calls.pop(each.path, None)
+            failure = Failure(code=error.code, message=error.message, stage=each.path, attempts=each.attempt)
+            event = StageFailed(at=time(), path=each.path, attempt=each.attempt, failure=failure)
+            self._loop.call_soon(self._deliver, event)
+
+    def _make_call(self, commands: Sequence[StartStage], options: Mapping[str, Any]) -> None:
         arguments = Arguments()
         attempts: list[AttemptData] = []
         members: list[Member] = []
@@ -264,12 +284,16 @@ class RayTasksExecutor:
                 ride = StartStage(
                     path=path, stage=stage, scope=scope, attempt=1, first_started_at=command.first_started_at
                 )
-                attempt = self._attempt(ride, arguments, before)
+                try:
+                    attempt = self._attempt(ride, arguments, before)
+                except StoreFull:
+                    break  # it is said when its own turn comes
                 before[stage.index] = len(attempts)
                 members.append(Member(path, 1, scope, stage, wanted=False))
                 attempts.append(attempt)
         first = commands[0]
-        name = first.path if len(commands) == 1 else f"{first.path} +{len(commands) - 1}"
+        more = f" +{len(commands) - 1}" if len(commands) > 1 else ""
+        name = f"{first.path}{more} {self._run.run_id}"
         self._hearing.mailbox.open()
         mailbox = self._hearing.address
         data = pack(CallData(self._packing.run, tuple(attempts), mailbox))
@@ -296,8 +320,13 @@ class RayTasksExecutor:
 
     def _send_task(self, call: Call, data: bytes, arguments: Sequence[Any], options: Mapping[str, Any]) -> None:
         remote = self._packing.remote.options(num_returns=1 + len(call.members), name=call.name, **options)
-        call.report, *call.values = remote.remote(data, *arguments)
-        self._watch(call)
+        try:
+            with told_when_full("The call"):  # Ray puts a large one into the object store
+                call.report, *call.values = remote.remote(data, *arguments)
+        except StoreFull as exc:
+            self._unsent(call.waited_for(), exc)
+        else:
+            self._watch(call)
 
     def _is_cheap(self, commands: Sequence[StartStage], options: Mapping[str, Any], arguments: Arguments) -> bool:
         """Tell whether a call is one for warm workers: pure, quick, placed nowhere in particular, and not far from its data."""
@@ -433,15 +462,19 @@ class RayTasksExecutor:
             del self._calls[command.path]
             self._loop.call_soon(self._deliver, stopped(member))
 
-    def _abandon(self, event: StageFailed) -> None:
-        """Let go of an attempt that can never run, and report that."""
-        call = self._calls.pop(event.path, None)
+    def _abandon(self, event: StageFailed) -> bool:
+        """Let go of an attempt that can never run, and report that; returns False if its call is too young to be cancelled."""
+        call = self._calls.get(event.path)
+        if call is not None and call.settles_in():
+            return False
         if call is not None:
+            del self._calls[event.path]
             for member in call.members:
                 member.over = member.over or member.path == event.path
             if not call.waited_for():
                 call.cancel(force=True)
         self._deliver(event)
+        return True
 
     def _forget_held(self, command: CancelStage) -> bool:
         for group in self._held.values():
@@ -479,10 +512,20 @@ class RayTasksExecutor:
         arguments = Arguments()
         parts = {name: resolve_part(part, lambda h: binding(h, arguments)) for name, part in command.parts.items()}
         base = binding(command.base, arguments)
-        options = {"num_returns": 2, "num_cpus": 0, "name": command.path, "max_retries": PURE_RETRIES}
-        report, value = _remote_gather.options(**options).remote(
-            command.head, parts, base, self._packing.run, *arguments.given
-        )
+        options = {
+            "num_returns": 2,
+            "num_cpus": 0,
+            "max_retries": PURE_RETRIES,
+            "name": f"{command.path} {self._run.run_id}",
+        }
+        try:
+            with told_when_full("The parts of a value that is to be put together"):
+                report, value = _remote_gather.options(**options).remote(
+                    command.head, parts, base, self._packing.run, *arguments.given
+                )
+        except StoreFull as exc:
+            self._unsent([command], exc)
+            return
         self._watch(Call([Member(command.path, command.attempt)], report, [value]))
 
 

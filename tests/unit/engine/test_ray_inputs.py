@@ -8,9 +8,11 @@ import pytest
 
 pytest.importorskip("ray")
 
+from ray.exceptions import ObjectStoreFullError, OutOfDiskError
+
 from flowmason_ray.engine.executors import ray_inputs
 from flowmason_ray.engine.executors.ray_bindings import RemoteValue
-from flowmason_ray.engine.executors.ray_inputs import Inputs
+from flowmason_ray.engine.executors.ray_inputs import Inputs, StoreFull
 from flowmason_ray.engine.plan import PlanStage
 from tests.engine_kit import plan_of, stage
 
@@ -25,6 +27,17 @@ class _Store:
         """Keep a value."""
         self.put_values.append(value)
         return len(self.put_values)
+
+
+class _Full:
+    """An object store with a full disk behind it."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def put(self, value: Any) -> int:
+        """Refuse a value."""
+        raise self._error
 
 
 def kept(value: RemoteValue, none: None) -> None:
@@ -74,3 +87,16 @@ def test_a_small_input_travels_as_it_is_and_that_of_a_called_pipeline_in_parts(s
     assert Inputs({}, kept).handle(given, reader("input.n")) == {"n": 1}
     assert Inputs({}, kept).handle([1], reader("input")) == [1]
     assert store.put_values == []
+
+
+@pytest.mark.parametrize("error", [ObjectStoreFullError("No."), OutOfDiskError("No.")])
+def test_a_full_object_store_is_said_so(store: _Store, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    given = {"items": LARGE}
+    inputs = Inputs(given, kept)
+    sent = inputs.handle(given, reader("input"))
+    monkeypatch.setattr(ray_inputs, "_ray", _Full(error))
+    with pytest.raises(StoreFull, match=r"\d+ bytes\) cannot be sent.* full") as told:
+        inputs.put_again(sent)
+    assert told.value.code == "object_store_full"
+    with pytest.raises(StoreFull):
+        Inputs(given, kept).handle(given, reader("input"))

@@ -18,6 +18,7 @@ from flowmason_ray.engine.commands import StartStage
 from flowmason_ray.engine.events import Event, StageFailed, StageLogged, StageStopped, StageSucceeded
 from flowmason_ray.engine.executor import RunInfo
 from flowmason_ray.engine.executors.ray_bindings import RemoteValue, remote_values
+from flowmason_ray.engine.executors.ray_inputs import StoreFull
 from flowmason_ray.engine.executors.ray_losses import ValueLost, lost_failure
 from flowmason_ray.engine.executors.ray_recovery import DEATHS_OUTLIVED, Command, Recovery
 from flowmason_ray.engine.remaking import MOST_LOSSES, is_the_same
@@ -63,6 +64,8 @@ class Played:
     answers: dict[str, list[Callable[[Command], Event]]] = field(
         default_factory=dict[str, "list[Callable[[Command], Event]]"]
     )
+    full: bool = False
+    """Whether there is no room for anything more."""
 
     def __post_init__(self) -> None:
         stages = [stage("a"), stage("b", **reading("a")), stage("c", **reading("b"))]
@@ -72,12 +75,17 @@ class Played:
         self.scope = Scope(self.plan.root, parent=None, owner=-1, prefix="", input=None)
         self.began: list[str] = []
         self.told: list[Event] = []
-        self.recovery = Recovery(self.again, lambda value: False, self.reads)
+        self.recovery = Recovery(self.again, self.put_again, self.reads)
         self.recovery.open(RUN, self.told.append)  # within the loop
 
     def reads(self, command: Command) -> Iterable[RemoteValue]:
         assert isinstance(command, StartStage)
         return remote_values(command.scope, command.stage)
+
+    def put_again(self, value: RemoteValue) -> bool:
+        if self.full:
+            raise StoreFull("The object store is full.")
+        return False
 
     def command(self, name: str) -> StartStage:
         found = next(s for s in self.plan.root.stages if s.id == name)
@@ -203,6 +211,20 @@ async def test_what_cannot_be_made_again_fails_who_reads_it() -> None:
     played.has_made("a", "a1")
     await played.begin("b")
     assert "could not be made again: No." in failure_in(played).message
+
+
+@in_a_loop
+async def test_an_input_for_which_there_is_no_room_any_more_fails_who_reads_it() -> None:
+    played = Played(answers={"b": [lacks("i1")]}, full=True)
+    value = RemoteValue(reference=Reference("i1"), packed=None, size_bytes=1000)
+    played.recovery.register(value, None)
+    played.scope.values[played.command("a").stage.index] = value
+    await played.begin("b")
+    failure = failure_in(played)
+    assert (failure.code, failure.message) == (
+        "value_lost",
+        "A value of 1000 bytes is gone from the cluster. The object store is full.",
+    )
 
 
 @in_a_loop

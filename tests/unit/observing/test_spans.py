@@ -72,11 +72,11 @@ def exporter() -> Iterator[InMemorySpanExporter]:
 
 
 def spans(exporter: InMemorySpanExporter) -> dict[str, ReadableSpan]:
-    """Return what was exported, by path or by name."""
-    return {
-        str((span.attributes or {}).get(telemetry.STAGE_PATH, span.name)): span
-        for span in exporter.get_finished_spans()
-    }
+    """Return what was exported, by path or by name: one of each."""
+    exported = exporter.get_finished_spans()
+    found = {str((span.attributes or {}).get(telemetry.STAGE_PATH, span.name)): span for span in exported}
+    assert len(found) == len(exported), sorted(span.name for span in exported)
+    return found
 
 
 def parent_of(span: ReadableSpan) -> int | None:

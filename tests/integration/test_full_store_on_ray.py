@@ -1,0 +1,109 @@
+"""A full object store, and a full disk behind it: attempts fail, runs do not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+from ray.exceptions import OutOfDiskError
+
+from flowmason_ray import operator, run
+from flowmason_ray.api import RunResult
+from flowmason_ray.engine.component import Context
+from flowmason_ray.engine.executors import ray_inputs, ray_packing, ray_tasks
+from flowmason_ray.errors import Failure
+from tests.cli_kit import pipeline, stage
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+class _Given(BaseModel):
+    items: list[Any]
+
+
+class _Counted(BaseModel):
+    n: int
+
+
+@operator(name="full_store_count", effect="pure", cost="cpu")
+class Count:
+    """Counts what it is given."""
+
+    Input = _Given
+    Output = _Counted
+
+    def execute(self, input: _Given, context: Context) -> _Counted:
+        return _Counted(n=len(input.items))
+
+
+@operator(name="full_store_make", effect="pure", cost="cpu")
+class Make:
+    """Makes what is too large for a report."""
+
+    Input = _Counted
+    Output = _Given
+
+    def execute(self, input: _Counted, context: Context) -> _Given:
+        return _Given(items=LARGE)
+
+
+class _Full:
+    """Stands for Ray, or for a remote function: whatever is sent meets a full disk behind a full object store."""
+
+    def __init__(self, real: Any = None) -> None:
+        self._real = real
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def options(self, **_: Any) -> _Full:
+        """Take the options of a call."""
+        return self
+
+    def remote(self, *_: Any) -> Any:
+        """Refuse a call."""
+        raise OutOfDiskError("The disk is full.")
+
+    put = remote
+
+
+LARGE = ["x" * 100] * 2_000
+
+
+def error_of(done: RunResult, path: str) -> Failure:
+    assert done.status == "succeeded", done.failure
+    found = done.stages[path].failure
+    assert found is not None
+    return found
+
+
+def test_an_input_that_does_not_fit_fails_the_stages_that_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_inputs, "_ray", _Full())
+    reads = stage("reads", "full_store_count", config={"items": "{{ input.all }}"}, on_error="continue")
+    beside = stage("beside", "full_store_count", ["reads"], config={"items": [1, 2]})
+    done = run(pipeline(reads, beside), {"all": LARGE}, on="ray", components=[Count], store=None)
+    error = error_of(done, "reads")
+    assert error.code == "object_store_full"
+    assert "the disk behind it" in error.message
+    assert done.stages["beside"].status == "succeeded"
+
+
+def test_a_call_that_does_not_fit_fails_its_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_packing, "_call_with", _Full)
+    done = run(
+        pipeline(stage("a", "full_store_count", config={"items": [1]}, on_error="continue")),
+        on="ray",
+        components=[Count],
+        store=None,
+    )
+    assert error_of(done, "a").code == "object_store_full"
+
+
+def test_a_gathering_that_does_not_fit_fails_its_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_tasks, "_remote_gather", _Full())
+    config = {"items": [1, 2], "loop_stages": ["one"], "collect": "{{ stages.one.items }}"}
+    each = stage("each", "foreach", config=config, on_error="continue")
+    one = stage("one", "full_store_make", config={"n": "{{ item }}"})
+    done = run(pipeline(each, one), on="ray", components=[Make], store=None)
+    assert error_of(done, "each").code == "object_store_full"
