@@ -19,6 +19,8 @@ class Load:
 
     waiting: int = 0
     """Calls for which no actor is free."""
+    waited_s: float = 0.0
+    """For how long the first of them has waited."""
     running: int = 0
     ready: int = 0
     """Actors that take calls."""
@@ -40,7 +42,8 @@ def to_start(bounds: Actors, room: int, load: Load) -> int:
     highest = max(1, bounds.max if bounds.max is not None else room, bounds.min)
     demand = -(-(load.waiting + load.running) // bounds.concurrency)
     wanted = min(demand, highest)
-    if load.ready and load.call_s is not None and load.setup_s is not None:
+    # A call that has waited for as long as a setup takes may be behind a long one: then the average tells nothing.
+    if load.ready and load.call_s is not None and load.setup_s is not None and load.waited_s <= load.setup_s:
         soon_s = load.waiting * load.call_s / (load.ready * bounds.concurrency)
         if soon_s < load.setup_s:  # those who are ready will have done it before a new one is
             wanted = min(wanted, load.ready)

@@ -35,7 +35,7 @@ from flowmason_ray.engine.plan import PlanStage
 from flowmason_ray.errors import Failure
 
 TICK_S = 0.5
-"""How often idle actors are looked at."""
+"""How often it is looked at whether actors are idle, and whether waiting calls need more of them."""
 PAUSE_AFTER_FAILURE_S = 5.0
 """How long a pool does not grow after a setup has failed while other actors of it work."""
 
@@ -184,17 +184,25 @@ class Pool:
 
     # -- actors -------------------------------------------------------------------------------------------------------
 
+    def tick(self) -> None:
+        """Look again at calls that wait: the pause after a setup that failed may be over, or others take longer than expected."""
+        if self.waiting:
+            self._advance()
+
     def _grow(self) -> None:
         ready = [actor for actor in self.actors if actor.state == "ready"]
         load = Load(
             waiting=len(self.waiting),
+            waited_s=monotonic() - self.waiting[0][0].submitted if self.waiting else 0.0,
             running=sum(len(actor.running) for actor in ready),
             ready=len(ready),
             starting=sum(actor.state == "starting" for actor in self.actors),
             call_s=self._call_s,
             setup_s=self._setup_s,
         )
-        if (load.waiting or ready) and monotonic() >= self._not_before:
+        if ready and monotonic() < self._not_before:
+            return  # those that are ready do the work meanwhile; without any, nobody would
+        if load.waiting or ready:
             for _ in range(to_start(self._bounds, self._room(), load)):
                 self._start()
 
@@ -401,9 +409,11 @@ class Pools:
 
     def _tick(self) -> None:
         self._ticking = None
+        for pool in self._pools.values():
+            pool.tick()
         if self._looking is None or self._looking.done():
             self._looking = self._loop.create_task(self._look())
-        if any(pool.actors for pool in self._pools.values()):
+        if any(pool.actors or pool.waiting for pool in self._pools.values()):
             self.tick()
 
     async def _look(self) -> None:

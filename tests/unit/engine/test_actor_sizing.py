@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,6 +31,7 @@ def loads(draw: st.DrawFn) -> Load:
         starting=draw(COUNTS),
         call_s=draw(SECONDS),
         setup_s=draw(SECONDS),
+        waited_s=draw(st.floats(0, 100)),
     )
 
 
@@ -59,6 +62,13 @@ def test_what_will_be_done_before_a_new_actor_is_ready_needs_none() -> None:
     assert to_start(Actors(), 8, short) == 0
     long = Load(waiting=10, running=1, ready=1, call_s=10, setup_s=20)
     assert to_start(Actors(), 8, long) == 7
+
+
+def test_averages_do_not_count_for_calls_that_have_waited_for_as_long_as_a_setup_takes() -> None:
+    behind = Load(waiting=2, running=1, ready=1, call_s=0.1, setup_s=5, waited_s=4.9)
+    assert to_start(Actors(), 8, behind) == 0
+    assert to_start(Actors(), 8, replace(behind, waited_s=5.1)) == 2
+    assert to_start(Actors(max=2), 8, replace(behind, waited_s=5.1)) == 1
 
 
 @given(bounds(), st.lists(st.floats(0, 120), max_size=20), st.integers(0, 10), st.booleans())

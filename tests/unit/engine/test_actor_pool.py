@@ -1,0 +1,190 @@
+"""A pool of actors keeps going whatever happens to its actors. Without Ray: the test is the cluster, and says what happens when."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+from pydantic import BaseModel
+from ray.exceptions import RayActorError
+
+from flowmason_ray import Actors, operator
+from flowmason_ray.components.base import spec_of
+from flowmason_ray.engine.events import Event
+from flowmason_ray.engine.executors import ray_actors
+from flowmason_ray.engine.executors.capacity import Node
+from flowmason_ray.engine.executors.ray_actor import Ready
+from flowmason_ray.engine.executors.ray_actors import Actor, Outcome, Pool, Pools
+from flowmason_ray.engine.executors.ray_calls import Call, Member
+from flowmason_ray.engine.executors.ray_messages import CallReport, Report
+from flowmason_ray.errors import Failure
+
+READY = Ready(None, False, (), "n1", 0.0)
+FAILED = Ready(Failure(code="component_setup_failed", message="no room", stage="a"), False, (), "", 0.0)
+DONE = CallReport((Report(status="succeeded", duration_s=0.1),), "n1")
+
+
+class Nothing(BaseModel):
+    """A model without fields."""
+
+
+class Remote:
+    """A method of an actor: what it returns is told apart by its name."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def options(self, **_: Any) -> Remote:
+        return self
+
+    def remote(self, *_: Any) -> tuple[Remote, str]:
+        return self, self._name
+
+
+class Handle:
+    """An actor's handle."""
+
+    def __init__(self) -> None:
+        for name in ("set_up", "run", "stop", "take", "tear_down", "watch"):
+            setattr(self, name, Remote(name))
+
+
+class Cluster:
+    """What a pool knows of its run, and its clock."""
+
+    run_id, mailbox = "r", None
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.killed: list[Any] = []
+        self.outcomes: list[tuple[Call, Outcome]] = []
+        self._setups: list[Callable[[Any], None]] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def kill(self, handle: Any, *, no_restart: bool) -> None:
+        self.killed.append(handle)
+
+    # -- what a pool asks of its host
+
+    def nodes(self) -> list[Node]:
+        return [Node(id="n1", resources={"CPU": 4.0})]
+
+    def number(self) -> int:
+        return 1
+
+    def make(self, *_: Any) -> Handle:
+        return Handle()
+
+    def when_done(self, reference: tuple[Remote, str], then: Callable[[Any], None]) -> None:
+        if reference[1] == "set_up":
+            self._setups.append(then)
+
+    def see_off(self, pool: Pool, actor: Actor) -> None:
+        actor.kill()
+
+    def ended(self, call: Call, outcome: Outcome) -> None:
+        self.outcomes.append((call, outcome))
+
+    def later(self, act: Callable[[], None]) -> None:
+        act()
+
+    def deliver(self, event: Event) -> None: ...
+
+    def told(self, *_: Any) -> None: ...
+
+    def watch(self, call: Call) -> None: ...
+
+    def tick(self) -> None: ...
+
+    # -- what the test says
+
+    def setups(self, *how: Ready) -> None:
+        """End the setups that are under way, the oldest first; there are so many of them."""
+        ending, self._setups = self._setups, []
+        for then, ready in zip(ending, how, strict=True):
+            then(ready)
+
+    @property
+    def settled(self) -> bool:
+        """Whether no setup is under way."""
+        return not self._setups
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    cluster = Cluster()
+    monkeypatch.setattr(ray_actors, "_ray", cluster)
+    monkeypatch.setattr(ray_actors, "monotonic", cluster.monotonic)
+    return cluster
+
+
+def pool_of(cluster: Cluster, **bounds: Any) -> Pool:
+    @operator(name="loads", effect="pure", cost="cpu", actors=Actors(**bounds))
+    class Loads:
+        """Loads something."""
+
+        Input = Output = Nothing
+
+        async def execute(self, input: Nothing, context: Any) -> Nothing:
+            return input
+
+    component = spec_of(Loads)
+    assert component is not None
+    return Pool(cast(Pools, cluster), component, {"num_cpus": 1.0}, None)
+
+
+def submit(pool: Pool, cluster: Cluster, count: int = 1) -> list[Call]:
+    calls = [Call([Member("a", 1)]) for _ in range(count)]
+    for call in calls:
+        call.submitted = cluster.now
+        pool.submit(call, b"", [])
+    return calls
+
+
+def running(pool: Pool) -> set[Call]:
+    return {call for actor in pool.actors for call in actor.running}
+
+
+def test_when_the_last_actor_is_gone_nobody_waits_for_the_pause_after_a_failed_setup(cluster: Cluster) -> None:
+    pool = pool_of(cluster, max=2)
+    calls = submit(pool, cluster, 4)
+    cluster.setups(READY, FAILED)
+    assert cluster.settled, "the pool pauses: another actor works"
+    [actor] = pool.actors
+    pool.arrived(calls[0], RayActorError())
+    assert actor not in pool.actors
+    assert len(pool.actors) == 2
+    cluster.setups(READY, READY)
+    assert running(pool) == set(calls[1:3])
+
+
+def test_after_the_pause_the_pool_grows_by_itself(cluster: Cluster) -> None:
+    pool = pool_of(cluster, max=2)
+    submit(pool, cluster, 4)
+    cluster.setups(READY, FAILED)
+    pool.tick()
+    assert len(pool.actors) == 1
+    cluster.now += ray_actors.PAUSE_AFTER_FAILURE_S + 1
+    pool.tick()
+    assert len(pool.actors) == 2
+
+
+def test_calls_behind_a_long_one_get_an_actor_of_their_own(cluster: Cluster) -> None:
+    pool = pool_of(cluster)
+    [short] = submit(pool, cluster)
+    cluster.now += 5
+    cluster.setups(READY)  # it took 5 s
+    pool.arrived(short, DONE)
+    [long] = submit(pool, cluster)
+    [waiting] = submit(pool, cluster)
+    assert len(pool.actors) == 1, "on average the first would be through sooner than another would be ready"
+    cluster.now += 4
+    pool.tick()
+    assert len(pool.actors) == 1
+    cluster.now += 2
+    pool.tick()
+    cluster.setups(READY)
+    assert running(pool) == {long, waiting}
