@@ -8,6 +8,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,20 @@ class Together:
         return _Out(n=input.n, pid=os.getpid(), peak=self.peak)
 
 
+@operator(name="stubborn", effect="pure", actors=Actors(max=1, concurrency=2, idle_s=600))
+class Stubborn:
+    """Does not end when it is stopped."""
+
+    Input, Output = _In, _Out
+
+    async def execute(self, input: _In, context: Context) -> _Out:
+        end = time.monotonic() + 600
+        while input.what == "stick" and time.monotonic() < end:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(1)
+        return _Out(n=input.n, pid=os.getpid())
+
+
 @operator(name="wrong", effect="pure", cost="cpu")
 class Wrong:
     """Its setup fails as its project says."""
@@ -136,7 +151,7 @@ class Task:
         return _Out(n=len(input.what), pid=os.getpid())
 
 
-COMPONENTS = [Two, ByCount, ByMemory, Careful, Lasting, Hasty, Together, Wrong, Task]
+COMPONENTS = [Two, ByCount, ByMemory, Careful, Lasting, Hasty, Together, Stubborn, Wrong, Task]
 
 
 @pytest.fixture(autouse=True)
@@ -282,6 +297,19 @@ def test_a_call_that_takes_too_long_is_ended_and_the_next_one_gets_an_actor(proj
     assert summary["slow"].failure is not None
     assert summary["slow"].failure.code == "timeout"
     assert summary["next"].status == "succeeded"
+
+
+def test_calls_that_do_not_end_leave_neither_the_actor_nor_its_core_behind(project_dir: Path) -> None:
+    stuck = [
+        stage(id, "stubborn", {"what": "stick"}, timeout_ms=500, on_error="continue", depends_on=[])
+        for id in ("one", "two")
+    ]
+    after = stage("after", "stubborn", {"n": 7}, depends_on=["one", "two"])
+    whole = stage("whole", "task", {"what": "abc"}, depends_on=["after"])
+    played = Played(project_dir, {"name": "actors", "stages": [*stuck, after, whole]})
+    summary = played.result.stages
+    assert [failure.code for id in ("one", "two") if (failure := summary[id].failure)] == ["timeout", "timeout"]
+    assert [summary[id].status for id in ("after", "whole")] == ["succeeded", "succeeded"]
 
 
 def test_an_asynchronous_component_carries_out_several_calls_at_once(project_dir: Path) -> None:

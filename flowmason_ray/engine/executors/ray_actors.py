@@ -54,13 +54,15 @@ def wants_actors(stage: PlanStage) -> bool:
 class Actor:
     """One actor of a pool."""
 
-    __slots__ = ("calls", "created", "handle", "idle_since", "name", "node", "running", "state", "taking")
+    __slots__ = ("calls", "created", "handle", "idle_since", "name", "node", "running", "state", "stuck", "taking")
 
     def __init__(self, handle: Any, name: str) -> None:
         self.handle = handle
         self.name = name
         self.state: Literal["starting", "ready", "leaving", "gone"] = "starting"
         self.running: set[Call] = set()
+        self.stuck: set[Call] = set()
+        """Calls that were stopped and did not end."""
         self.taking = 0
         """Values that are being fetched from it."""
         self.calls = 0
@@ -160,8 +162,7 @@ class Pool:
         self._host.when_all(take_values(actor.handle, call, outcome), taken)
 
     def _over(self, actor: Actor, call: Call, outcome: Outcome) -> None:
-        if actor.state == "leaving" and actor.idle:
-            self._leave(actor)
+        self._retire(actor)
         self._host.ended(call, outcome)
         self._advance()
 
@@ -177,10 +178,11 @@ class Pool:
                     return
         elif not force:
             call.actor.stop(call)
-        elif call.actor.running == {call}:
-            self._bury(call.actor)
-        else:
+        elif call.actor.state in ("ready", "leaving"):
+            call.actor.stuck.add(call)
             call.actor.state = "leaving"
+            self._retire(call.actor)
+            self._advance()
 
     # -- actors -------------------------------------------------------------------------------------------------------
 
@@ -294,6 +296,15 @@ class Pool:
         self.actors.remove(actor)
         actor.state = "leaving"
         self._host.see_off(self, actor)
+
+    def _retire(self, actor: Actor) -> None:
+        """Let an actor that is to leave go as soon as nothing in it may still end well."""
+        if actor.state != "leaving" or actor.taking:
+            return
+        if not actor.running:
+            self._leave(actor)
+        elif actor.running <= actor.stuck:
+            self._bury(actor)
 
     def release(self, *, pressed: bool) -> None:
         """Let actors go that have been idle for long enough."""

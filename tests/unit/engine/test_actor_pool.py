@@ -172,6 +172,37 @@ def test_after_the_pause_the_pool_grows_by_itself(cluster: Cluster) -> None:
     assert len(pool.actors) == 2
 
 
+def test_an_actor_in_which_only_stuck_calls_are_left_is_killed_and_replaced(cluster: Cluster) -> None:
+    pool = pool_of(cluster, max=1, concurrency=3)
+    first, second, third = submit(pool, cluster, 3)
+    cluster.setups(READY)
+    [fourth] = submit(pool, cluster)
+    [actor] = pool.actors
+    pool.cancel(first, force=True)
+    pool.cancel(second, force=True)
+    assert not cluster.killed, "the third may still end well"
+    pool.arrived(third, DONE)
+    assert cluster.outcomes[-1] == (third, DONE)
+    assert cluster.killed == [actor.handle]
+    cluster.setups(READY)
+    assert running(pool) == {fourth}
+
+
+def test_an_actor_whose_calls_are_all_stuck_is_killed_at_once(cluster: Cluster) -> None:
+    pool = pool_of(cluster, max=1, concurrency=2)
+    stuck = submit(pool, cluster, 2)
+    cluster.setups(READY)
+    [waiting] = submit(pool, cluster)
+    [actor] = pool.actors
+    for call in stuck:
+        pool.cancel(call, force=True)
+    assert cluster.killed == [actor.handle]
+    for call in stuck:
+        pool.arrived(call, RayActorError())
+    cluster.setups(READY)
+    assert running(pool) == {waiting}
+
+
 def test_calls_behind_a_long_one_get_an_actor_of_their_own(cluster: Cluster) -> None:
     pool = pool_of(cluster)
     [short] = submit(pool, cluster)
