@@ -73,7 +73,7 @@ class Actors:
     """
 
     min: int = 0
-    """Kept as long as the run lasts, from the first call on, also when they have nothing to do."""
+    """Kept as long as the run lasts, from the first call on, also when they have nothing to do, unless others need their room."""
     max: int | None = None
     """Never more than this. None: as many as the cluster has room for."""
     recycle_after: int | None = None

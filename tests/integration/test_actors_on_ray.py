@@ -68,6 +68,8 @@ class _Counting:
         if input.what == "sleep":
             note(context, "sleep")
             time.sleep(60)
+        if input.what == "nap":
+            time.sleep(2)  # long enough for idle actors to be looked at
         time.sleep(0.01)
         text = "x" * 200_000 if input.what == "large" else ""
         return _Out(n=input.n, pid=os.getpid(), calls=self.calls, text=text)
@@ -83,6 +85,7 @@ ByMemory = counting("by_memory", Actors(max=1, recycle_at_mib=500))
 Careful = counting("careful", Actors(max=1), effect="effectful")
 Lasting = counting("lasting", Actors(max=4, idle_s=600))
 Hasty = counting("hasty", Actors(max=1, idle_s=0))
+Kept = counting("kept", Actors(min=1, max=1, idle_s=0))
 
 
 @operator(name="together", effect="pure", actors=Actors(max=1, concurrency=4))
@@ -151,7 +154,7 @@ class Task:
         return _Out(n=len(input.what), pid=os.getpid())
 
 
-COMPONENTS = [Two, ByCount, ByMemory, Careful, Lasting, Hasty, Together, Stubborn, Wrong, Task]
+COMPONENTS = [Two, ByCount, ByMemory, Careful, Lasting, Hasty, Kept, Together, Stubborn, Wrong, Task]
 
 
 @pytest.fixture(autouse=True)
@@ -336,3 +339,35 @@ def test_idle_actors_make_room_for_tasks(project_dir: Path) -> None:
     played = Played(project_dir, document)
     played.result.raise_for_status()
     assert played.result.output == {"n": 3}
+
+
+def test_a_lower_bound_is_kept_until_others_need_the_room(project_dir: Path) -> None:
+    stages = [
+        stage("first", "kept", {"n": 1}),
+        stage("nap", "careful", {"what": "nap"}, depends_on=["first"]),
+        stage("again", "kept", {"n": 2}, depends_on=["nap"]),
+        stage("whole", "task", {"what": "abc"}, depends_on=["again"]),
+        stage("anew", "kept", {"n": 3}, depends_on=["whole"]),
+    ]
+    output = {id: {"pid": f"{{{{stages.{id}.pid}}}}"} for id in ("first", "again", "anew")}
+    played = Played(project_dir, {"name": "actors", "stages": stages, "output": output})
+    played.result.raise_for_status()
+    first, again, anew = (played.result.output[id]["pid"] for id in ("first", "again", "anew"))
+    assert first == again, "it is kept though it has nothing to do"
+    assert first != anew, "it made room for what needs the whole cluster"
+
+
+def test_a_gang_gets_its_room_from_idle_actors_and_shares_it_in_turns(project_dir: Path) -> None:
+    resources = {"num_cpus": 2}
+    branches = {"branches": [["one", "then"], ["other"]]}
+    stages = [
+        stage("first", "kept"),  # holds a core that the gang needs
+        stage("gang", "parallel", branches, placement={"gang": True}, depends_on=["first"]),
+        stage("one", "lasting", {"n": 1}, resources=resources),
+        stage("then", "two", {"n": 2}, resources=resources, depends_on=["one"]),  # needs the room that `one` has held
+        stage("other", "task", {"what": "abc"}, resources=resources),
+    ]
+    output = {"then": "{{ stages.then.n | default(0) }}", "other": "{{ stages.other.n | default(0) }}"}
+    played = Played(project_dir, {"name": "actors", "stages": stages, "output": output})
+    played.result.raise_for_status()
+    assert played.result.output == {"then": 2, "other": 3}

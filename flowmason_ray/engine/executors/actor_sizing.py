@@ -50,17 +50,20 @@ def to_start(bounds: Actors, room: int, load: Load) -> int:
     return max(0, max(wanted, bounds.min) - load.ready - load.starting)
 
 
-def to_release(bounds: Actors, idle_s: Sequence[float], total: int, *, pressed: bool) -> int:
-    """Return how many of the idle actors to release now: those that have been idle for longest.
+def to_release(bounds: Actors, idle_s: Sequence[float], total: int) -> int:
+    """Return how many of the idle actors to release now though nobody else needs room: those that have been idle for longest.
 
     Args:
         bounds: What the component declares.
         idle_s: For how long each idle actor has been idle.
         total: How many actors there are, idle ones included.
-        pressed: Whether somebody else waits for room.
     """
-    patience_s = min(bounds.idle_s, PRESSED_S) if pressed else bounds.idle_s
-    return max(0, min(sum(each >= patience_s for each in idle_s), total - bounds.min))
+    return max(0, min(sum(each >= bounds.idle_s for each in idle_s), total - bounds.min))
+
+
+def may_give_way(bounds: Actors, idle_s: float) -> bool:
+    """Tell whether an actor has been idle for long enough to be released when others wait for room, also below `min`."""
+    return idle_s >= min(bounds.idle_s, PRESSED_S)
 
 
 def worn(bounds: Actors, calls: int, rss_mib: float) -> bool:

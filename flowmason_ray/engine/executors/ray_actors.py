@@ -25,12 +25,14 @@ from ray.exceptions import RayActorError, RayError, TaskCancelledError
 
 from flowmason_ray.engine.component import ComponentSpec, Cost
 from flowmason_ray.engine.events import Event, StageBegan, StageLogged
-from flowmason_ray.engine.executors.actor_sizing import DEFAULT, Load, to_release, to_start, worn
+from flowmason_ray.engine.executors.actor_sizing import DEFAULT, Load, may_give_way, to_release, to_start, worn
 from flowmason_ray.engine.executors.capacity import Node
 from flowmason_ray.engine.executors.instances import TEARDOWN_S
+from flowmason_ray.engine.executors.pressure import Idle, Pressure, to_give_way, without
 from flowmason_ray.engine.executors.ray_actor import Ready, remote_actor
 from flowmason_ray.engine.executors.ray_calls import Call, take_values, words_of
 from flowmason_ray.engine.executors.ray_messages import CallReport, Report
+from flowmason_ray.engine.executors.ray_pressure import Cluster, holdings
 from flowmason_ray.engine.plan import PlanStage
 from flowmason_ray.errors import Failure
 
@@ -98,9 +100,13 @@ class Pool:
         self._bounds = component.actors or DEFAULT
         self._options = {name: value for name, value in options.items() if name not in ("max_retries", "name")}
         self._reference = reference
+        self.holding = holdings(self._options)
+        """What each actor holds, by Ray's resource names."""
         self._call_s: float | None = None
         self._setup_s: float | None = None
         self._not_before = 0.0
+        self._gave_way = False
+        """Whether actors below the lower bound have made room for others, and no call has needed them since."""
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
@@ -193,6 +199,8 @@ class Pool:
 
     def _grow(self) -> None:
         ready = [actor for actor in self.actors if actor.state == "ready"]
+        if self.waiting:
+            self._gave_way = False
         load = Load(
             waiting=len(self.waiting),
             waited_s=monotonic() - self.waiting[0][0].submitted if self.waiting else 0.0,
@@ -202,10 +210,11 @@ class Pool:
             call_s=self._call_s,
             setup_s=self._setup_s,
         )
+        bounds = replace(self._bounds, min=0) if self._gave_way else self._bounds
         if ready and monotonic() < self._not_before:
             return  # those that are ready do the work meanwhile; without any, nobody would
         if load.waiting or ready:
-            for _ in range(to_start(self._bounds, self._room(), load)):
+            for _ in range(to_start(bounds, self._room(), load)):
                 self._start()
 
     def _room(self) -> int:
@@ -306,15 +315,36 @@ class Pool:
         elif actor.running <= actor.stuck:
             self._bury(actor)
 
-    def release(self, *, pressed: bool) -> None:
+    def idle(self) -> list[Actor]:
+        """Return the actors that nobody needs now, those first that have been idle for longest."""
+        if self.waiting:
+            return []
+        return sorted((a for a in self.actors if a.idle and a.state == "ready"), key=lambda a: a.idle_since)
+
+    def release(self) -> None:
         """Let actors go that have been idle for long enough."""
-        idle = sorted(
-            (a for a in self.actors if a.idle and a.state == "ready" and not self.waiting), key=lambda a: a.idle_since
-        )
-        now = monotonic()
-        count = to_release(self._bounds, [now - a.idle_since for a in idle], len(self.actors), pressed=pressed)
-        for actor in idle[:count]:
+        idle, now = self.idle(), monotonic()
+        for actor in idle[: to_release(self._bounds, [now - a.idle_since for a in idle], len(self.actors))]:
             self._leave(actor)
+
+    def yielding(self) -> list[tuple[bool, Actor]]:
+        """Return the actors that go when others wait for room: whether that leaves fewer than are to be kept, and the actor."""
+        spare, now = len(self.actors) - self._bounds.min, monotonic()
+        able = [actor for actor in self.idle() if may_give_way(self._bounds, now - actor.idle_since)]
+        return [(number >= spare, actor) for number, actor in enumerate(able)]
+
+    def give_way(self, actor: Actor) -> None:
+        """Let an idle actor go because others wait for what it holds."""
+        self._gave_way = self._gave_way or len(self.actors) <= self._bounds.min
+        self._leave(actor)
+
+    def holds(self, actor: Actor) -> Idle:
+        """Return what an actor holds."""
+        return Idle(node=actor.node, holds=self.holding)
+
+    def superfluous(self) -> int:
+        """Return how many of the actors that are being started nobody waits for any more."""
+        return 0 if self.waiting else sum(actor.state == "starting" for actor in self.actors)
 
 
 class Pools:
@@ -331,7 +361,8 @@ class Pools:
         deliver: Callable[[Event], None],
         told: Callable[[str, int, Told], None],
         nodes: Callable[[], list[Node]],
-        wanted_cores: Callable[[], float],
+        pressure: Callable[[], Pressure] | None = None,
+        wanted_cores: Callable[[], float] | None = None,
     ) -> None:
         """
         Args:
@@ -343,7 +374,8 @@ class Pools:
             deliver: Takes live events.
             told: Takes what a setup has said, as reports carry it.
             nodes: Returns the cluster's nodes.
-            wanted_cores: Returns how many cores the largest call asks for that may be waiting for room; 0: there is none.
+            pressure: Returns what waits for room on the cluster, and what is free; may take its time. None: asks Ray.
+            wanted_cores: Not needed any more: Ray is asked.
         """
         self.run_id = run_id
         self.mailbox = mailbox
@@ -353,13 +385,13 @@ class Pools:
         self.told = told
         self.nodes = nodes
         self._packed_run = packed_run
-        self._wanted_cores = wanted_cores
+        self._pressure = pressure or Cluster().pressure
         self._loop = asyncio.get_running_loop()
         self._pools: dict[tuple[str, str], Pool] = {}
         self._numbers = 0
         self._ticking: asyncio.TimerHandle | None = None
         self._looking: asyncio.Task[None] | None = None
-        self._leaving: dict[Actor, asyncio.Future[Any]] = {}
+        self._leaving: dict[Actor, tuple[Pool, asyncio.Future[Any]]] = {}
         self._closed = False
         self.classes: Mapping[str, Any] = {}
 
@@ -428,17 +460,35 @@ class Pools:
             self.tick()
 
     async def _look(self) -> None:
-        for pool in list(self._pools.values()):
-            if any(actor.idle and actor.state == "ready" for actor in pool.actors):
-                wanted = self._wanted_cores()
-                pool.release(pressed=wanted > 0 and await asyncio.to_thread(_free_cores) < wanted)
+        for pool in self._pools.values():
+            pool.release()
+        if not any(pool.yielding() for pool in self._pools.values()):
+            return
+        try:
+            pressure = await asyncio.to_thread(self._pressure)
+        except RayError:  # its head is away just now: it is asked again soon
+            return
+        self._make_room(pressure)
+
+    def _make_room(self, pressure: Pressure) -> None:
+        """Let idle actors go that hold what others wait for: before others those that are not to be kept."""
+        pools = list(self._pools.values())
+        able = [(below, actor, pool) for pool in pools for below, actor in pool.yielding()]
+        able.sort(key=lambda each: (each[0], each[1].idle_since))
+        needless = [pool.holding for pool in pools for _ in range(pool.superfluous())]
+        going = [pool.holds(actor) for actor, (pool, _) in self._leaving.items()]
+        idle = [pool.holds(actor) for _, actor, pool in able]
+        for number in to_give_way(without(pressure, needless), idle, going):
+            _, actor, pool = able[number]
+            pool.give_way(actor)
 
     def see_off(self, pool: Pool, actor: Actor) -> None:
         """End an actor that has left its pool, after its teardown."""
         if not pool.component.has_teardown:
             actor.kill()
             return
-        over = self._leaving[actor] = self._loop.create_future()
+        over: asyncio.Future[Any] = self._loop.create_future()
+        self._leaving[actor] = (pool, over)
         limit = self._loop.call_later(TEARDOWN_S, lambda: over.done() or over.set_result(None))
 
         def torn_down(said: Any) -> None:
@@ -471,7 +521,7 @@ class Pools:
             pool.actors.clear()
         try:
             if self._leaving:
-                await asyncio.wait(list(self._leaving.values()), timeout=TEARDOWN_S)
+                await asyncio.wait([over for _, over in self._leaving.values()], timeout=TEARDOWN_S)
         finally:
             for actor in list(self._leaving):
                 actor.kill()
@@ -487,9 +537,3 @@ def preferred_node(options: Mapping[str, Any]) -> str | None:
     """Return the node on which a call had better run, if its options name one."""
     strategy = options.get("scheduling_strategy")
     return str(strategy.node_id) if strategy is not None and _is_preference(strategy) else None
-
-
-def _free_cores() -> float:
-    """Return how many cores of the cluster nobody holds."""
-    free: dict[str, float] = _ray.available_resources()
-    return free.get("CPU", 0.0)

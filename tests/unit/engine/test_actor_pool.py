@@ -219,3 +219,32 @@ def test_calls_behind_a_long_one_get_an_actor_of_their_own(cluster: Cluster) -> 
     pool.tick()
     cluster.setups(READY)
     assert running(pool) == {long, waiting}
+
+
+def test_a_pool_that_made_room_does_not_fill_up_again_before_a_call_needs_it(cluster: Cluster) -> None:
+    pool = pool_of(cluster, min=2, idle_s=600)
+    first, second = submit(pool, cluster, 2)
+    cluster.setups(READY, READY)
+    pool.arrived(first, DONE)
+    cluster.now += 1
+    [(below, actor)] = pool.yielding()
+    assert below
+    pool.give_way(actor)
+    pool.arrived(second, DONE)
+    assert len(pool.actors) == 1
+    submit(pool, cluster, 1)
+    assert len(pool.actors) == 1, "there is one that is free"
+    submit(pool, cluster, 1)
+    assert len(pool.actors) == 2
+
+
+def test_without_pressure_the_lower_bound_is_kept(cluster: Cluster) -> None:
+    pool = pool_of(cluster, min=1, idle_s=1)
+    calls = submit(pool, cluster, 3)
+    cluster.setups(READY, READY, READY)
+    for call in calls:
+        pool.arrived(call, DONE)
+    cluster.now += 3600
+    pool.release()
+    assert len(pool.actors) == 1
+    assert [below for below, _ in pool.yielding()] == [True]
