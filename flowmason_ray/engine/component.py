@@ -79,7 +79,8 @@ class Actors:
     recycle_after: int | None = None
     """An actor is replaced when it has carried out this many calls. None: never for that reason."""
     recycle_at_mib: int | None = None
-    """An actor is replaced when its process occupies this much memory after a call. None: never for that reason."""
+    """An actor is replaced when its process has this much memory for itself after a call: values that it reads in the object store do
+    not count. None: never for that reason."""
     concurrency: int = 1
     """How many calls an actor carries out at once; more than 1 for an asynchronous `execute` only."""
     idle_s: float = 10.0
