@@ -38,6 +38,9 @@ from flowmason_ray.errors import Failure
 
 TICK_S = 0.5
 """How often it is looked at whether actors are idle, and whether waiting calls need more of them."""
+SETTLES_S = 3.0
+"""How long it may take until Ray tells that an actor has gone: it collects what waits and what is free every second (Ray 2.60,
+`gcs_pull_resource_loads_period_milliseconds`). For as long, others are to have waited before an actor of the last `min` goes."""
 PAUSE_AFTER_FAILURE_S = 5.0
 """How long a pool does not grow after a setup has failed while other actors of it work."""
 
@@ -292,7 +295,8 @@ class Pool:
         """Forget an actor whose process has ended; what it was doing comes back as an error by itself."""
         if actor.state in ("ready", "leaving"):
             actor.state = "gone"
-            self.actors.remove(actor)
+            if actor in self.actors:  # not if it died while it was torn down
+                self.actors.remove(actor)
             self._advance()
 
     def _bury(self, actor: Actor) -> None:
@@ -324,18 +328,21 @@ class Pool:
     def release(self) -> None:
         """Let actors go that have been idle for long enough."""
         idle, now = self.idle(), monotonic()
-        for actor in idle[: to_release(self._bounds, [now - a.idle_since for a in idle], len(self.actors))]:
+        for actor in idle[: to_release(self._bounds, [now - a.idle_since for a in idle], self._total())]:
             self._leave(actor)
+
+    def _total(self) -> int:
+        return sum(actor.state != "leaving" for actor in self.actors)
 
     def yielding(self) -> list[tuple[bool, Actor]]:
         """Return the actors that go when others wait for room: whether that leaves fewer than are to be kept, and the actor."""
-        spare, now = len(self.actors) - self._bounds.min, monotonic()
+        spare, now = self._total() - self._bounds.min, monotonic()
         able = [actor for actor in self.idle() if may_give_way(self._bounds, now - actor.idle_since)]
         return [(number >= spare, actor) for number, actor in enumerate(able)]
 
     def give_way(self, actor: Actor) -> None:
         """Let an idle actor go because others wait for what it holds."""
-        self._gave_way = self._gave_way or len(self.actors) <= self._bounds.min
+        self._gave_way = self._gave_way or self._total() <= self._bounds.min
         self._leave(actor)
 
     def holds(self, actor: Actor) -> Idle:
@@ -391,7 +398,11 @@ class Pools:
         self._numbers = 0
         self._ticking: asyncio.TimerHandle | None = None
         self._looking: asyncio.Task[None] | None = None
-        self._leaving: dict[Actor, tuple[Pool, asyncio.Future[Any]]] = {}
+        self._leaving: dict[Actor, asyncio.Future[Any]] = {}
+        self._seen_off: dict[Actor, tuple[float, Pool]] = {}
+        """Actors that have left lately, and when."""
+        self._short_since: float | None = None
+        """Since when others have waited for what only the last `min` actors of a pool could give."""
         self._closed = False
         self.classes: Mapping[str, Any] = {}
 
@@ -455,14 +466,16 @@ class Pools:
         for pool in self._pools.values():
             pool.tick()
         if self._looking is None or self._looking.done():
-            self._looking = self._loop.create_task(self._look())
+            self._looking = self._loop.create_task(self.look())
         if any(pool.actors or pool.waiting for pool in self._pools.values()):
             self.tick()
 
-    async def _look(self) -> None:
+    async def look(self) -> None:
+        """Let go of actors that have been idle for long enough, or that hold what others wait for."""
         for pool in self._pools.values():
             pool.release()
         if not any(pool.yielding() for pool in self._pools.values()):
+            self._short_since = None
             return
         try:
             pressure = await asyncio.to_thread(self._pressure)
@@ -472,23 +485,33 @@ class Pools:
 
     def _make_room(self, pressure: Pressure) -> None:
         """Let idle actors go that hold what others wait for: before others those that are not to be kept."""
-        pools = list(self._pools.values())
+        pools, now = list(self._pools.values()), monotonic()
         able = [(below, actor, pool) for pool in pools for below, actor in pool.yielding()]
         able.sort(key=lambda each: (each[0], each[1].idle_since))
         needless = [pool.holding for pool in pools for _ in range(pool.superfluous())]
-        going = [pool.holds(actor) for actor, (pool, _) in self._leaving.items()]
+        self._seen_off = {
+            actor: (at, pool)
+            for actor, (at, pool) in self._seen_off.items()
+            if now - at < SETTLES_S or actor in self._leaving
+        }
+        going = [pool.holds(actor) for actor, (_, pool) in self._seen_off.items()]
         idle = [pool.holds(actor) for _, actor, pool in able]
-        for number in to_give_way(without(pressure, needless), idle, going):
-            _, actor, pool = able[number]
-            pool.give_way(actor)
+        chosen = [able[number] for number in to_give_way(without(pressure, needless), idle, going)]
+        if not any(below for below, _, _ in chosen):
+            self._short_since = None
+        elif self._short_since is None:
+            self._short_since = now
+        for below, actor, pool in chosen:
+            if not below or (self._short_since is not None and now - self._short_since >= SETTLES_S):
+                pool.give_way(actor)
 
     def see_off(self, pool: Pool, actor: Actor) -> None:
         """End an actor that has left its pool, after its teardown."""
+        self._seen_off[actor] = (monotonic(), pool)
         if not pool.component.has_teardown:
             actor.kill()
             return
-        over: asyncio.Future[Any] = self._loop.create_future()
-        self._leaving[actor] = (pool, over)
+        over = self._leaving[actor] = self._loop.create_future()
         limit = self._loop.call_later(TEARDOWN_S, lambda: over.done() or over.set_result(None))
 
         def torn_down(said: Any) -> None:
@@ -521,7 +544,7 @@ class Pools:
             pool.actors.clear()
         try:
             if self._leaving:
-                await asyncio.wait([over for _, over in self._leaving.values()], timeout=TEARDOWN_S)
+                await asyncio.wait(list(self._leaving.values()), timeout=TEARDOWN_S)
         finally:
             for actor in list(self._leaving):
                 actor.kill()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import pytest
@@ -11,9 +12,11 @@ from ray.exceptions import RayActorError
 
 from flowmason_ray import Actors, operator
 from flowmason_ray.components.base import spec_of
+from flowmason_ray.engine.component import ComponentSpec
 from flowmason_ray.engine.events import Event
 from flowmason_ray.engine.executors import ray_actors
-from flowmason_ray.engine.executors.capacity import Node
+from flowmason_ray.engine.executors.capacity import Demand, Node
+from flowmason_ray.engine.executors.pressure import Pressure, Waiting
 from flowmason_ray.engine.executors.ray_actor import Ready
 from flowmason_ray.engine.executors.ray_actors import Actor, Outcome, Pool, Pools
 from flowmason_ray.engine.executors.ray_calls import Call, Member
@@ -75,7 +78,7 @@ class Cluster:
     def number(self) -> int:
         return 1
 
-    def make(self, *_: Any) -> Handle:
+    def make(self, concurrency: int, options: Mapping[str, Any], reference: Any) -> Handle:
         return Handle()
 
     def when_done(self, reference: tuple[Remote, str], then: Callable[[Any], None]) -> None:
@@ -121,7 +124,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     return cluster
 
 
-def pool_of(cluster: Cluster, **bounds: Any) -> Pool:
+def component_of(**bounds: Any) -> ComponentSpec:
     @operator(name="loads", effect="pure", cost="cpu", actors=Actors(**bounds))
     class Loads:
         """Loads something."""
@@ -133,7 +136,11 @@ def pool_of(cluster: Cluster, **bounds: Any) -> Pool:
 
     component = spec_of(Loads)
     assert component is not None
-    return Pool(cast(Pools, cluster), component, {"num_cpus": 1.0}, None)
+    return component
+
+
+def pool_of(cluster: Cluster, **bounds: Any) -> Pool:
+    return Pool(cast(Pools, cluster), component_of(**bounds), {"num_cpus": 1.0}, None)
 
 
 def submit(pool: Pool, cluster: Cluster, count: int = 1) -> list[Call]:
@@ -248,3 +255,70 @@ def test_without_pressure_the_lower_bound_is_kept(cluster: Cluster) -> None:
     pool.release()
     assert len(pool.actors) == 1
     assert [below for below, _ in pool.yielding()] == [True]
+
+
+class Looking(Pools):
+    """The pools of a run on a cluster that is the test's."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.waiting = 0
+        super().__init__(
+            run_id="r",
+            packed_run=b"",
+            mailbox=None,
+            watch=cluster.watch,
+            ended=cluster.ended,
+            deliver=cluster.deliver,
+            told=cluster.told,
+            nodes=cluster.nodes,
+            pressure=self._told,
+        )
+        self.make = cluster.make
+        self.when_done = cluster.when_done
+
+    def _told(self) -> Pressure:
+        waiting = Waiting(together=(Demand(amounts={"CPU": 1.0}),), count=self.waiting)
+        return Pressure(waiting=(waiting,), free=(Node(id="n1", resources={"CPU": 0.0}),))
+
+    def tick(self) -> None:
+        """The test looks when it wants to."""
+
+
+async def idle_pool(cluster: Cluster, count: int, **bounds: Any) -> tuple[Looking, Pool]:
+    pools = Looking(cluster)
+    pool = pools.pool(component_of(**bounds), {"num_cpus": 1.0}, None)
+    calls = submit(pool, cluster, count)
+    cluster.setups(*[READY] * count)
+    for call in calls:
+        pool.arrived(call, DONE)
+    cluster.now += 1
+    return pools, pool
+
+
+def test_as_many_go_as_others_need_even_if_that_is_seen_late(cluster: Cluster) -> None:
+    async def play() -> list[int]:
+        pools, pool = await idle_pool(cluster, 4, idle_s=600)
+        left: list[int] = []
+        for waiting in (0, 2, 2, 3):
+            pools.waiting = waiting
+            await pools.look()
+            left.append(len(pool.actors))
+        cluster.now += ray_actors.SETTLES_S
+        await pools.look()
+        return [*left, len(pool.actors)]
+
+    assert asyncio.run(play()) == [4, 2, 2, 1, 0]
+
+
+def test_the_last_ones_go_when_others_have_waited_for_a_while(cluster: Cluster) -> None:
+    async def play() -> list[int]:
+        pools, pool = await idle_pool(cluster, 1, min=1)
+        left: list[int] = []
+        for waiting, later in ((1, 2.0), (1, 2.0), (0, 2.0), (1, 2.0), (1, 2.0), (1, 0.0)):
+            pools.waiting = waiting
+            await pools.look()
+            left.append(len(pool.actors))
+            cluster.now += later
+        return left
+
+    assert asyncio.run(play()) == [1, 1, 1, 1, 1, 0]
