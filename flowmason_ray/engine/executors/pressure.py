@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 from flowmason_ray.engine.executors.capacity import Demand, Node, missing_together
 
-MOST_AT_ONCE = 50
-"""How many waiting things are looked at in one go: it is looked again soon."""
+MOST_ALIKE = 20
+"""For how many of the waiting things that ask for the same room is made in one go: it is looked again soon."""
 _SLIVER = 1e-5
 """Less than the smallest part of a resource that Ray tells apart; sums of fractions differ by less."""
 
@@ -123,11 +123,11 @@ def to_give_way(pressure: Pressure, idle: Sequence[Idle], going: Iterable[Idle] 
             free.add(actor)
     left = [number for number, actor in enumerate(idle) if actor.node in free.nodes]
     gone: list[int] = []
-    for waiting in pressure.waiting[:MOST_AT_ONCE]:
+    for waiting in pressure.waiting:
         room = (
             free.copy()
         )  # what others wait for and could have is not taken off: if Ray does not give it, it is in nobody's way
-        for _ in range(min(waiting.count, MOST_AT_ONCE)):
+        for _ in range(min(waiting.count, MOST_ALIKE)):
             if room.place(waiting.together, keep=True):
                 continue
             found = _making_room(room, waiting, [(number, idle[number]) for number in left])
@@ -144,15 +144,10 @@ def to_give_way(pressure: Pressure, idle: Sequence[Idle], going: Iterable[Idle] 
 def _making_room(room: _Room, waiting: Waiting, idle: Sequence[tuple[int, Idle]]) -> list[int]:
     """Count actors as gone, as few as make room; without any if all of them would not."""
     names = {name for demand in waiting.together for name in demand.amounts}
-    taken: list[tuple[int, Idle]] = []
-    enough = False
-    for number, actor in idle:
-        if not names.isdisjoint(actor.holds):
-            room.add(actor)
-            taken.append((number, actor))
-            enough = room.place(waiting.together, keep=False)
-            if enough:
-                break
+    taken = [(number, actor) for number, actor in idle if not names.isdisjoint(actor.holds)]
+    for _, actor in taken:
+        room.add(actor)
+    enough = room.place(waiting.together, keep=False)
     needed: list[int] = []
     for number, actor in reversed(taken):  # those that are missed most may stay first
         room.add(actor, -1)

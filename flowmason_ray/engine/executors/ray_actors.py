@@ -463,12 +463,12 @@ class Pools:
 
     def _tick(self) -> None:
         self._ticking = None
+        if any(pool.actors or pool.waiting for pool in self._pools.values()):
+            self.tick()  # first, so that nothing that goes wrong below is the last thing that is done
         for pool in self._pools.values():
             pool.tick()
         if self._looking is None or self._looking.done():
             self._looking = self._loop.create_task(self.look())
-        if any(pool.actors or pool.waiting for pool in self._pools.values()):
-            self.tick()
 
     async def look(self) -> None:
         """Let go of actors that have been idle for long enough, or that hold what others wait for."""
