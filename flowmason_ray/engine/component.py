@@ -73,13 +73,14 @@ class Actors:
     """
 
     min: int = 0
-    """Kept as long as the run lasts, from the first call on, also when they have nothing to do."""
+    """Kept as long as the run lasts, from the first call on, also when they have nothing to do, unless others need their room."""
     max: int | None = None
     """Never more than this. None: as many as the cluster has room for."""
     recycle_after: int | None = None
     """An actor is replaced when it has carried out this many calls. None: never for that reason."""
     recycle_at_mib: int | None = None
-    """An actor is replaced when its process occupies this much memory after a call. None: never for that reason."""
+    """An actor is replaced when its process has this much memory for itself after a call: values that it reads in the object store do
+    not count. None: never for that reason."""
     concurrency: int = 1
     """How many calls an actor carries out at once; more than 1 for an asynchronous `execute` only."""
     idle_s: float = 10.0

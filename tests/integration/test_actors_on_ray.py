@@ -8,6 +8,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,8 @@ class _Counting:
         if input.what == "sleep":
             note(context, "sleep")
             time.sleep(60)
+        if input.what == "nap":
+            time.sleep(2)  # long enough for idle actors to be looked at
         time.sleep(0.01)
         text = "x" * 200_000 if input.what == "large" else ""
         return _Out(n=input.n, pid=os.getpid(), calls=self.calls, text=text)
@@ -82,6 +85,7 @@ ByMemory = counting("by_memory", Actors(max=1, recycle_at_mib=500))
 Careful = counting("careful", Actors(max=1), effect="effectful")
 Lasting = counting("lasting", Actors(max=4, idle_s=600))
 Hasty = counting("hasty", Actors(max=1, idle_s=0))
+Kept = counting("kept", Actors(min=1, max=1, idle_s=0))
 
 
 @operator(name="together", effect="pure", actors=Actors(max=1, concurrency=4))
@@ -105,6 +109,20 @@ class Together:
             await asyncio.sleep(60)
         self.under_way -= 1
         return _Out(n=input.n, pid=os.getpid(), peak=self.peak)
+
+
+@operator(name="stubborn", effect="pure", actors=Actors(max=1, concurrency=2, idle_s=600))
+class Stubborn:
+    """Does not end when it is stopped."""
+
+    Input, Output = _In, _Out
+
+    async def execute(self, input: _In, context: Context) -> _Out:
+        end = time.monotonic() + 600
+        while input.what == "stick" and time.monotonic() < end:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(1)
+        return _Out(n=input.n, pid=os.getpid())
 
 
 @operator(name="wrong", effect="pure", cost="cpu")
@@ -136,7 +154,7 @@ class Task:
         return _Out(n=len(input.what), pid=os.getpid())
 
 
-COMPONENTS = [Two, ByCount, ByMemory, Careful, Lasting, Hasty, Together, Wrong, Task]
+COMPONENTS = [Two, ByCount, ByMemory, Careful, Lasting, Hasty, Kept, Together, Stubborn, Wrong, Task]
 
 
 @pytest.fixture(autouse=True)
@@ -284,6 +302,19 @@ def test_a_call_that_takes_too_long_is_ended_and_the_next_one_gets_an_actor(proj
     assert summary["next"].status == "succeeded"
 
 
+def test_calls_that_do_not_end_leave_neither_the_actor_nor_its_core_behind(project_dir: Path) -> None:
+    stuck = [
+        stage(id, "stubborn", {"what": "stick"}, timeout_ms=500, on_error="continue", depends_on=[])
+        for id in ("one", "two")
+    ]
+    after = stage("after", "stubborn", {"n": 7}, depends_on=["one", "two"])
+    whole = stage("whole", "task", {"what": "abc"}, depends_on=["after"])
+    played = Played(project_dir, {"name": "actors", "stages": [*stuck, after, whole]})
+    summary = played.result.stages
+    assert [failure.code for id in ("one", "two") if (failure := summary[id].failure)] == ["timeout", "timeout"]
+    assert [summary[id].status for id in ("after", "whole")] == ["succeeded", "succeeded"]
+
+
 def test_an_asynchronous_component_carries_out_several_calls_at_once(project_dir: Path) -> None:
     items = Played(project_dir, over("together", 4)).items()
     assert len({item["pid"] for item in items}) == 1
@@ -308,3 +339,35 @@ def test_idle_actors_make_room_for_tasks(project_dir: Path) -> None:
     played = Played(project_dir, document)
     played.result.raise_for_status()
     assert played.result.output == {"n": 3}
+
+
+def test_a_lower_bound_is_kept_until_others_need_the_room(project_dir: Path) -> None:
+    stages = [
+        stage("first", "kept", {"n": 1}),
+        stage("nap", "careful", {"what": "nap"}, depends_on=["first"]),
+        stage("again", "kept", {"n": 2}, depends_on=["nap"]),
+        stage("whole", "task", {"what": "abc"}, depends_on=["again"]),
+        stage("anew", "kept", {"n": 3}, depends_on=["whole"]),
+    ]
+    output = {id: {"pid": f"{{{{stages.{id}.pid}}}}"} for id in ("first", "again", "anew")}
+    played = Played(project_dir, {"name": "actors", "stages": stages, "output": output})
+    played.result.raise_for_status()
+    first, again, anew = (played.result.output[id]["pid"] for id in ("first", "again", "anew"))
+    assert first == again, "it is kept though it has nothing to do"
+    assert first != anew, "it made room for what needs the whole cluster"
+
+
+def test_a_gang_gets_its_room_from_idle_actors_and_shares_it_in_turns(project_dir: Path) -> None:
+    resources = {"num_cpus": 2}
+    branches = {"branches": [["one", "then"], ["other"]]}
+    stages = [
+        stage("first", "kept"),  # holds a core that the gang needs
+        stage("gang", "parallel", branches, placement={"gang": True}, depends_on=["first"]),
+        stage("one", "lasting", {"n": 1}, resources=resources),
+        stage("then", "two", {"n": 2}, resources=resources, depends_on=["one"]),  # needs the room that `one` has held
+        stage("other", "task", {"what": "abc"}, resources=resources),
+    ]
+    output = {"then": "{{ stages.then.n | default(0) }}", "other": "{{ stages.other.n | default(0) }}"}
+    played = Played(project_dir, {"name": "actors", "stages": stages, "output": output})
+    played.result.raise_for_status()
+    assert played.result.output == {"then": 2, "other": 3}

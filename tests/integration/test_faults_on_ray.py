@@ -27,7 +27,7 @@ from typing import Any
 import ray
 from pydantic import BaseModel
 
-from flowmason_ray import operator
+from flowmason_ray import Actors, operator
 
 
 class Asked(BaseModel):
@@ -76,6 +76,38 @@ class WorkIdempotent(Work):
 @operator(effect="effectful", cost="cpu")
 class WorkEffectful(Work):
     """Must not be repeated."""
+
+
+class Held(Work):
+    """Has a model."""
+
+    def setup(self, context):
+        pass
+
+
+@operator(effect="pure", cost="cpu")
+class HeldPure(Held):
+    """Does no harm, in an actor."""
+
+
+@operator(effect="idempotent", cost="cpu")
+class HeldIdempotent(Held):
+    """May be repeated with its key, in an actor."""
+
+
+@operator(effect="pure", cost="cpu", actors=Actors(min=1, idle_s=600))
+class HeldLastingly(Held):
+    """Is kept ready."""
+
+
+@operator(effect="pure", cost="gpu", resources={"num_cpus": 1, "num_gpus": 1}, actors=Actors(min=1, idle_s=600))
+class OneOnGpu(Work):
+    """Keeps a GPU."""
+
+
+@operator(effect="pure", cost="gpu", resources={"num_cpus": 1, "num_gpus": 1}, actors=Actors(idle_s=600))
+class OtherOnGpu(Work):
+    """Needs one too."""
 
 
 @operator(effect="pure", cost="cpu")
@@ -307,6 +339,66 @@ def test_an_actor_dies_in_its_setup(runs: Runs) -> None:
     assert done["stages"]["dies"]["error"]["code"] == "component_setup_failed"
     assert "died before its setup() had ended" in done["stages"]["dies"]["error"]["message"]
     assert [n.split()[0] for n in runs.notes()] == ["setup", "lives"]
+
+
+def test_a_process_is_killed_in_which_an_actor_runs(nodes: Nodes, runs: Runs) -> None:
+    """Ray repeats nothing that runs in an actor; what may be repeated is repeated nevertheless, under the same key."""
+    effects = ("pure", "idempotent")
+    process = runs.start(
+        [stage(effect, f"held_{effect}", config={"say": effect, "wait_for": "go"}) for effect in effects],
+        output="{{ [stages.pure.read, stages.idempotent.read] }}",
+    )
+    for effect in effects:
+        [note] = runs.noted(effect)
+        os.kill(pid_in(note), signal.SIGKILL)
+    for effect in effects:
+        runs.noted(effect, times=2)
+    runs.say("go")
+    done = runs.end(process)
+    assert done["status"] == "succeeded", done.get("error")
+    assert done["output"] == [0, 0]
+    assert len({n.split()[3] for n in runs.notes() if n.startswith("idempotent")}) == 1
+
+
+def test_the_node_of_an_actor_is_killed(nodes: Nodes, runs: Runs) -> None:
+    node = other(nodes)
+    process = runs.start(
+        [stage("held", "held_pure", config={"say": "held", "wait_for": "go"}, resources=OTHER)],
+        output="{{ stages.held.node }}",
+    )
+    runs.noted("held")
+    another = other(nodes)
+    nodes.kill(node)
+    runs.noted("held", times=2)
+    runs.say("go")
+    done = runs.end(process)
+    assert done["status"] == "succeeded", done.get("error")
+    assert done["output"] == another
+
+
+def test_an_actor_gives_a_gpu_back_that_others_wait_for(nodes: Nodes, runs: Runs) -> None:
+    """Also one that is kept ready on purpose; cores are free all the time."""
+    node = other(nodes, num_gpus=1)
+    stages = [
+        stage("one", "one_on_gpu", config={"say": "one"}),
+        stage("next", "other_on_gpu", ["one"], config={"say": "next"}),
+        stage("last", "one_on_gpu", ["next"], config={"say": "last"}),
+    ]
+    done = runs.run(stages, output="{{ [stages.one.node, stages.next.node, stages.last.node] }}")
+    assert done["status"] == "succeeded", done.get("error")
+    assert done["output"] == [node] * 3
+    assert len({pid_in(note) for note in runs.notes()}) == 3
+
+
+def test_cores_that_are_free_on_two_nodes_are_no_room_for_what_needs_them_on_one(nodes: Nodes, runs: Runs) -> None:
+    node = other(nodes)
+    stages = [
+        stage("held", "held_lastingly", config={"say": "held"}, resources=OTHER),
+        work("whole", "pure", "held", resources={**OTHER, "num_cpus": 2}),
+    ]
+    done = runs.run(stages, output="{{ stages.whole.node }}")
+    assert done["status"] == "succeeded", done.get("error")
+    assert done["output"] == node
 
 
 def test_a_node_is_drained(nodes: Nodes, runs: Runs) -> None:

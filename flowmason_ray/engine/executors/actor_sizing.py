@@ -19,6 +19,8 @@ class Load:
 
     waiting: int = 0
     """Calls for which no actor is free."""
+    waited_s: float = 0.0
+    """For how long the first of them has waited."""
     running: int = 0
     ready: int = 0
     """Actors that take calls."""
@@ -40,24 +42,28 @@ def to_start(bounds: Actors, room: int, load: Load) -> int:
     highest = max(1, bounds.max if bounds.max is not None else room, bounds.min)
     demand = -(-(load.waiting + load.running) // bounds.concurrency)
     wanted = min(demand, highest)
-    if load.ready and load.call_s is not None and load.setup_s is not None:
+    # A call that has waited for as long as a setup takes may be behind a long one: then the average tells nothing.
+    if load.ready and load.call_s is not None and load.setup_s is not None and load.waited_s <= load.setup_s:
         soon_s = load.waiting * load.call_s / (load.ready * bounds.concurrency)
         if soon_s < load.setup_s:  # those who are ready will have done it before a new one is
             wanted = min(wanted, load.ready)
     return max(0, max(wanted, bounds.min) - load.ready - load.starting)
 
 
-def to_release(bounds: Actors, idle_s: Sequence[float], total: int, *, pressed: bool) -> int:
-    """Return how many of the idle actors to release now: those that have been idle for longest.
+def to_release(bounds: Actors, idle_s: Sequence[float], total: int) -> int:
+    """Return how many of the idle actors to release now though nobody else needs room: those that have been idle for longest.
 
     Args:
         bounds: What the component declares.
         idle_s: For how long each idle actor has been idle.
         total: How many actors there are, idle ones included.
-        pressed: Whether somebody else waits for room.
     """
-    patience_s = min(bounds.idle_s, PRESSED_S) if pressed else bounds.idle_s
-    return max(0, min(sum(each >= patience_s for each in idle_s), total - bounds.min))
+    return max(0, min(sum(each >= bounds.idle_s for each in idle_s), total - bounds.min))
+
+
+def may_give_way(bounds: Actors, idle_s: float) -> bool:
+    """Tell whether an actor has been idle for long enough to be released when others wait for room, also below `min`."""
+    return idle_s >= min(bounds.idle_s, PRESSED_S)
 
 
 def worn(bounds: Actors, calls: int, rss_mib: float) -> bool:

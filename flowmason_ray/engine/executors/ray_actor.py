@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import lru_cache
-from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -22,6 +21,7 @@ from flowmason_ray.engine.attempt import SetupFailed, fail, is_final, setup_fail
 from flowmason_ray.engine.context import AttemptContext, InstanceContext
 from flowmason_ray.engine.events import Event
 from flowmason_ray.engine.executors.instances import Instance
+from flowmason_ray.engine.executors.memory_limit import own_bytes
 from flowmason_ray.engine.executors.prints import heard, keep_ears_open
 from flowmason_ray.engine.executors.ray_messages import CallData, CallReport, pack, unpack
 from flowmason_ray.engine.executors.ray_stages import Work, component_of, run_of
@@ -105,7 +105,7 @@ class ComponentActor:
         for data, report, value in zip(call.attempts, reports, kept, strict=True):
             if report.status == "succeeded" and not report.inline:
                 self._kept[data.path, data.attempt] = value
-        return pack(CallReport(reports, node_id(), rss_mib()))
+        return pack(CallReport(reports, node_id(), own_mib()))
 
     def _execute(self, work: Work, given: Any, context: AttemptContext) -> Any:
         assert work.component is not None
@@ -179,12 +179,9 @@ class ComponentActor:
         self._never.wait()
 
 
-def rss_mib() -> float:
-    """Return how much memory this process occupies; 0 where the system does not say."""
-    try:
-        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * 4096 / 2**20
-    except (OSError, IndexError, ValueError):
-        return 0.0
+def own_mib() -> float:
+    """Return how much memory this process has for itself; 0 where the system does not say."""
+    return (own_bytes() or 0) / 2**20
 
 
 def _grouped(name: str, group: str) -> Any:

@@ -25,17 +25,22 @@ from ray.exceptions import RayActorError, RayError, TaskCancelledError
 
 from flowmason_ray.engine.component import ComponentSpec, Cost
 from flowmason_ray.engine.events import Event, StageBegan, StageLogged
-from flowmason_ray.engine.executors.actor_sizing import DEFAULT, Load, to_release, to_start, worn
+from flowmason_ray.engine.executors.actor_sizing import DEFAULT, Load, may_give_way, to_release, to_start, worn
 from flowmason_ray.engine.executors.capacity import Node
 from flowmason_ray.engine.executors.instances import TEARDOWN_S
+from flowmason_ray.engine.executors.pressure import Idle, Pressure, to_give_way, without
 from flowmason_ray.engine.executors.ray_actor import Ready, remote_actor
 from flowmason_ray.engine.executors.ray_calls import Call, take_values, words_of
 from flowmason_ray.engine.executors.ray_messages import CallReport, Report
+from flowmason_ray.engine.executors.ray_pressure import Cluster, holdings
 from flowmason_ray.engine.plan import PlanStage
 from flowmason_ray.errors import Failure
 
 TICK_S = 0.5
-"""How often idle actors are looked at."""
+"""How often it is looked at whether actors are idle, and whether waiting calls need more of them."""
+SETTLES_S = 3.0
+"""How long it may take until Ray tells that an actor has gone: it collects what waits and what is free every second (Ray 2.60,
+`gcs_pull_resource_loads_period_milliseconds`). For as long, others are to have waited before an actor of the last `min` goes."""
 PAUSE_AFTER_FAILURE_S = 5.0
 """How long a pool does not grow after a setup has failed while other actors of it work."""
 
@@ -54,13 +59,15 @@ def wants_actors(stage: PlanStage) -> bool:
 class Actor:
     """One actor of a pool."""
 
-    __slots__ = ("calls", "created", "handle", "idle_since", "name", "node", "running", "state", "taking")
+    __slots__ = ("calls", "created", "handle", "idle_since", "name", "node", "running", "state", "stuck", "taking")
 
     def __init__(self, handle: Any, name: str) -> None:
         self.handle = handle
         self.name = name
         self.state: Literal["starting", "ready", "leaving", "gone"] = "starting"
         self.running: set[Call] = set()
+        self.stuck: set[Call] = set()
+        """Calls that were stopped and did not end."""
         self.taking = 0
         """Values that are being fetched from it."""
         self.calls = 0
@@ -96,9 +103,13 @@ class Pool:
         self._bounds = component.actors or DEFAULT
         self._options = {name: value for name, value in options.items() if name not in ("max_retries", "name")}
         self._reference = reference
+        self.holding = holdings(self._options)
+        """What each actor holds, by Ray's resource names."""
         self._call_s: float | None = None
         self._setup_s: float | None = None
         self._not_before = 0.0
+        self._gave_way = False
+        """Whether actors below the lower bound have made room for others, and no call has needed them since."""
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
@@ -160,8 +171,7 @@ class Pool:
         self._host.when_all(take_values(actor.handle, call, outcome), taken)
 
     def _over(self, actor: Actor, call: Call, outcome: Outcome) -> None:
-        if actor.state == "leaving" and actor.idle:
-            self._leave(actor)
+        self._retire(actor)
         self._host.ended(call, outcome)
         self._advance()
 
@@ -177,25 +187,37 @@ class Pool:
                     return
         elif not force:
             call.actor.stop(call)
-        elif call.actor.running == {call}:
-            self._bury(call.actor)
-        else:
+        elif call.actor.state in ("ready", "leaving"):
+            call.actor.stuck.add(call)
             call.actor.state = "leaving"
+            self._retire(call.actor)
+            self._advance()
 
     # -- actors -------------------------------------------------------------------------------------------------------
 
+    def tick(self) -> None:
+        """Look again at calls that wait: the pause after a setup that failed may be over, or others take longer than expected."""
+        if self.waiting:
+            self._advance()
+
     def _grow(self) -> None:
         ready = [actor for actor in self.actors if actor.state == "ready"]
+        if self.waiting:
+            self._gave_way = False
         load = Load(
             waiting=len(self.waiting),
+            waited_s=monotonic() - self.waiting[0][0].submitted if self.waiting else 0.0,
             running=sum(len(actor.running) for actor in ready),
             ready=len(ready),
             starting=sum(actor.state == "starting" for actor in self.actors),
             call_s=self._call_s,
             setup_s=self._setup_s,
         )
-        if (load.waiting or ready) and monotonic() >= self._not_before:
-            for _ in range(to_start(self._bounds, self._room(), load)):
+        bounds = replace(self._bounds, min=0) if self._gave_way else self._bounds
+        if ready and monotonic() < self._not_before:
+            return  # those that are ready do the work meanwhile; without any, nobody would
+        if load.waiting or ready:
+            for _ in range(to_start(bounds, self._room(), load)):
                 self._start()
 
     def _room(self) -> int:
@@ -273,7 +295,8 @@ class Pool:
         """Forget an actor whose process has ended; what it was doing comes back as an error by itself."""
         if actor.state in ("ready", "leaving"):
             actor.state = "gone"
-            self.actors.remove(actor)
+            if actor in self.actors:  # not if it died while it was torn down
+                self.actors.remove(actor)
             self._advance()
 
     def _bury(self, actor: Actor) -> None:
@@ -287,15 +310,48 @@ class Pool:
         actor.state = "leaving"
         self._host.see_off(self, actor)
 
-    def release(self, *, pressed: bool) -> None:
-        """Let actors go that have been idle for long enough."""
-        idle = sorted(
-            (a for a in self.actors if a.idle and a.state == "ready" and not self.waiting), key=lambda a: a.idle_since
-        )
-        now = monotonic()
-        count = to_release(self._bounds, [now - a.idle_since for a in idle], len(self.actors), pressed=pressed)
-        for actor in idle[:count]:
+    def _retire(self, actor: Actor) -> None:
+        """Let an actor that is to leave go as soon as nothing in it may still end well."""
+        if actor.state != "leaving" or actor.taking:
+            return
+        if not actor.running:
             self._leave(actor)
+        elif actor.running <= actor.stuck:
+            self._bury(actor)
+
+    def idle(self) -> list[Actor]:
+        """Return the actors that nobody needs now, those first that have been idle for longest."""
+        if self.waiting:
+            return []
+        return sorted((a for a in self.actors if a.idle and a.state == "ready"), key=lambda a: a.idle_since)
+
+    def release(self) -> None:
+        """Let actors go that have been idle for long enough."""
+        idle, now = self.idle(), monotonic()
+        for actor in idle[: to_release(self._bounds, [now - a.idle_since for a in idle], self._total())]:
+            self._leave(actor)
+
+    def _total(self) -> int:
+        return sum(actor.state != "leaving" for actor in self.actors)
+
+    def yielding(self) -> list[tuple[bool, Actor]]:
+        """Return the actors that go when others wait for room: whether that leaves fewer than are to be kept, and the actor."""
+        spare, now = self._total() - self._bounds.min, monotonic()
+        able = [actor for actor in self.idle() if may_give_way(self._bounds, now - actor.idle_since)]
+        return [(number >= spare, actor) for number, actor in enumerate(able)]
+
+    def give_way(self, actor: Actor) -> None:
+        """Let an idle actor go because others wait for what it holds."""
+        self._gave_way = self._gave_way or self._total() <= self._bounds.min
+        self._leave(actor)
+
+    def holds(self, actor: Actor) -> Idle:
+        """Return what an actor holds."""
+        return Idle(node=actor.node, holds=self.holding)
+
+    def superfluous(self) -> int:
+        """Return how many of the actors that are being started nobody waits for any more."""
+        return 0 if self.waiting else sum(actor.state == "starting" for actor in self.actors)
 
 
 class Pools:
@@ -312,7 +368,8 @@ class Pools:
         deliver: Callable[[Event], None],
         told: Callable[[str, int, Told], None],
         nodes: Callable[[], list[Node]],
-        wanted_cores: Callable[[], float],
+        pressure: Callable[[], Pressure] | None = None,
+        wanted_cores: Callable[[], float] | None = None,
     ) -> None:
         """
         Args:
@@ -324,7 +381,8 @@ class Pools:
             deliver: Takes live events.
             told: Takes what a setup has said, as reports carry it.
             nodes: Returns the cluster's nodes.
-            wanted_cores: Returns how many cores the largest call asks for that may be waiting for room; 0: there is none.
+            pressure: Returns what waits for room on the cluster, and what is free; may take its time. None: asks Ray.
+            wanted_cores: Not needed any more: Ray is asked.
         """
         self.run_id = run_id
         self.mailbox = mailbox
@@ -334,13 +392,17 @@ class Pools:
         self.told = told
         self.nodes = nodes
         self._packed_run = packed_run
-        self._wanted_cores = wanted_cores
+        self._pressure = pressure or Cluster().pressure
         self._loop = asyncio.get_running_loop()
         self._pools: dict[tuple[str, str], Pool] = {}
         self._numbers = 0
         self._ticking: asyncio.TimerHandle | None = None
         self._looking: asyncio.Task[None] | None = None
         self._leaving: dict[Actor, asyncio.Future[Any]] = {}
+        self._seen_off: dict[Actor, tuple[float, Pool]] = {}
+        """Actors that have left lately, and when."""
+        self._short_since: float | None = None
+        """Since when others have waited for what only the last `min` actors of a pool could give."""
         self._closed = False
         self.classes: Mapping[str, Any] = {}
 
@@ -401,19 +463,51 @@ class Pools:
 
     def _tick(self) -> None:
         self._ticking = None
+        if any(pool.actors or pool.waiting for pool in self._pools.values()):
+            self.tick()  # first, so that nothing that goes wrong below is the last thing that is done
+        for pool in self._pools.values():
+            pool.tick()
         if self._looking is None or self._looking.done():
-            self._looking = self._loop.create_task(self._look())
-        if any(pool.actors for pool in self._pools.values()):
-            self.tick()
+            self._looking = self._loop.create_task(self.look())
 
-    async def _look(self) -> None:
-        for pool in list(self._pools.values()):
-            if any(actor.idle and actor.state == "ready" for actor in pool.actors):
-                wanted = self._wanted_cores()
-                pool.release(pressed=wanted > 0 and await asyncio.to_thread(_free_cores) < wanted)
+    async def look(self) -> None:
+        """Let go of actors that have been idle for long enough, or that hold what others wait for."""
+        for pool in self._pools.values():
+            pool.release()
+        if not any(pool.yielding() for pool in self._pools.values()):
+            self._short_since = None
+            return
+        try:
+            pressure = await asyncio.to_thread(self._pressure)
+        except RayError:  # its head is away just now: it is asked again soon
+            return
+        self._make_room(pressure)
+
+    def _make_room(self, pressure: Pressure) -> None:
+        """Let idle actors go that hold what others wait for: before others those that are not to be kept."""
+        pools, now = list(self._pools.values()), monotonic()
+        able = [(below, actor, pool) for pool in pools for below, actor in pool.yielding()]
+        able.sort(key=lambda each: (each[0], each[1].idle_since))
+        needless = [pool.holding for pool in pools for _ in range(pool.superfluous())]
+        self._seen_off = {
+            actor: (at, pool)
+            for actor, (at, pool) in self._seen_off.items()
+            if now - at < SETTLES_S or actor in self._leaving
+        }
+        going = [pool.holds(actor) for actor, (_, pool) in self._seen_off.items()]
+        idle = [pool.holds(actor) for _, actor, pool in able]
+        chosen = [able[number] for number in to_give_way(without(pressure, needless), idle, going)]
+        if not any(below for below, _, _ in chosen):
+            self._short_since = None
+        elif self._short_since is None:
+            self._short_since = now
+        for below, actor, pool in chosen:
+            if not below or (self._short_since is not None and now - self._short_since >= SETTLES_S):
+                pool.give_way(actor)
 
     def see_off(self, pool: Pool, actor: Actor) -> None:
         """End an actor that has left its pool, after its teardown."""
+        self._seen_off[actor] = (monotonic(), pool)
         if not pool.component.has_teardown:
             actor.kill()
             return
@@ -466,9 +560,3 @@ def preferred_node(options: Mapping[str, Any]) -> str | None:
     """Return the node on which a call had better run, if its options name one."""
     strategy = options.get("scheduling_strategy")
     return str(strategy.node_id) if strategy is not None and _is_preference(strategy) else None
-
-
-def _free_cores() -> float:
-    """Return how many cores of the cluster nobody holds."""
-    free: dict[str, float] = _ray.available_resources()
-    return free.get("CPU", 0.0)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowmason_ray.engine.component import Actors
-from flowmason_ray.engine.executors.actor_sizing import Load, to_release, to_start, worn
+from flowmason_ray.engine.executors.actor_sizing import Load, may_give_way, to_release, to_start, worn
 from flowmason_ray.engine.executors.grouping import shares
 
 COUNTS = st.integers(0, 50)
@@ -29,6 +31,7 @@ def loads(draw: st.DrawFn) -> Load:
         starting=draw(COUNTS),
         call_s=draw(SECONDS),
         setup_s=draw(SECONDS),
+        waited_s=draw(st.floats(0, 100)),
     )
 
 
@@ -61,22 +64,29 @@ def test_what_will_be_done_before_a_new_actor_is_ready_needs_none() -> None:
     assert to_start(Actors(), 8, long) == 7
 
 
-@given(bounds(), st.lists(st.floats(0, 120), max_size=20), st.integers(0, 10), st.booleans())
+def test_averages_do_not_count_for_calls_that_have_waited_for_as_long_as_a_setup_takes() -> None:
+    behind = Load(waiting=2, running=1, ready=1, call_s=0.1, setup_s=5, waited_s=4.9)
+    assert to_start(Actors(), 8, behind) == 0
+    assert to_start(Actors(), 8, replace(behind, waited_s=5.1)) == 2
+    assert to_start(Actors(max=2), 8, replace(behind, waited_s=5.1)) == 1
+
+
+@given(bounds(), st.lists(st.floats(0, 120), max_size=20), st.integers(0, 10))
 @settings(max_examples=300)
-def test_what_is_released_was_idle_and_the_least_stays(
-    declared: Actors, idle_s: list[float], busy: int, pressed: bool
-) -> None:
+def test_what_is_released_was_idle_and_the_least_stays(declared: Actors, idle_s: list[float], busy: int) -> None:
     total = len(idle_s) + busy
-    gone = to_release(declared, idle_s, total, pressed=pressed)
-    assert 0 <= gone <= len(idle_s)
+    gone = to_release(declared, idle_s, total)
+    assert 0 <= gone <= sum(each >= declared.idle_s for each in idle_s)
     assert gone == 0 or total - gone >= declared.min
-    assert gone <= to_release(declared, idle_s, total, pressed=True), "pressure never keeps an actor"
+    assert sum(may_give_way(declared, each) for each in idle_s) >= gone, "who may go anyway may go for others"
 
 
 def test_an_actor_that_others_wait_for_goes_sooner() -> None:
-    assert to_release(Actors(idle_s=10), [1.0, 0.1], 2, pressed=False) == 0
-    assert to_release(Actors(idle_s=10), [1.0, 0.1], 2, pressed=True) == 1
-    assert to_release(Actors(idle_s=10, min=2), [99.0, 99.0], 2, pressed=True) == 0
+    assert to_release(Actors(idle_s=10), [1.0, 0.1], 2) == 0
+    assert [may_give_way(Actors(idle_s=10), each) for each in (1.0, 0.1)] == [True, False]
+    assert to_release(Actors(idle_s=10, min=2), [99.0, 99.0], 2) == 0
+    assert may_give_way(Actors(idle_s=10, min=2), 99.0)
+    assert may_give_way(Actors(idle_s=0), 0.0)
 
 
 def test_an_actor_wears_out_by_calls_or_by_memory() -> None:

@@ -1,0 +1,324 @@
+"""A pool of actors keeps going whatever happens to its actors. Without Ray: the test is the cluster, and says what happens when."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import pytest
+from pydantic import BaseModel
+from ray.exceptions import RayActorError
+
+from flowmason_ray import Actors, operator
+from flowmason_ray.components.base import spec_of
+from flowmason_ray.engine.component import ComponentSpec
+from flowmason_ray.engine.events import Event
+from flowmason_ray.engine.executors import ray_actors
+from flowmason_ray.engine.executors.capacity import Demand, Node
+from flowmason_ray.engine.executors.pressure import Pressure, Waiting
+from flowmason_ray.engine.executors.ray_actor import Ready
+from flowmason_ray.engine.executors.ray_actors import Actor, Outcome, Pool, Pools
+from flowmason_ray.engine.executors.ray_calls import Call, Member
+from flowmason_ray.engine.executors.ray_messages import CallReport, Report
+from flowmason_ray.errors import Failure
+
+READY = Ready(None, False, (), "n1", 0.0)
+FAILED = Ready(Failure(code="component_setup_failed", message="no room", stage="a"), False, (), "", 0.0)
+DONE = CallReport((Report(status="succeeded", duration_s=0.1),), "n1")
+
+
+class Nothing(BaseModel):
+    """A model without fields."""
+
+
+class Remote:
+    """A method of an actor: what it returns is told apart by its name."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def options(self, **_: Any) -> Remote:
+        return self
+
+    def remote(self, *_: Any) -> tuple[Remote, str]:
+        return self, self._name
+
+
+class Handle:
+    """An actor's handle."""
+
+    def __init__(self) -> None:
+        for name in ("set_up", "run", "stop", "take", "tear_down", "watch"):
+            setattr(self, name, Remote(name))
+
+
+class Cluster:
+    """What a pool knows of its run, and its clock."""
+
+    run_id, mailbox = "r", None
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.killed: list[Any] = []
+        self.outcomes: list[tuple[Call, Outcome]] = []
+        self._setups: list[Callable[[Any], None]] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def kill(self, handle: Any, *, no_restart: bool) -> None:
+        self.killed.append(handle)
+
+    # -- what a pool asks of its host
+
+    def nodes(self) -> list[Node]:
+        return [Node(id="n1", resources={"CPU": 4.0})]
+
+    def number(self) -> int:
+        return 1
+
+    def make(self, concurrency: int, options: Mapping[str, Any], reference: Any) -> Handle:
+        return Handle()
+
+    def when_done(self, reference: tuple[Remote, str], then: Callable[[Any], None]) -> None:
+        if reference[1] == "set_up":
+            self._setups.append(then)
+
+    def see_off(self, pool: Pool, actor: Actor) -> None:
+        actor.kill()
+
+    def ended(self, call: Call, outcome: Outcome) -> None:
+        self.outcomes.append((call, outcome))
+
+    def later(self, act: Callable[[], None]) -> None:
+        act()
+
+    def deliver(self, event: Event) -> None: ...
+
+    def told(self, *_: Any) -> None: ...
+
+    def watch(self, call: Call) -> None: ...
+
+    def tick(self) -> None: ...
+
+    # -- what the test says
+
+    def setups(self, *how: Ready) -> None:
+        """End the setups that are under way, the oldest first; there are so many of them."""
+        ending, self._setups = self._setups, []
+        for then, ready in zip(ending, how, strict=True):
+            then(ready)
+
+    @property
+    def settled(self) -> bool:
+        """Whether no setup is under way."""
+        return not self._setups
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    cluster = Cluster()
+    monkeypatch.setattr(ray_actors, "_ray", cluster)
+    monkeypatch.setattr(ray_actors, "monotonic", cluster.monotonic)
+    return cluster
+
+
+def component_of(**bounds: Any) -> ComponentSpec:
+    @operator(name="loads", effect="pure", cost="cpu", actors=Actors(**bounds))
+    class Loads:
+        """Loads something."""
+
+        Input = Output = Nothing
+
+        async def execute(self, input: Nothing, context: Any) -> Nothing:
+            return input
+
+    component = spec_of(Loads)
+    assert component is not None
+    return component
+
+
+def pool_of(cluster: Cluster, **bounds: Any) -> Pool:
+    return Pool(cast(Pools, cluster), component_of(**bounds), {"num_cpus": 1.0}, None)
+
+
+def submit(pool: Pool, cluster: Cluster, count: int = 1) -> list[Call]:
+    calls = [Call([Member("a", 1)]) for _ in range(count)]
+    for call in calls:
+        call.submitted = cluster.now
+        pool.submit(call, b"", [])
+    return calls
+
+
+def running(pool: Pool) -> set[Call]:
+    return {call for actor in pool.actors for call in actor.running}
+
+
+def test_when_the_last_actor_is_gone_nobody_waits_for_the_pause_after_a_failed_setup(cluster: Cluster) -> None:
+    pool = pool_of(cluster, max=2)
+    calls = submit(pool, cluster, 4)
+    cluster.setups(READY, FAILED)
+    assert cluster.settled, "the pool pauses: another actor works"
+    [actor] = pool.actors
+    pool.arrived(calls[0], RayActorError())
+    assert actor not in pool.actors
+    assert len(pool.actors) == 2
+    cluster.setups(READY, READY)
+    assert running(pool) == set(calls[1:3])
+
+
+def test_after_the_pause_the_pool_grows_by_itself(cluster: Cluster) -> None:
+    pool = pool_of(cluster, max=2)
+    submit(pool, cluster, 4)
+    cluster.setups(READY, FAILED)
+    pool.tick()
+    assert len(pool.actors) == 1
+    cluster.now += ray_actors.PAUSE_AFTER_FAILURE_S + 1
+    pool.tick()
+    assert len(pool.actors) == 2
+
+
+def test_an_actor_in_which_only_stuck_calls_are_left_is_killed_and_replaced(cluster: Cluster) -> None:
+    pool = pool_of(cluster, max=1, concurrency=3)
+    first, second, third = submit(pool, cluster, 3)
+    cluster.setups(READY)
+    [fourth] = submit(pool, cluster)
+    [actor] = pool.actors
+    pool.cancel(first, force=True)
+    pool.cancel(second, force=True)
+    assert not cluster.killed, "the third may still end well"
+    pool.arrived(third, DONE)
+    assert cluster.outcomes[-1] == (third, DONE)
+    assert cluster.killed == [actor.handle]
+    cluster.setups(READY)
+    assert running(pool) == {fourth}
+
+
+def test_an_actor_whose_calls_are_all_stuck_is_killed_at_once(cluster: Cluster) -> None:
+    pool = pool_of(cluster, max=1, concurrency=2)
+    stuck = submit(pool, cluster, 2)
+    cluster.setups(READY)
+    [waiting] = submit(pool, cluster)
+    [actor] = pool.actors
+    for call in stuck:
+        pool.cancel(call, force=True)
+    assert cluster.killed == [actor.handle]
+    for call in stuck:
+        pool.arrived(call, RayActorError())
+    cluster.setups(READY)
+    assert running(pool) == {waiting}
+
+
+def test_calls_behind_a_long_one_get_an_actor_of_their_own(cluster: Cluster) -> None:
+    pool = pool_of(cluster)
+    [short] = submit(pool, cluster)
+    cluster.now += 5
+    cluster.setups(READY)  # it took 5 s
+    pool.arrived(short, DONE)
+    [long] = submit(pool, cluster)
+    [waiting] = submit(pool, cluster)
+    assert len(pool.actors) == 1, "on average the first would be through sooner than another would be ready"
+    cluster.now += 4
+    pool.tick()
+    assert len(pool.actors) == 1
+    cluster.now += 2
+    pool.tick()
+    cluster.setups(READY)
+    assert running(pool) == {long, waiting}
+
+
+def test_a_pool_that_made_room_does_not_fill_up_again_before_a_call_needs_it(cluster: Cluster) -> None:
+    pool = pool_of(cluster, min=2, idle_s=600)
+    first, second = submit(pool, cluster, 2)
+    cluster.setups(READY, READY)
+    pool.arrived(first, DONE)
+    cluster.now += 1
+    [(below, actor)] = pool.yielding()
+    assert below
+    pool.give_way(actor)
+    pool.arrived(second, DONE)
+    assert len(pool.actors) == 1
+    submit(pool, cluster, 1)
+    assert len(pool.actors) == 1, "there is one that is free"
+    submit(pool, cluster, 1)
+    assert len(pool.actors) == 2
+
+
+def test_without_pressure_the_lower_bound_is_kept(cluster: Cluster) -> None:
+    pool = pool_of(cluster, min=1, idle_s=1)
+    calls = submit(pool, cluster, 3)
+    cluster.setups(READY, READY, READY)
+    for call in calls:
+        pool.arrived(call, DONE)
+    cluster.now += 3600
+    pool.release()
+    assert len(pool.actors) == 1
+    assert [below for below, _ in pool.yielding()] == [True]
+
+
+class Looking(Pools):
+    """The pools of a run on a cluster that is the test's."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.waiting = 0
+        super().__init__(
+            run_id="r",
+            packed_run=b"",
+            mailbox=None,
+            watch=cluster.watch,
+            ended=cluster.ended,
+            deliver=cluster.deliver,
+            told=cluster.told,
+            nodes=cluster.nodes,
+            pressure=self._told,
+        )
+        self.make = cluster.make
+        self.when_done = cluster.when_done
+
+    def _told(self) -> Pressure:
+        waiting = Waiting(together=(Demand(amounts={"CPU": 1.0}),), count=self.waiting)
+        return Pressure(waiting=(waiting,), free=(Node(id="n1", resources={"CPU": 0.0}),))
+
+    def tick(self) -> None:
+        """The test looks when it wants to."""
+
+
+async def idle_pool(cluster: Cluster, count: int, **bounds: Any) -> tuple[Looking, Pool]:
+    pools = Looking(cluster)
+    pool = pools.pool(component_of(**bounds), {"num_cpus": 1.0}, None)
+    calls = submit(pool, cluster, count)
+    cluster.setups(*[READY] * count)
+    for call in calls:
+        pool.arrived(call, DONE)
+    cluster.now += 1
+    return pools, pool
+
+
+def test_as_many_go_as_others_need_even_if_that_is_seen_late(cluster: Cluster) -> None:
+    async def play() -> list[int]:
+        pools, pool = await idle_pool(cluster, 4, idle_s=600)
+        left: list[int] = []
+        for waiting in (0, 2, 2, 3):
+            pools.waiting = waiting
+            await pools.look()
+            left.append(len(pool.actors))
+        cluster.now += ray_actors.SETTLES_S
+        await pools.look()
+        return [*left, len(pool.actors)]
+
+    assert asyncio.run(play()) == [4, 2, 2, 1, 0]
+
+
+def test_the_last_ones_go_when_others_have_waited_for_a_while(cluster: Cluster) -> None:
+    async def play() -> list[int]:
+        pools, pool = await idle_pool(cluster, 1, min=1)
+        left: list[int] = []
+        for waiting, later in ((1, 2.0), (1, 2.0), (0, 2.0), (1, 2.0), (1, 2.0), (1, 0.0)):
+            pools.waiting = waiting
+            await pools.look()
+            left.append(len(pool.actors))
+            cluster.now += later
+        return left
+
+    assert asyncio.run(play()) == [1, 1, 1, 1, 1, 0]
