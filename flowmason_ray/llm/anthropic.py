@@ -34,6 +34,7 @@ from flowmason_ray.errors import PermanentError, StageError
 from flowmason_ray.llm import errors
 from flowmason_ray.llm.anthropic_batches import Batches
 from flowmason_ray.llm.base import Opening, Progress, Reply, Request, Unable
+from flowmason_ray.llm.pages import refuse_page
 from flowmason_ray.llm.schemas import has_only_known_properties, is_closed, with_single_types
 from flowmason_ray.llm.structured import with_instruction
 
@@ -114,6 +115,7 @@ class AnthropicProvider(Unable):
         try:
             raw = await self._client.messages.with_raw_response.create(**body, stream=True)
             progress.headers(raw.headers)
+            await refuse_page(name, raw.http_response)
             stream = cast("Any", raw.parse())
             if hasattr(stream, "__await__"):
                 stream = await stream
@@ -140,7 +142,7 @@ class AnthropicProvider(Unable):
             raise errors.not_reached(name, exc) from exc
         except (httpx2.HTTPError, httpx2.StreamError) as exc:
             raise errors.interrupted(name, str(exc) or type(exc).__name__) from exc
-        except (sdk.AnthropicError, ValueError, TypeError, KeyError) as exc:
+        except (sdk.AnthropicError, ValueError, TypeError, KeyError, AttributeError) as exc:
             raise errors.interrupted(name, f"it is not understood ({type(exc).__name__}: {exc})") from exc
         return _reply(name, request, message, progress)
 
@@ -189,12 +191,19 @@ class AnthropicProvider(Unable):
         """Ask how many tokens the request has."""
         body = self._body(request)
         given = {name: body[name] for name in ("model", "messages", "system", "tools") if name in body}
+        name = self._opening.name
         try:
-            return (await self._client.messages.count_tokens(**given)).input_tokens
+            raw = await self._client.messages.with_raw_response.count_tokens(**given)
+            await refuse_page(name, raw.http_response)
+            return int(cast("Any", await raw.parse()).input_tokens)
+        except sdk.APITimeoutError as exc:
+            raise errors.too_slow(name, self._opening.timeout_s) from exc
         except sdk.APIStatusError as exc:
             raise self._error(request.model, exc) from exc
         except sdk.APIConnectionError as exc:
-            raise errors.not_reached(self._opening.name, exc) from exc
+            raise errors.not_reached(name, exc) from exc
+        except (sdk.AnthropicError, httpx2.HTTPError, ValueError, TypeError, AttributeError) as exc:
+            raise errors.interrupted(name, f"it is not understood ({type(exc).__name__}: {exc})") from exc
 
 
 def _sendable(schema: Mapping[str, Any]) -> dict[str, Any] | None:

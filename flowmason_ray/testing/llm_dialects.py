@@ -35,7 +35,9 @@ def respond(server: LlmServer, asked: Asked, out: Handler) -> None:
     """Answer a request."""
     anthropic = asked.path.startswith("/v1/messages")
     key = asked.headers.get("x-api-key") or asked.headers.get("authorization", "").removeprefix("Bearer ")
-    if key != KEY:
+    if server.page is not None:
+        out.send_bytes(server.page.encode(), "text/html; charset=utf-8")
+    elif key != KEY:
         _refuse(out, anthropic, 401, "invalid key")
     elif asked.path == "/v1/messages/count_tokens":
         out.send_json({"input_tokens": asked.tokens_in})

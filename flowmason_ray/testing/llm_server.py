@@ -138,6 +138,8 @@ class LlmServer:
         """So many batches are made without an answer: the connection breaks first."""
         self.refuse_batches = 0
         """So many are refused."""
+        self.page: str | None = None
+        """A page of HTML that it sends instead of every answer, as a proxy does that wants a sign-in first."""
         self.fail_polls = 0
         """So many looks at a batch find the service overloaded."""
         self._script: deque[Turn] = deque()

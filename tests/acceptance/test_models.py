@@ -243,7 +243,9 @@ def test_the_stages_retry_takes_over_and_usage_has_every_attempt(server: LlmServ
 def test_what_a_stage_used_before_its_time_was_over_counts(server: LlmServer, pipeline: Path) -> None:
     """Each attempt is stopped in the middle of its answer: the budget sees what that took, and ends the repeating."""
     project(pipeline, providers={"openai": server.providers()["openai"]})
-    assert run(pipeline, {"items": ["warm up"]}).status == "succeeded"  # making a client takes longer than an attempt may
+    assert (
+        run(pipeline, {"items": ["warm up"]}).status == "succeeded"
+    )  # making a client takes longer than an attempt may
     data = json.loads(pipeline.read_text(encoding="utf-8"))
     data["stages"][1] |= {"timeout_ms": 3000, "retry": {"max_attempts": 3, "initial_delay_ms": 1}}
     pipeline.write_text(json.dumps(data), encoding="utf-8")

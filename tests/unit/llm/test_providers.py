@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flowmason_ray.engine.models import Answer, Audio, Image, Text, Tool, ToolResult, user
+from flowmason_ray.engine.models import Answer, Audio, Image, Models, Text, Tool, ToolResult, user
 from flowmason_ray.errors import PermanentError, StageError, TemporaryError
 from flowmason_ray.testing.llm_server import LlmServer, Turn
 from tests.llm_kit import PROVIDERS, asking, entry, model_server
@@ -48,6 +48,7 @@ def server(serving: LlmServer) -> Iterator[LlmServer]:
     assert serving.unused == 0, "the script was not played to its end"
     serving.lacks.clear()
     serving.headers.clear()
+    serving.page = None
     serving.token_s = serving.wait_s = 0.0
 
 
@@ -294,6 +295,61 @@ def test_an_answer_that_takes_too_long_is_stopped(server: LlmServer, provider: s
     with pytest.raises(TemporaryError) as found:
         run(asking(server, provider, timeout_s=0.5, max_retries=0).models.generate("count"))
     assert found.value.code == "provider_timeout"
+
+
+PAGE = "<!doctype html><html><body>Please sign in</body></html>"
+ASKS = ("text", "vectors", "listening", "speaking")
+
+
+def ask_for(what: str, models: Models) -> Any:
+    match what:
+        case "text":
+            return models.generate("?")
+        case "vectors":
+            return models.embed(["a"])
+        case "counting":
+            return models.count_tokens("a")
+        case "listening":
+            return models.transcribe(Audio(data=b"RIFF"))
+        case _:
+            return models.speak("a")
+
+
+@pytest.mark.parametrize(
+    ("provider", "what"),
+    [("anthropic", "text"), ("anthropic", "counting"), *(("openai", what) for what in ASKS)],
+)
+def test_a_page_is_no_answer(server: LlmServer, provider: str, what: str) -> None:
+    """As from a wrong `base_url`, or a proxy that wants a sign-in: with status 200."""
+    server.page = PAGE
+    with pytest.raises(PermanentError, match=r"HTML.*Please sign in.*base_url") as found:
+        run(ask_for(what, asking(server, provider).models))
+    assert found.value.code == "provider_not_understood"
+    assert len(server.requests) == 1
+
+
+def test_a_page_instead_of_an_answer_in_one_piece_is_none(server: LlmServer) -> None:
+    context = asking(server, "openai", default_model="answers-at-once")
+    server.lacks.add("stream_usage")
+    run(context.models.generate("?"))  # says nothing about counts, so it is asked for whole answers from now on
+    server.page = PAGE
+    with pytest.raises(PermanentError) as found:
+        run(context.models.generate("?"))
+    assert found.value.code == "provider_not_understood"
+    assert not server.requests[-1].body.get("stream")
+
+
+@pytest.mark.parametrize("what", ["vectors", "listening"])
+def test_json_that_is_no_answer_is_not_taken_for_one(
+    server: LlmServer, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def respond(_server: LlmServer, _asked: Any, out: Any) -> None:
+        out.send_json({"detail": "nothing here"})
+
+    monkeypatch.setattr("flowmason_ray.testing.llm_dialects.respond", respond)
+    with pytest.raises(TemporaryError, match="not understood") as found:
+        run(ask_for(what, asking(server, "openai", max_retries=0).models))
+    assert found.value.code == "stream_interrupted"
 
 
 @both
