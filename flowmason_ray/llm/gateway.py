@@ -413,11 +413,15 @@ class AttemptGateway:
         shared = gateway.shared_limits
         limited = settings.limits.rpm is not None or settings.limits.tpm is not None
         make_limiter = partial(shared, digest_of(identity)) if shared is not None and limited else None
+        limits = settings.limits
+        if settings.type == "llama_cpp":
+            # It answers one after the other: who waits does so for a place, and no time of the model's runs meanwhile.
+            limits = limits.model_copy(update={"concurrency": 1})
         return calling.Line(
             name=target.name,
             settings=settings,
             provider=self._provider(target, identity),
-            gate=hub.gate(identity, settings.limits, make_limiter),
+            gate=hub.gate(identity, limits, make_limiter),
             account=self._account,
             said={} if request is None else _said(request),
             remark=self._remark,

@@ -215,11 +215,78 @@ def test_retry_after_is_honoured(server: LlmServer, provider: str) -> None:
 def test_a_long_wait_is_left_to_the_stage(server: LlmServer, provider: str) -> None:
     server.fails(429, retry_after="300")
     with pytest.raises(TemporaryError) as found:
-        run(asking(server, provider).models.generate("?"))
+        run(asking(server, provider, default_model="away-for-long").models.generate("?"))
     assert found.value.code == "rate_limited"
     assert found.value.delay is not None
     assert found.value.delay.total_seconds() == 300
     assert len(server.requests) == 1
+
+
+@both
+@pytest.mark.parametrize("max_retries", [0, 2])
+def test_a_long_wait_holds_for_everybody(
+    server: LlmServer, provider: str, max_retries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One learns it, and leaves it to its stage; the others wait for their turn, and nobody else is refused."""
+    monkeypatch.setattr("flowmason_ray.llm.calling.LONGEST_WAIT_S", 0.1)
+    context = asking(
+        server, provider, default_model=f"away-{max_retries}", max_retries=max_retries, limits={"concurrency": 1}
+    )
+    server.fails(429, retry_after="1.5")
+
+    async def many() -> list[Any]:
+        asked = (context.models.generate(f"number {n}") for n in range(6))
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    answers = run(many())
+    refused = [each for each in answers if isinstance(each, TemporaryError)]
+    assert [each.code for each in refused] == ["rate_limited"]
+    assert len(server.requests) == len(answers) == 6
+    first, second, *_ = server.requests
+    assert second.at - first.at >= 1.4
+    assert entry(context)["wait_s"] >= 1.4
+
+
+@both
+def test_time_until_it_is_asked_again_is_no_time_of_the_models(server: LlmServer, provider: str) -> None:
+    context = asking(server, provider, default_model="away-for-a-moment")
+    server.fails(429, retry_after="0.7")
+    run(context.models.generate("?"))
+    assert entry(context)["wait_s"] >= 0.7
+
+
+@both
+@pytest.mark.parametrize("how", ["cancelled", "too slow"])
+def test_what_was_asked_counts_although_nothing_came(server: LlmServer, provider: str, how: str) -> None:
+    """It is read, and paid for, whether we wait for the answer or not."""
+    context = asking(server, provider, max_retries=0, timeout_s=50 if how == "cancelled" else 0.5)
+    server.wait_s = 3
+    asked = "word " * 80
+
+    async def cancel() -> None:
+        task = asyncio.create_task(context.models.generate(asked, max_tokens=1000))
+        while how == "cancelled" and not server.requests:  # noqa: ASYNC110  # the server is another thread
+            await asyncio.sleep(0.01)
+        if how == "cancelled":
+            task.cancel()
+        with pytest.raises((asyncio.CancelledError, TemporaryError)):
+            await task
+        while context.models.usage() is None:  # noqa: ASYNC110  # on a busy machine the call may end a moment later
+            await asyncio.sleep(0.01)
+
+    run(asyncio.wait_for(cancel(), 50))
+    used = entry(context)
+    assert (used["calls"], used["failed_calls"], used["estimated_calls"]) == (1, 1, 1)
+    assert (used["input_tokens"], used["output_tokens"]) == (len(asked) // 4 + 1, 0)
+
+
+@both
+def test_what_was_refused_has_used_nothing(server: LlmServer, provider: str) -> None:
+    context = asking(server, provider, max_retries=0)
+    server.fails(500)
+    with pytest.raises(TemporaryError):
+        run(context.models.generate("?"))
+    assert (entry(context)["input_tokens"], entry(context).get("estimated_calls")) == (0, None)
 
 
 @both
