@@ -641,4 +641,9 @@ def test_what_may_wait_goes_as_one_batch(server: LlmServer, monkeypatch: pytest.
     assert [a.text for n, a in enumerate(answers) if n != 3] == [f"You said: number {n}" for n in range(30) if n != 3]
     assert isinstance(answers[3], PermanentError)
     assert len([each for each in server.requests if each.path.endswith("/batches")]) == 1
-    assert entry(context)["settings"] == {"priority": "batch"}
+    used = entry(context)
+    assert used["settings"] == {"priority": "batch"}
+    assert used["input_tokens"] > 0
+    assert used["cost_usd"] == pytest.approx(used["input_tokens"] / 2), (
+        "a dollar for a token, and half of it in a batch"
+    )
