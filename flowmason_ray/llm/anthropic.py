@@ -87,7 +87,7 @@ class AnthropicProvider(Unable):
             default_headers=dict(opening.headers),
         )
         self._without: dict[str, set[str]] = {}
-        """By model: the sampling settings that it refuses."""
+        """By model: the settings that it does not have, as far as that was told."""
         self._batches = Batches(self._client, opening)
 
     async def close(self) -> None:
@@ -97,6 +97,10 @@ class AnthropicProvider(Unable):
 
     async def generate(self, request: Request, progress: Progress) -> Reply:
         """Answer one request."""
+        without = self._without.setdefault(request.model, set())
+        if request.seed is not None and "seed" not in without:  # the API has none at all
+            without.add("seed")
+            _remark_lacking(request, "seed", progress)
         while True:
             body = self._body(request)
             try:
@@ -107,7 +111,7 @@ class AnthropicProvider(Unable):
                 refused = self._refuses(request, exc.message)
                 if refused is None:
                     raise exc.error from exc.__cause__
-                progress.remark(f"Model {request.model!r} has no {refused!r}; it is asked without.")
+                _remark_lacking(request, refused, progress)
 
     async def _stream(self, request: Request, body: dict[str, Any], progress: Progress) -> Reply:
         name = self._opening.name
@@ -204,6 +208,10 @@ class AnthropicProvider(Unable):
             raise errors.not_reached(name, exc) from exc
         except (sdk.AnthropicError, httpx2.HTTPError, ValueError, TypeError, AttributeError) as exc:
             raise errors.interrupted(name, f"it is not understood ({type(exc).__name__}: {exc})") from exc
+
+
+def _remark_lacking(request: Request, setting: str, progress: Progress) -> None:
+    progress.remark(f"Model {request.model!r} has no {setting!r}; it is asked without.")
 
 
 def _sendable(schema: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -490,6 +490,15 @@ def test_a_setting_that_a_model_has_not_is_left_out_and_told(server: LlmServer, 
     assert lacking in warning
 
 
+def test_a_seed_that_the_api_has_not_is_told(server: LlmServer) -> None:
+    context = asking(server, "anthropic", default_model="unseeded")
+    for _ in range(2):
+        run(context.models.generate("?", seed=7))
+    assert not any("seed" in each.body for each in server.requests)
+    (warning,) = context.messages("warning")
+    assert "'seed'" in warning
+
+
 @pytest.mark.parametrize("lacking", ["json_schema", "stream_options", "max_tokens", "tool_choice"])
 def test_what_a_server_lacks_is_found_out_once(server: LlmServer, lacking: str) -> None:
     context = asking(server, "openai", default_model=f"lacks-{lacking}")
