@@ -578,6 +578,26 @@ def test_the_rate_is_kept(server: LlmServer, provider: str) -> None:
     assert entry(context)["wait_s"] > 0
 
 
+def test_no_more_are_under_way_than_the_service_says_are_left(server: LlmServer) -> None:
+    """It says so with every answer; nothing comes back with time here, so that only this counts."""
+    context = asking(server, "openai", default_model="paced")
+    server.headers = {
+        "x-ratelimit-limit-requests": "60",
+        "x-ratelimit-remaining-requests": "2",
+        "x-ratelimit-reset-requests": "100000s",
+    }
+    run(context.models.generate("how many?"))
+    server.wait_s, server.most_busy = 0.2, 0
+
+    async def many() -> None:
+        await asyncio.gather(*(context.models.generate(f"number {n}") for n in range(8)))
+
+    run(many())
+    assert server.most_busy <= 2
+    assert len(server.requests) == 9
+    assert entry(context)["wait_s"] > 0
+
+
 def test_a_response_that_says_nothing_is_left_stops_the_next(server: LlmServer) -> None:
     context = asking(server, "openai", default_model="limited")
     server.headers = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "500ms"}
