@@ -98,7 +98,8 @@ def total_of(usage: Mapping[str, Any] | None) -> Totals:
 class Budget:
     """What a run may spend, and what it has spent. Fed by the state machine with every report, so a replay comes to the same.
 
-    A budget is looked at when a report comes in: what is under way by then is paid for although it is stopped.
+    A budget is looked at when a report comes in, and before each call in the process that makes it (`llm.spending`): what is under way by
+    then is paid for although it is stopped.
     """
 
     max_cost_usd: float | None = None

@@ -25,6 +25,7 @@ from flowmason_ray.llm.base import Progress, Provider, Reply, Request
 from flowmason_ray.llm.errors import too_slow
 from flowmason_ray.llm.limits import Gate, Ticket
 from flowmason_ray.llm.pricing import cost_of
+from flowmason_ray.llm.spending import Spending
 from flowmason_ray.settings import ProviderSettings
 
 T = TypeVar("T")
@@ -46,6 +47,7 @@ class Line:
     provider: Provider
     gate: Gate
     account: Account
+    spending: Spending
     said: Mapping[str, Any]
     """The settings that hold for the call, for the log."""
     remark: Callable[[str], None]
@@ -160,6 +162,7 @@ async def _once(line: Line, question: _Question[T], progress: Progress) -> tuple
         nullcontext(Ticket(0)) if batch else line.gate.ticket(question.read + question.write, beginning) as ticket
     ):
         ticket.waited_s += ready_s
+        line.spending.check()
         progress.started = perf_counter()
         failure: BaseException | None = None
         answer: T | None = None
@@ -209,6 +212,7 @@ def _account(
     ticket.used = usage.total_tokens
     charged = failure is None or usage.measured
     price = _price(line, question, usage) if charged else None
+    line.spending.add(usage, price)
     line.account.add(
         Call(
             provider=line.name,

@@ -155,6 +155,23 @@ def test_a_budget_of_tokens_stops_the_run(
     assert len(server.requests) < 50
 
 
+def test_a_budget_ends_a_stage_that_asks_often(server: LlmServer, pipeline: Path) -> None:
+    """Not only when it reports: it sends eight requests of 384 tokens each."""
+    project(pipeline, providers={"openai": server.providers()["openai"]})
+    stage = {"id": "vectors", "component_type": "embedder", "config": {"texts": "{{ input.texts }}"}}
+    schema = {"type": "object", "properties": {"texts": {"type": "array"}}}
+    data = {"name": "Vectors", "input_schema": schema, "stages": [stage]}
+    (pipeline.parent / "vectors.pipeline.json").write_text(json.dumps(data), encoding="utf-8")
+    texts = [f"text number {n}" for n in range(1000)]
+    result = run(pipeline.parent / "vectors.pipeline.json", {"texts": texts}, max_tokens=500)
+    assert result.failure is not None
+    assert result.failure.code == "budget_exceeded", result.failure.message
+    assert len(server.requests) == 2
+    assert result.usage["input_tokens"] == 2 * 384
+    done = run(pipeline.parent / "vectors.pipeline.json", {"texts": texts}, max_tokens=5000)
+    assert done.status == "succeeded", "another run has a budget of its own"
+
+
 def test_a_budget_in_dollars_takes_prices(
     fm: Fm, server: LlmServer, pipeline: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
