@@ -171,12 +171,8 @@ class PreparedRun:
         self._rules = self._rules_of(self._reuse)
         self._recipes = None if self._store is None else Recipes(self.plan)
         budget = {**(self.plan.budget or {}), **_asked_budget(asked)}
-        info = self.workspace.run_info(
-            self.plan, value, seed=seed, priced_only="max_cost_usd" in budget, streams=asked.get("stream", False)
-        )
-        self.info = replace(
-            info, budget=budget or None, blobs=getattr(self._store, "blobs", None), listens=self._store is not None
-        )
+        info = self.workspace.run_info(self.plan, value, seed=seed, budget=budget, streams=asked.get("stream", False))
+        self.info = replace(info, blobs=getattr(self._store, "blobs", None), listens=self._store is not None)
         self._trace_parent: str | None = None
         self._trace_in(telemetry.new_trace(self.run_id))
         self._summary = Summary()

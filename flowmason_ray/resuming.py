@@ -95,9 +95,7 @@ class ResumedRun(PreparedRun):
                 f"still right: fm resume {record.run_id} --pipeline {record.file}"
             )
         self.info = replace(self.info, run_id=record.run_id, started_at=created.at, input=created.input)
-        budget: Mapping[str, Any] = created.options.get("budget") or {}
-        if "max_cost_usd" in budget:
-            self.info.models.priced_only = True  # its budget is the one that it was begun with
+        self.info.models.budget = created.options.get("budget")  # the one that it was begun with
         self._trace_in(telemetry.new_trace(record.run_id, earlier=created.options.get("trace")))
         self._record = record
         self._created = created

@@ -122,12 +122,12 @@ class Workspace:
         *,
         run_id: RunId | None = None,
         seed: int | None = None,
-        priced_only: bool = False,
+        budget: Mapping[str, Any] | None = None,
         streams: bool = False,
     ) -> RunInfo:
         """Return what executors and attempts know about a new run.
 
-        `priced_only`: models whose price is not known are not asked. `streams`: somebody wants to see texts as they grow.
+        `budget`: what it may spend on models (`engine.usage.Budget`). `streams`: somebody wants to see texts as they grow.
         """
         settings = self.project.settings
         ray = settings.ray.in_environment(os.environ)
@@ -152,7 +152,8 @@ class Workspace:
             secrets={name: Secret(value) for name, value in secrets_by_name.items()},
             region=ray.region,
             keys=keys,
-            models=LazyModels(self.choices, keys, self.project.root, priced_only=priced_only),
+            models=LazyModels(self.choices, keys, self.project.root, budget=budget),
+            budget=budget or None,
             streams=streams,
         )
 

@@ -12,6 +12,10 @@ from collections.abc import Sequence
 
 SHORTEST = 3
 """Letters or digits that a part of a quote needs: shorter ones are found anywhere."""
+PROVES = 10
+"""Letters or digits with which a quote proves something: "ninety days" does, "the" stands in every text. Letters of scripts that
+write a word with one or two of them (Chinese, Japanese, Korean) count for `WIDE`."""
+WIDE = 3
 
 _ALIKE = str.maketrans(
     {"“": '"', "”": '"', "„": '"', "«": '"', "»": '"', "‘": "'", "’": "'", "‚": "'", "`": "'",
@@ -38,6 +42,15 @@ def find_quote(quote: str, text: str) -> tuple[int, int] | None:
         at = found + len(part)
     assert first is not None
     return places[first], places[at - 1] + 1
+
+
+def is_telling(quote: str, text: str) -> bool:
+    """Tell whether a quote is long enough to prove something: a part of it has `PROVES` letters, or it is all that the text says."""
+    return max(_weight(part) for part in _ELLIPSIS.split(quote)) >= min(PROVES, _weight(text))
+
+
+def _weight(text: str) -> int:
+    return sum(WIDE if unicodedata.east_asian_width(c) in "WF" else 1 for c in text if c.isalnum())
 
 
 def _find_words(plain: str, part: str, at: int) -> int:

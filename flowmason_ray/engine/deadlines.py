@@ -69,7 +69,15 @@ class Deadlines:
         failure = Failure(code="timeout", message=message, stage=event.path, attempts=event.attempt)
         if isinstance(event, StageFailed):
             return replace(event, failure=failure, duration_s=timeout_s)
-        return StageFailed(at=event.at, path=event.path, attempt=event.attempt, failure=failure, duration_s=timeout_s)
+        # What it has used of models was used, whatever ended it.
+        return StageFailed(
+            at=event.at,
+            path=event.path,
+            attempt=event.attempt,
+            failure=failure,
+            duration_s=timeout_s,
+            usage=event.usage,
+        )
 
     def close(self) -> None:
         """Forget all of them."""

@@ -7,8 +7,9 @@ An attempt reports (`StageSucceeded.usage`, and so for a failed or stopped one):
                  "model_s": 2.4, "first_token_s": 0.31, "wait_s": 0.0}]}
 
 one entry for each provider and model. `cost_usd` is missing when the price is not known; then `unpriced_calls` says for how
-many calls. `model_s` is the time in which the provider was answering, `wait_s` what was spent waiting for its limits. Of sound: `audio_tokens`
-are a part of the input, `audio_s` are seconds that were listened to, where the service counts these; `characters` were spoken.
+many calls. `model_s` is the time in which the provider was answering; `wait_s` what was spent waiting for its limits, before it was
+asked again, or for a model to be loaded. Of sound: `audio_tokens` are a part of the input, `audio_s` are seconds that were listened
+to, where the service counts these; `characters` were spoken.
 """
 
 from __future__ import annotations
@@ -97,7 +98,8 @@ def total_of(usage: Mapping[str, Any] | None) -> Totals:
 class Budget:
     """What a run may spend, and what it has spent. Fed by the state machine with every report, so a replay comes to the same.
 
-    A budget is looked at when a report comes in: what is under way by then is paid for although it is stopped.
+    A budget is looked at when a report comes in, and before each call in the process that makes it (`llm.spending`): what is under way by
+    then is paid for although it is stopped.
     """
 
     max_cost_usd: float | None = None

@@ -22,7 +22,7 @@ class Call:
     model_s: float
     """From sending the request to the end of its answer."""
     wait_s: float
-    """Waiting for the provider's limits before that."""
+    """Waiting before that: for the provider's limits, for an engine that starts or a model that is loaded."""
     first_token_s: float | None
     ok: bool
     charged: bool = True
@@ -71,6 +71,13 @@ class Account:
                 entry["wait_s"] = round(entry.get("wait_s", 0.0) + call.wait_s, 6)
             if call.first_token_s is not None:
                 entry["first_token_s"] = round(max(entry.get("first_token_s", 0.0), call.first_token_s), 6)
+
+    def waited(self, provider: str, model: str, seconds: float) -> None:
+        """Add time that passed between two calls, before it was asked again."""
+        with self._lock:
+            entry = self._entries.get((provider, model))
+            if entry is not None:
+                entry["wait_s"] = round(entry.get("wait_s", 0.0) + seconds, 6)
 
     def usage(self) -> dict[str, Any] | None:
         """Return the record; None when nothing was asked."""

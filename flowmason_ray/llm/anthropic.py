@@ -34,6 +34,7 @@ from flowmason_ray.errors import PermanentError, StageError
 from flowmason_ray.llm import errors
 from flowmason_ray.llm.anthropic_batches import Batches
 from flowmason_ray.llm.base import Opening, Progress, Reply, Request, Unable
+from flowmason_ray.llm.pages import refuse_page
 from flowmason_ray.llm.schemas import has_only_known_properties, is_closed, with_single_types
 from flowmason_ray.llm.structured import with_instruction
 
@@ -86,7 +87,7 @@ class AnthropicProvider(Unable):
             default_headers=dict(opening.headers),
         )
         self._without: dict[str, set[str]] = {}
-        """By model: the sampling settings that it refuses."""
+        """By model: the settings that it does not have, as far as that was told."""
         self._batches = Batches(self._client, opening)
 
     async def close(self) -> None:
@@ -96,6 +97,10 @@ class AnthropicProvider(Unable):
 
     async def generate(self, request: Request, progress: Progress) -> Reply:
         """Answer one request."""
+        without = self._without.setdefault(request.model, set())
+        if request.seed is not None and "seed" not in without:  # the API has none at all
+            without.add("seed")
+            _remark_lacking(request, "seed", progress)
         while True:
             body = self._body(request)
             try:
@@ -106,7 +111,7 @@ class AnthropicProvider(Unable):
                 refused = self._refuses(request, exc.message)
                 if refused is None:
                     raise exc.error from exc.__cause__
-                progress.remark(f"Model {request.model!r} has no {refused!r}; it is asked without.")
+                _remark_lacking(request, refused, progress)
 
     async def _stream(self, request: Request, body: dict[str, Any], progress: Progress) -> Reply:
         name = self._opening.name
@@ -114,6 +119,7 @@ class AnthropicProvider(Unable):
         try:
             raw = await self._client.messages.with_raw_response.create(**body, stream=True)
             progress.headers(raw.headers)
+            await refuse_page(name, raw.http_response)
             stream = cast("Any", raw.parse())
             if hasattr(stream, "__await__"):
                 stream = await stream
@@ -140,7 +146,7 @@ class AnthropicProvider(Unable):
             raise errors.not_reached(name, exc) from exc
         except (httpx2.HTTPError, httpx2.StreamError) as exc:
             raise errors.interrupted(name, str(exc) or type(exc).__name__) from exc
-        except (sdk.AnthropicError, ValueError, TypeError, KeyError) as exc:
+        except (sdk.AnthropicError, ValueError, TypeError, KeyError, AttributeError) as exc:
             raise errors.interrupted(name, f"it is not understood ({type(exc).__name__}: {exc})") from exc
         return _reply(name, request, message, progress)
 
@@ -189,12 +195,23 @@ class AnthropicProvider(Unable):
         """Ask how many tokens the request has."""
         body = self._body(request)
         given = {name: body[name] for name in ("model", "messages", "system", "tools") if name in body}
+        name = self._opening.name
         try:
-            return (await self._client.messages.count_tokens(**given)).input_tokens
+            raw = await self._client.messages.with_raw_response.count_tokens(**given)
+            await refuse_page(name, raw.http_response)
+            return int(cast("Any", await raw.parse()).input_tokens)
+        except sdk.APITimeoutError as exc:
+            raise errors.too_slow(name, self._opening.timeout_s) from exc
         except sdk.APIStatusError as exc:
             raise self._error(request.model, exc) from exc
         except sdk.APIConnectionError as exc:
-            raise errors.not_reached(self._opening.name, exc) from exc
+            raise errors.not_reached(name, exc) from exc
+        except (sdk.AnthropicError, httpx2.HTTPError, ValueError, TypeError, AttributeError) as exc:
+            raise errors.interrupted(name, f"it is not understood ({type(exc).__name__}: {exc})") from exc
+
+
+def _remark_lacking(request: Request, setting: str, progress: Progress) -> None:
+    progress.remark(f"Model {request.model!r} has no {setting!r}; it is asked without.")
 
 
 def _sendable(schema: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -98,9 +98,9 @@ class Batches:
         """Do something for requests; whatever becomes of it, nobody waits for ever."""
         try:
             await work
-        except sdk.APIError as exc:
+        except Exception as exc:  # the service's errors, those of the transport, an answer that is not understood
             self._fail(gathered, exc)
-        except BaseException:
+        except BaseException:  # it is cancelled
             for each in gathered.values():
                 each.answer.cancel()
             raise
@@ -128,15 +128,15 @@ class Batches:
         except sdk.APIStatusError:
             await asyncio.to_thread(self._notes.forget, note)  # the service said no: there is no batch
             raise
-        except sdk.APIError:
-            self._notes.untaken(list(wanted))  # there may be one: who asks again looks for it
+        except Exception:
+            self._notes.untaken(_unanswered(wanted))  # there may be one: who asks again looks for it
             raise
-        if note is not None:
-            await asyncio.to_thread(self._notes.made, note, batch.id)
         try:
+            if note is not None:
+                await asyncio.to_thread(self._notes.made, note, batch.id)
             await self._see_through(batch, wanted, note)
-        except sdk.APIError:
-            self._notes.untaken(list(wanted))  # it goes on: who asks again takes it up
+        except Exception:
+            self._notes.untaken(_unanswered(wanted))  # it goes on: who asks again takes it up
             raise
         self._give(wanted, errors.interrupted(self._name, "the batch has no answer to this request"))
 
@@ -148,8 +148,8 @@ class Batches:
                 await self._see_through(batch, wanted, note, only_answers=True)
         except sdk.NotFoundError:
             batch = None
-        except sdk.APIError:
-            self._notes.untaken(list(wanted))
+        except Exception:
+            self._notes.untaken(_unanswered(wanted))
             raise
         left = _wanted(wanted)
         if batch is None or len(left) == len(wanted) == len(note.requests):
@@ -234,15 +234,21 @@ class Batches:
         else:
             entry.answer.set_exception(errors.interrupted(self._name, f"the batch has {result['type']} the request"))
 
-    def _fail(self, wanted: _Gathered, exc: sdk.APIError) -> None:
+    def _fail(self, wanted: _Gathered, exc: Exception) -> None:
         from flowmason_ray.llm.anthropic import error_of
 
         for each in _wanted(wanted).values():
-            if isinstance(exc, sdk.APIStatusError):
-                model = str(each.body["model"])
-                each.answer.set_exception(error_of(self._name, model, exc.body, exc.status_code, exc.message))
-            else:
-                each.answer.set_exception(errors.not_reached(self._name, exc))
+            match exc:
+                case sdk.APIStatusError():
+                    model = str(each.body["model"])
+                    error: Exception = error_of(self._name, model, exc.body, exc.status_code, exc.message)
+                case sdk.APIConnectionError():
+                    error = errors.not_reached(self._name, exc)
+                case _:
+                    error = errors.interrupted(
+                        self._name, f"the batch is not told to its end ({type(exc).__name__}: {exc})"
+                    )
+            each.answer.set_exception(error)
 
     @staticmethod
     def _give(wanted: _Gathered, error: Exception) -> None:
@@ -262,3 +268,8 @@ class Batches:
 def _wanted(gathered: _Gathered) -> dict[str, _Waiting]:
     """Return those that somebody still waits for."""
     return {key: each for key, each in gathered.items() if not each.answer.done()}
+
+
+def _unanswered(gathered: _Gathered) -> list[str]:
+    """Return those that have got nothing, whether somebody still waits for them or not."""
+    return [key for key, each in gathered.items() if not each.answer.done() or each.answer.cancelled()]

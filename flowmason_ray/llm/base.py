@@ -132,10 +132,12 @@ class Opening:
 class Provider(Protocol):
     """Answers requests. Errors are `StageError`s (`llm.errors`)."""
 
-    async def ready(self, remark: Callable[[str], None]) -> None:
+    async def ready(self, remark: Callable[[str], None], operation: str) -> None:
         """Do what has to be done before the first answer and is no part of its time, such as loading a model.
 
-        `remark` tells whoever runs the pipeline why it takes long.
+        Args:
+            remark: Tells whoever runs the pipeline why it takes long.
+            operation: What will be asked for (`chat`, `embeddings`, …).
         """
         ...
 
@@ -173,7 +175,7 @@ class Unable:
 
     kind = "This provider"
 
-    async def ready(self, remark: Callable[[str], None]) -> None:
+    async def ready(self, remark: Callable[[str], None], operation: str) -> None:
         """There is nothing to be done."""
 
     async def generate(self, request: Request, progress: Progress) -> Reply:

@@ -2,9 +2,9 @@
 
 A request is repeated as long as nobody has seen any of the answer: what was shown cannot be taken back, and a second answer would
 say something else. How long to wait is what the provider says, else a delay that doubles; a provider that wants more than
-`LONGEST_WAIT_S` is left to the stage's retry policy, which does not hold a place meanwhile.
+`LONGEST_WAIT_S` is left to the stage's retry policy, which does not hold a place meanwhile. Either way nobody else asks it before.
 
-Every request is accounted for, those that fail too: a stream that breaks has used its input, and what came of the output.
+Every request is accounted for, those that fail too: a stream that breaks has used its input, and what came of the output; what we do not wait for any more has used its input.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from flowmason_ray.llm.base import Progress, Provider, Reply, Request
 from flowmason_ray.llm.errors import too_slow
 from flowmason_ray.llm.limits import Gate, Ticket
 from flowmason_ray.llm.pricing import cost_of
+from flowmason_ray.llm.spending import Spending
 from flowmason_ray.settings import ProviderSettings
 
 T = TypeVar("T")
@@ -46,6 +47,7 @@ class Line:
     provider: Provider
     gate: Gate
     account: Account
+    spending: Spending
     said: Mapping[str, Any]
     """The settings that hold for the call, for the log."""
     remark: Callable[[str], None]
@@ -69,8 +71,10 @@ class _Question(Generic[T]):
     operation: str
     """As OpenTelemetry's conventions call it."""
     model: str
-    estimate: int
-    """About how many tokens it will take."""
+    read: int
+    """About how many tokens the model will read."""
+    write: int = 0
+    """How many it may write."""
     ask: Callable[[Progress], Awaitable[T]]
     request: Request | None = None
     """Of a question for text."""
@@ -86,7 +90,8 @@ async def generate(line: Line, request: Request, on_text: Callable[[str], None] 
     question = _Question(
         operation="chat",
         model=request.model,
-        estimate=estimated_tokens(request),
+        read=read_tokens(request),
+        write=request.max_tokens or 0,
         ask=lambda progress: line.provider.generate(request, progress),
         request=request,
     )
@@ -100,7 +105,7 @@ async def embed(
     question = _Question(
         operation="embeddings",
         model=model,
-        estimate=sum(len(text) for text in texts) // CHARS_A_TOKEN + 1,
+        read=sum(len(text) for text in texts) // CHARS_A_TOKEN + 1,
         ask=lambda progress: line.provider.embed(model, texts, dimensions, progress),
     )
     return await _repeated(line, question)
@@ -108,7 +113,7 @@ async def embed(
 
 async def other(line: Line, model: str, ask: Callable[[Progress], Awaitable[T]], *, operation: str) -> Answered[T]:
     """Ask for something whose tokens nobody can tell before (audio)."""
-    return await _repeated(line, _Question(operation=operation, model=model, estimate=0, ask=ask))
+    return await _repeated(line, _Question(operation=operation, model=model, read=0, ask=ask))
 
 
 async def _repeated(line: Line, question: _Question[T], on_text: Callable[[str], None] | None = None) -> Answered[T]:
@@ -120,26 +125,44 @@ async def _repeated(line: Line, question: _Question[T], on_text: Callable[[str],
             value, price = await _once(line, question, progress)
         except StageError as exc:
             delay = _delay(exc, attempt)
-            if delay is None or progress.forwarded or attempt == line.settings.max_retries:
+            if delay is not None and (progress.forwarded or attempt == line.settings.max_retries):
+                delay = None
+            if exc.code in ("rate_limited", "provider_overloaded"):
+                # Also when it is not asked again from here: nobody else is to run into the same refusal.
+                line.gate.close_for(_asked_wait_s(exc) or delay or 0.0)
+            if delay is None:
                 raise
             price = _price(line, question, progress.usage) if progress.usage.measured else 0.0
             used, known, cost = used + progress.usage, known and price is not None, cost + (price or 0.0)
-            if exc.code in ("rate_limited", "provider_overloaded"):
-                line.gate.close_for(delay)
-            await asyncio.sleep(delay)
+            await _pause(line, question, delay)
             continue
         total = cost + price if price is not None and known else None
         return Answered(value=value, usage=used + progress.usage, cost_usd=total)
     raise AssertionError("the last attempt returns or raises")
 
 
+async def _pause(line: Line, question: _Question[T], seconds: float) -> None:
+    """Wait before it is asked again; that is no time of the model's."""
+    began = perf_counter()
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        line.account.waited(line.name, question.model, perf_counter() - began)
+
+
 async def _once(line: Line, question: _Question[T], progress: Progress) -> tuple[T, float | None]:
     """Make one request and account for it, however it ends."""
-    await line.provider.ready(line.remark)
+    began = perf_counter()
+    await line.provider.ready(line.remark, question.operation)
+    ready_s = perf_counter() - began
     request, batch = question.request, question.batch
     beginning = "" if request is None else request.beginning
     # Part of a batch is no request of its own: it takes no place and no rate.
-    async with nullcontext(Ticket(0)) if batch else line.gate.ticket(question.estimate, beginning) as ticket:
+    async with (
+        nullcontext(Ticket(0)) if batch else line.gate.ticket(question.read + question.write, beginning) as ticket
+    ):
+        ticket.waited_s += ready_s
+        line.spending.check()
         progress.started = perf_counter()
         failure: BaseException | None = None
         answer: T | None = None
@@ -155,20 +178,29 @@ async def _once(line: Line, question: _Question[T], progress: Progress) -> tuple
                 failure = exc
                 raise
             finally:
-                if failure is not None and progress.seen_chars and not progress.exact:
-                    progress.usage = _guessed(progress, question.estimate)
+                if failure is not None and not progress.exact and (progress.seen_chars or _gave_up(failure, question)):
+                    progress.usage = _guessed(progress, question.read)
                 price = _account(line, question, progress, ticket, failure)
                 telemetry.finish(span, progress, price, failure, answer)
         return value, price
 
 
-def _guessed(progress: Progress, estimate: int) -> Usage:
-    """Return what an answer that broke off has used: what the provider told before, and about what was seen."""
-    told = progress.usage
+def _gave_up(failure: BaseException, question: _Question[T]) -> bool:
+    """Tell whether it was us who ended the waiting: what was sent is read then, and paid for, although nothing came back.
+
+    Not so in a batch, which goes on, or is cancelled before that.
+    """
+    stopped = isinstance(failure, asyncio.CancelledError) or getattr(failure, "code", "") == "provider_timeout"
+    return stopped and not question.batch and question.read > 0
+
+
+def _guessed(progress: Progress, read: int) -> Usage:
+    """Return what an answer that broke off has used: what the provider told before, and about what was asked and seen."""
+    told, seen = progress.usage, progress.seen_chars
     return replace(
         told,
-        input_tokens=told.input_tokens or estimate,
-        output_tokens=max(told.output_tokens, progress.seen_chars // CHARS_A_TOKEN + 1),
+        input_tokens=told.input_tokens or read,
+        output_tokens=max(told.output_tokens, seen // CHARS_A_TOKEN + 1 if seen else 0),
         estimated=True,
     )
 
@@ -180,6 +212,7 @@ def _account(
     ticket.used = usage.total_tokens
     charged = failure is None or usage.measured
     price = _price(line, question, usage) if charged else None
+    line.spending.add(usage, price)
     line.account.add(
         Call(
             provider=line.name,
@@ -201,18 +234,24 @@ def _price(line: Line, question: _Question[T], usage: Usage) -> float | None:
     return cost_of(line.settings, question.model, usage, batch=question.batch)
 
 
+def _asked_wait_s(error: StageError) -> float | None:
+    """Return how long the provider wants to be left alone, if it says."""
+    delay = error.delay if isinstance(error, TemporaryError) else None
+    return None if delay is None else delay.total_seconds()
+
+
 def _delay(error: StageError, attempt: int) -> float | None:
     """Return after how long to ask again; None: not at all, or not here."""
     if not isinstance(error, TemporaryError) or error.code == "bad_response":
         return None
-    if error.delay is not None:
-        wanted = error.delay.total_seconds()
+    wanted = _asked_wait_s(error)
+    if wanted is not None:
         return wanted if wanted <= LONGEST_WAIT_S else None
     # Spread, so that many that were refused together do not come back together.
     return min(LONGEST_DELAY_S, FIRST_DELAY_S * 2**attempt) * random.uniform(0.75, 1.0)
 
 
-def estimated_tokens(request: Request) -> int:
-    """Return about how many tokens a request takes, its answer included: what a token bucket is asked for beforehand."""
+def read_tokens(request: Request) -> int:
+    """Return about how many tokens a request has: what a token bucket is asked for beforehand, beside those of the answer."""
     chars = len(request.system or "") + sum(len(message.text) for message in request.messages)
-    return chars // CHARS_A_TOKEN + 1 + (request.max_tokens or 0)
+    return chars // CHARS_A_TOKEN + 1

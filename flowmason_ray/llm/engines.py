@@ -91,7 +91,7 @@ class EngineProvider(Unable):
         self._opening = opening
         self._engine = engine
 
-    async def ready(self, remark: Callable[[str], None]) -> None:
+    async def ready(self, remark: Callable[[str], None], operation: str) -> None:
         """Wait for the engine, which may load a model for minutes."""
         await self._engine.ready(remark)
 

@@ -22,7 +22,8 @@ _TOO_LONG = (
     "prompt is too long",
     "maximum context",
 )
-_NO_MONEY = ("insufficient_quota", "billing", "credit balance")
+_NO_MONEY = ("insufficient_quota", "credit balance")
+"""Not the bare word "billing": ordinary refusals for the rate link to the page of that name."""
 TEXT_LIMIT_CHARS = 20_000
 """How much of an answer that could not be used is kept in the log."""
 
@@ -84,7 +85,7 @@ def from_status(
     lower = f"{kind} {said}".lower()
     delay = retry_after(headers or {})
     who = f"Provider {provider!r}"
-    if any(sign in lower for sign in _NO_MONEY):
+    if status == 402 or "billing" in kind.lower() or any(sign in lower for sign in _NO_MONEY):
         return PermanentError(f"{who} wants to be paid first: {said}.", code="provider_quota_exhausted")
     if status == 429:
         return TemporaryError(f"{who} has had too many requests: {said}.", code="rate_limited", delay=delay)

@@ -37,6 +37,7 @@ from flowmason_ray.llm.hub import call, the_hub
 from flowmason_ray.llm.limits import Limiter
 from flowmason_ray.llm.opening import digest_of, identity_of, key_of, open_provider
 from flowmason_ray.llm.pricing import CHARACTERS, SECONDS, TOKENS, is_priced
+from flowmason_ray.llm.spending import Spending
 from flowmason_ray.llm.structured import Expected, repair, unusable
 from flowmason_ray.settings import ProviderLimits, ProviderSettings
 
@@ -71,7 +72,7 @@ class Gateway:
         keys: Mapping[str, Secret],
         *,
         project_dir: Path,
-        priced_only: bool = False,
+        budget: Mapping[str, Any] | None = None,
         shared_limits: SharedLimits | None = None,
         shared_engines: SharedEngines | None = None,
     ) -> None:
@@ -80,14 +81,16 @@ class Gateway:
             choices: The providers.
             keys: Their keys, by environment variable.
             project_dir: What model files are relative to.
-            priced_only: Whether calls whose price is not known are refused: the run has a budget in dollars.
+            budget: What the run may spend (`engine.usage.Budget`). With one in dollars calls whose price is not known are refused.
             shared_limits: Makes limiters that other processes share.
             shared_engines: Makes ways to engines that other processes share; None: they are run in this process.
         """
         self.choices = choices
         self.keys = keys
         self.project_dir = project_dir
-        self.priced_only = priced_only
+        self.budget = dict(budget or {})
+        self.priced_only = "max_cost_usd" in self.budget
+        self.spending = Spending(self.budget)
         self.shared_limits = shared_limits
         self.shared_engines = shared_engines
 
@@ -103,7 +106,7 @@ class Gateway:
             "defaults": dict(choices.defaults),
             "built_in": sorted(choices.built_in),
             "project_dir": str(self.project_dir),
-            "priced_only": self.priced_only,
+            "budget": self.budget,
         }
 
 
@@ -124,7 +127,7 @@ def unpack(
         choices,
         keys,
         project_dir=Path(data["project_dir"]),
-        priced_only=data["priced_only"],
+        budget=data["budget"],
         shared_limits=shared_limits,
         shared_engines=shared_engines,
     )
@@ -413,12 +416,17 @@ class AttemptGateway:
         shared = gateway.shared_limits
         limited = settings.limits.rpm is not None or settings.limits.tpm is not None
         make_limiter = partial(shared, digest_of(identity)) if shared is not None and limited else None
+        limits = settings.limits
+        if settings.type == "llama_cpp":
+            # It answers one after the other: who waits does so for a place, and no time of the model's runs meanwhile.
+            limits = limits.model_copy(update={"concurrency": 1})
         return calling.Line(
             name=target.name,
             settings=settings,
             provider=self._provider(target, identity),
-            gate=hub.gate(identity, settings.limits, make_limiter),
+            gate=hub.gate(identity, limits, make_limiter),
             account=self._account,
+            spending=gateway.spending,
             said={} if request is None else _said(request),
             remark=self._remark,
             mask=self._attempt.masked,

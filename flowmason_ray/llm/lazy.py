@@ -17,20 +17,25 @@ class LazyModels:
     """Stands for a `Gateway` (`engine.models.ModelSource`)."""
 
     def __init__(
-        self, choices: Choices, keys: Mapping[str, Secret], project_dir: Path, *, priced_only: bool = False
+        self,
+        choices: Choices,
+        keys: Mapping[str, Secret],
+        project_dir: Path,
+        *,
+        budget: Mapping[str, Any] | None = None,
     ) -> None:
         self._choices = choices
         self._keys = keys
         self._project_dir = project_dir
-        self.priced_only = priced_only
-        """Whether calls whose price is not known are refused; set before the first attempt."""
+        self.budget = budget
+        """What the run may spend (`engine.usage.Budget`); set before the first attempt."""
         self._made: Gateway | None = None
 
     def _gateway(self) -> Gateway:
         if self._made is None:
             from flowmason_ray.llm.gateway import Gateway
 
-            self._made = Gateway(self._choices, self._keys, project_dir=self._project_dir, priced_only=self.priced_only)
+            self._made = Gateway(self._choices, self._keys, project_dir=self._project_dir, budget=self.budget)
         return self._made
 
     def for_attempt(self, attempt: Attempt, settings: Mapping[str, Any] | None) -> AttemptModels:

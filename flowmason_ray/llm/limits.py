@@ -5,26 +5,23 @@ took is settled afterwards, so that the second may owe for a while. The buckets 
 seconds' worth of tokens: no minute sees more than the rate allows plus that.
 
 Responses say more: how much is left and until when (`anthropic-ratelimit-…`, `x-ratelimit-…`), and a refusal says when to come
-back. Both close the gate for everybody who uses the same provider and key. Runs on the hub's loop only.
+back. Both close the gate for everybody who uses the same provider and key. Where little is left, no more go than it is enough for
+(`limit_headers`). Runs on the hub's loop only.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import asynccontextmanager
-from datetime import datetime
-from time import time
+from contextlib import asynccontextmanager, suppress
 from typing import Protocol
 
+from flowmason_ray.llm.limit_headers import LONGEST_GATE_S, Pace, closed_for
 from flowmason_ray.llm.queueing import PrefixOrder, Waiting
 from flowmason_ray.settings import ProviderLimits
 
 REQUESTS_HELD_S = 1.0
 TOKENS_HELD_S = 10.0
-LONGEST_GATE_S = 120.0
-"""How long a response may close the gate: what asks for more is left to the error that comes then."""
 
 
 class Ticket:
@@ -132,6 +129,9 @@ class Gate:
         self._free = limits.concurrency
         self._order = PrefixOrder[_Caller]()
         self._limiter = limiter
+        self._pace = Pace(asyncio.get_running_loop().time)
+        self._turn = asyncio.Lock()
+        self._told = asyncio.Event()
 
     @asynccontextmanager
     async def ticket(self, tokens: int, text: str = "") -> AsyncGenerator[Ticket]:
@@ -145,11 +145,15 @@ class Gate:
         began = loop.time()
         ticket = Ticket(tokens)
         async with self._place(text):
-            await self._limiter.acquire(tokens)
-            ticket.waited_s = loop.time() - began
+            async with self._turn:  # first come, first served
+                await self._until_there_is_enough(tokens)
+                self._pace.begin(tokens)
             try:
+                await self._limiter.acquire(tokens)
+                ticket.waited_s = loop.time() - began
                 yield ticket
             finally:
+                self._pace.end(tokens)
                 if ticket.used is not None:
                     self._limiter.settle(ticket.used - ticket.estimated)
 
@@ -182,8 +186,16 @@ class Gate:
                 return
         self._free += 1
 
+    async def _until_there_is_enough(self, tokens: int) -> None:
+        while (wait := self._pace.missing_s(tokens)) > 0:
+            self._told.clear()
+            with suppress(TimeoutError):  # time alone has brought enough
+                await asyncio.wait_for(self._told.wait(), wait)
+
     def told(self, headers: Mapping[str, str]) -> None:
-        """Take a response's headers: where nothing is left, nobody goes before it is there again."""
+        """Take a response's headers: where too little is left, nobody goes before it is there again."""
+        self._pace.told(headers)
+        self._told.set()
         wait = closed_for(headers)
         if wait > 0:
             self._limiter.close_for(wait)
@@ -191,36 +203,3 @@ class Gate:
     def close_for(self, seconds: float) -> None:
         """Let nobody through for a while: the provider has said so."""
         self._limiter.close_for(seconds)
-
-
-_SPAN = re.compile(r"([0-9.]+)(ms|s|m|h)")
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_KINDS = ("requests", "tokens", "input-tokens", "output-tokens")
-
-
-def closed_for(headers: Mapping[str, str], now: Callable[[], float] = time) -> float:
-    """Return for how long, in seconds, a response's headers say that nothing is left; 0: something is.
-
-    Anthropic says the time at which a limit is whole again (RFC 3339), OpenAI and those who follow it a span (`6m0s`).
-    """
-    longest = 0.0
-    for kind in _KINDS:
-        for left, reset in (
-            (f"anthropic-ratelimit-{kind}-remaining", f"anthropic-ratelimit-{kind}-reset"),
-            (f"x-ratelimit-remaining-{kind}", f"x-ratelimit-reset-{kind}"),
-        ):
-            try:
-                if float(headers.get(left, "1")) <= 0:
-                    longest = max(longest, _seconds(headers.get(reset, ""), now))
-            except ValueError:
-                continue  # nothing that we understand: the provider will refuse, and say when to come back
-    return min(longest, LONGEST_GATE_S)
-
-
-def _seconds(text: str, now: Callable[[], float]) -> float:
-    if "T" in text:
-        return max(0.0, datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp() - now())
-    spans = _SPAN.findall(text)
-    if spans:
-        return sum(float(amount) * _UNITS[unit] for amount, unit in spans)
-    return float(text) if text else 0.0

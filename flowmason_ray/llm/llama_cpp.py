@@ -2,7 +2,7 @@
 
 One model is loaded once for each process and answers one request after the other, in a thread of its own. What a request shares with the one
 before, from its beginning, is not read again (the engine's cache of keys and values), so requests that begin alike come together
-(`llm.queueing`); what was spared is told as `cached_tokens`.
+(`llm.queueing`, by the single place that there is: `gateway`); what was spared is told as `cached_tokens`.
 
 A schema becomes a grammar: the model cannot say anything else. Tools too: it either says which tool with which arguments, or answers.
 """
@@ -13,7 +13,7 @@ import codecs
 import importlib
 import json
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from flowmason_ray.engine.models import FinishReason, Usage
@@ -62,8 +62,17 @@ class LlamaProvider(Unable):
                 each.close()
         self._model = self._embedder = None
 
+    async def ready(self, remark: Callable[[str], None], operation: str) -> None:
+        """Load the file, unless that was done."""
+        if operation == "embeddings":
+            if self._embedder is None:
+                await self._queue.ask(lambda _: self._embedding())
+        elif self._model is None:
+            await self._queue.ask(lambda _: self._llama())
+
     async def generate(self, request: Request, progress: Progress) -> Reply:
         """Answer one request."""
+        progress.exact = True  # also before its turn: then it has used nothing
         text = "\n".join([request.system or "", *(words(message, KIND) for message in request.messages)])
         return await self._queue.ask(lambda stop: self._generate(request, progress, stop), text=text)
 
@@ -77,18 +86,18 @@ class LlamaProvider(Unable):
         """Return a vector for each text."""
 
         def work(stop: threading.Event) -> list[tuple[float, ...]]:
-            if self._embedder is None:
-                self._embedder = self._load(embedding=True)
+            embedder = self._embedding()
             vectors: list[tuple[float, ...]] = []
             for text in texts:
                 if stop.is_set():
                     break
-                vector, total = self._embedder.embed(text, normalize=True, return_count=True)
+                vector, total = embedder.embed(text, normalize=True, return_count=True)
                 progress.usage = progress.usage + Usage(input_tokens=total)
                 # Without pooling there is a vector for each token: their mean stands for the text.
                 vectors.append(_mean(vector) if vector and isinstance(vector[0], list) else tuple(vector))
             return vectors
 
+        progress.exact = True
         made = await self._queue.ask(work)
         if dimensions is not None and made and len(made[0]) != dimensions:
             message = f"Model {model!r} makes vectors of length {len(made[0])}; {dimensions} are asked for."
@@ -115,6 +124,11 @@ class LlamaProvider(Unable):
         if self._model is None:
             self._model = self._load()
         return self._model
+
+    def _embedding(self) -> Any:
+        if self._embedder is None:
+            self._embedder = self._load(embedding=True)
+        return self._embedder
 
     def _prompt(self, request: Request) -> list[int]:
         """Return the conversation as tokens."""
@@ -146,7 +160,7 @@ class LlamaProvider(Unable):
         grammar = None if request.schema is None else _grammar(request.schema)
         limit = min(request.max_tokens or room, room)
         known = _shared(llama, prompt)
-        progress.usage, progress.exact = Usage(input_tokens=len(prompt), cached_tokens=known), True
+        progress.usage = Usage(input_tokens=len(prompt), cached_tokens=known)
         if request.seed is not None:
             llama.set_seed(request.seed)
         # What is asked for as data about tools is no text for people.

@@ -32,6 +32,7 @@ from flowmason_ray.errors import StageError
 from flowmason_ray.llm import errors
 from flowmason_ray.llm.base import Opening, Progress, Reply, Request, Unable
 from flowmason_ray.llm.capabilities import Capabilities, Feature
+from flowmason_ray.llm.pages import media_type, no_service, refuse_page
 from flowmason_ray.llm.schemas import is_strict
 from flowmason_ray.llm.structured import with_instruction
 
@@ -41,6 +42,8 @@ _FINISH: dict[str, FinishReason] = {
     "tool_calls": "tool_use",
     "function_call": "tool_use",
 }
+_NOT_UNDERSTOOD = (ValueError, TypeError, KeyError, IndexError, AttributeError)
+"""What reading an answer raises that is JSON, or not even that, and not as it should be."""
 
 
 def make(opening: Opening) -> OpenAIProvider:
@@ -92,13 +95,14 @@ class OpenAIProvider(Unable):
         try:
             raw = await self._client.chat.completions.with_raw_response.create(**body, stream=True)
             progress.headers(raw.headers)
+            await refuse_page(self._opening.name, raw.http_response)
             stream = cast("Any", raw.parse())
             if hasattr(stream, "__await__"):
                 stream = await stream
             async with stream:
                 async for chunk in stream:
                     reading.take(chunk.to_dict())
-        except (sdk.OpenAIError, httpx2.HTTPError, httpx2.StreamError, ValueError, TypeError, KeyError) as exc:
+        except (sdk.OpenAIError, httpx2.HTTPError, httpx2.StreamError, *_NOT_UNDERSTOOD) as exc:
             raise self._error(request.model, exc, progress) from exc
         reply = reading.reply()
         if not progress.usage.total_tokens:
@@ -112,11 +116,12 @@ class OpenAIProvider(Unable):
         try:
             raw: Any = await cast("Any", self._client.chat.completions.with_raw_response).create(**given)
             progress.headers(raw.headers)
+            await refuse_page(self._opening.name, raw.http_response)
             data: Any = raw.parse().to_dict()
             choice: Any = data["choices"][0]
             message: Any = choice["message"]
             wanted: list[Any] = message.get("tool_calls") or []
-        except (sdk.OpenAIError, httpx2.HTTPError, ValueError, TypeError, KeyError, IndexError) as exc:
+        except (sdk.OpenAIError, httpx2.HTTPError, *_NOT_UNDERSTOOD) as exc:
             raise self._error(request.model, exc, progress) from exc
         progress.usage = _usage(data.get("usage"))
         text = message.get("content") or ""
@@ -168,12 +173,12 @@ class OpenAIProvider(Unable):
         try:
             raw = await self._client.embeddings.with_raw_response.create(model=model, input=list(texts), **more)
             progress.headers(raw.headers)
+            await refuse_page(self._opening.name, raw.http_response)
             answer: Any = raw.parse()
             vectors = sorted(answer.data, key=lambda each: each.index)
             made = [tuple(float(number) for number in each.embedding) for each in vectors]
-        except (sdk.OpenAIError, httpx2.HTTPError, ValueError, TypeError, KeyError) as exc:
-            error = self._error(model, exc, progress)
-            raise (error.error if isinstance(error, _Refused) else error) from exc
+        except (sdk.OpenAIError, httpx2.HTTPError, *_NOT_UNDERSTOOD) as exc:
+            raise self._final(model, exc, progress) from exc
         if len(made) != len(texts):
             raise errors.interrupted(self._opening.name, f"{len(made)} vectors came for {len(texts)} texts")
         used = getattr(answer, "usage", None)
@@ -186,31 +191,48 @@ class OpenAIProvider(Unable):
         """Return what is said in a recording."""
         more = {name: value for name, value in (("language", language), ("prompt", prompt)) if value is not None}
         try:
-            transcriptions: Any = self._client.audio.transcriptions
-            answer: Any = await transcriptions.create(model=model, file=(f"audio.{audio.format}", audio.data), **more)
-        except (sdk.OpenAIError, httpx2.HTTPError) as exc:
-            error = self._error(model, exc, Progress())
-            raise (error.error if isinstance(error, _Refused) else error) from exc
-        told: Any = answer.to_dict() if hasattr(answer, "to_dict") else {"text": str(answer)}
+            transcriptions: Any = self._client.audio.transcriptions.with_raw_response
+            raw = await transcriptions.create(model=model, file=(f"audio.{audio.format}", audio.data), **more)
+            progress.headers(raw.headers)
+            await refuse_page(self._opening.name, raw.http_response)
+            answer: Any = raw.parse()
+            if isinstance(answer, str):  # what the SDK makes of everything that is no JSON
+                raise no_service(self._opening.name, raw.headers, answer)
+            told: Any = answer.to_dict()
+            said = str(told["text"] or "")
+        except (sdk.OpenAIError, httpx2.HTTPError, *_NOT_UNDERSTOOD) as exc:
+            raise self._final(model, exc, progress) from exc
         progress.usage = _listening(told)
         return Transcript(
-            text=str(told.get("text") or ""),
+            text=said,
             language=told.get("language") or language,
             duration_s=told.get("duration") or progress.usage.audio_s or None,
         )
 
     async def speak(self, model: str, text: str, voice: str, format: str, progress: Progress) -> Speech:
         """Return a text, spoken."""
+        name = self._opening.name
         try:
-            answer = await self._client.audio.speech.create(
+            raw: Any = await self._client.audio.speech.with_raw_response.create(
                 model=model, input=text, voice=voice, response_format=cast("Any", format)
             )
-            data = await answer.aread()
-            progress.usage = Usage(characters=len(text))  # the service answers with sound alone
-            return Speech(data=data, format=format)
-        except (sdk.OpenAIError, httpx2.HTTPError) as exc:
-            error = self._error(model, exc, Progress())
-            raise (error.error if isinstance(error, _Refused) else error) from exc
+            progress.headers(raw.headers)
+            await refuse_page(name, raw.http_response)
+            kind = media_type(raw.headers)
+            if kind.startswith("text/") or kind.endswith(("json", "xml")):
+                raise no_service(name, raw.headers, raw.http_response.text)
+            data: bytes = raw.http_response.content
+            if not data:
+                raise errors.interrupted(name, "there is no sound in it")
+        except (sdk.OpenAIError, httpx2.HTTPError, *_NOT_UNDERSTOOD) as exc:
+            raise self._final(model, exc, progress) from exc
+        progress.usage = Usage(characters=len(text))  # the service answers with sound alone
+        return Speech(data=data, format=format)
+
+    def _final(self, model: str, exc: Exception, progress: Progress) -> Exception:
+        """Return what went wrong with a request that is put in one way only."""
+        error = self._error(model, exc, progress)
+        return error.error if isinstance(error, _Refused) else error
 
 
 class _Refused(Exception):

@@ -28,10 +28,8 @@ BATCH_SHARE = 0.5
 def cost_of(provider: ProviderSettings, model: str, usage: Usage, *, batch: bool = False) -> float | None:
     """Return what a call cost in US dollars; None: its price is not known, or nothing that has one was counted."""
     own = provider.prices.get(model) or provider.prices.get("*")
-    if own is not None:
-        return _by(own, usage)
-    listed = _listed(provider, model, usage)
-    return listed * BATCH_SHARE if batch and listed is not None else listed
+    price = _listed(provider, model, usage) if own is None else _by(own, usage)
+    return price * BATCH_SHARE if batch and price is not None else price
 
 
 def is_priced(provider: ProviderSettings, model: str, counted: Usage = TOKENS) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -49,8 +50,7 @@ class Expected:
     def read(self, text: str) -> Read:
         """Return the data in an answer."""
         try:
-            # Not strict: models, and llama.cpp's grammars, leave line ends in texts as they are.
-            data = json.loads(_bare(text), strict=False)
+            data = _parsed(text)
         except (ValueError, RecursionError) as exc:
             return Read(None, f"it is not JSON ({exc})")
         assert self._schema is not None
@@ -60,12 +60,24 @@ class Expected:
         return Read(data, None)
 
 
-def _bare(text: str) -> str:
-    """Return the JSON in an answer: without a fence around it, or words before and after."""
+def _parsed(text: str) -> Any:
+    """Return the JSON that an answer is, else that within a fence, else that between words.
+
+    Raises:
+        ValueError: there is none.
+    """
     text = text.strip()
-    if text.startswith("```"):
-        text = text.partition("\n")[2].rpartition("```")[0].strip()
-    if text[:1] in ("{", "[") or not text:
+    bare = text.partition("\n")[2].rpartition("```")[0].strip() if text.startswith("```") else text
+    for each in (text, bare):
+        with suppress(ValueError):
+            # Not strict: models, and llama.cpp's grammars, leave line ends in texts as they are.
+            return json.loads(each, strict=False)
+    return json.loads(_between(bare), strict=False)
+
+
+def _between(text: str) -> str:
+    """Return an object or a list without the words before and after it."""
+    if text[:1] in ("{", "["):
         return text
     starts = [at for at in (text.find("{"), text.find("[")) if at >= 0]
     if not starts:

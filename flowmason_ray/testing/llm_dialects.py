@@ -35,7 +35,9 @@ def respond(server: LlmServer, asked: Asked, out: Handler) -> None:
     """Answer a request."""
     anthropic = asked.path.startswith("/v1/messages")
     key = asked.headers.get("x-api-key") or asked.headers.get("authorization", "").removeprefix("Bearer ")
-    if key != KEY:
+    if server.page is not None:
+        out.send_bytes(server.page.encode(), "text/html; charset=utf-8")
+    elif key != KEY:
         _refuse(out, anthropic, 401, "invalid key")
     elif asked.path == "/v1/messages/count_tokens":
         out.send_json({"input_tokens": asked.tokens_in})
@@ -346,7 +348,11 @@ def _batches(server: LlmServer, asked: Asked, out: Handler) -> None:
                 kind = turn.error or _ANTHROPIC_ERRORS.get(turn.status, "api_error")
                 result = {"type": "errored", "error": _anthropic_error(kind, turn.message or f"status {turn.status}")}
             lines.append(json.dumps({"custom_id": request["custom_id"], "result": result}))
-        out.send_bytes("\n".join(lines).encode(), "application/x-jsonl")
+        cut_after = None
+        if server.cut_results > 0:
+            server.cut_results -= 1
+            cut_after = len(lines[0].encode()) + 20
+        out.send_bytes("\n".join(lines).encode(), "application/x-jsonl", cut_after=cut_after)
     elif parts[1:] == ["cancel"]:
         server.batches[name]["cancelled"] = True
         out.send_json(_batch(server, name))

@@ -136,8 +136,12 @@ class LlmServer:
         """How often a batch is said to be in progress before it has ended."""
         self.cut_batches = 0
         """So many batches are made without an answer: the connection breaks first."""
+        self.cut_results = 0
+        """So often the results of a batch break off in the middle of the second line."""
         self.refuse_batches = 0
         """So many are refused."""
+        self.page: str | None = None
+        """A page of HTML that it sends instead of every answer, as a proxy does that wants a sign-in first."""
         self.fail_polls = 0
         """So many looks at a batch find the service overloaded."""
         self._script: deque[Turn] = deque()
@@ -284,16 +288,24 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_bytes(json.dumps(value).encode(), "application/json", status=status, headers=headers)
 
     def send_bytes(
-        self, content: bytes, media_type: str, *, status: int = 200, headers: Mapping[str, str] | None = None
+        self,
+        content: bytes,
+        media_type: str,
+        *,
+        status: int = 200,
+        headers: Mapping[str, str] | None = None,
+        cut_after: int | None = None,
     ) -> None:
-        """Send a body."""
+        """Send a body; with `cut_after` only so many bytes of it, after which the connection breaks."""
         self.send_response(status)
         self.send_header("content-type", media_type)
         self.send_header("content-length", str(len(content)))
         for name, value in {**self.model_server.headers, **(headers or {})}.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(content)
+        self.wfile.write(content[:cut_after])
+        if cut_after is not None:
+            self.cut()
 
     def begin_stream(self, headers: Mapping[str, str]) -> None:
         """Begin to send server-sent events."""

@@ -158,6 +158,23 @@ def test_a_budget_of_tokens_stops_the_run(
     assert len(server.requests) < 50
 
 
+def test_a_budget_ends_a_stage_that_asks_often(server: LlmServer, pipeline: Path) -> None:
+    """Not only when it reports: it sends eight requests of 384 tokens each."""
+    project(pipeline, providers={"openai": server.providers()["openai"]})
+    stage = {"id": "vectors", "component_type": "embedder", "config": {"texts": "{{ input.texts }}"}}
+    schema = {"type": "object", "properties": {"texts": {"type": "array"}}}
+    data = {"name": "Vectors", "input_schema": schema, "stages": [stage]}
+    (pipeline.parent / "vectors.pipeline.json").write_text(json.dumps(data), encoding="utf-8")
+    texts = [f"text number {n}" for n in range(1000)]
+    result = run(pipeline.parent / "vectors.pipeline.json", {"texts": texts}, max_tokens=500)
+    assert result.failure is not None
+    assert result.failure.code == "budget_exceeded", result.failure.message
+    assert len(server.requests) == 2
+    assert result.usage["input_tokens"] == 2 * 384
+    done = run(pipeline.parent / "vectors.pipeline.json", {"texts": texts}, max_tokens=5000)
+    assert done.status == "succeeded", "another run has a budget of its own"
+
+
 def test_a_budget_in_dollars_takes_prices(
     fm: Fm, server: LlmServer, pipeline: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,6 +282,24 @@ def test_the_stages_retry_takes_over_and_usage_has_every_attempt(server: LlmServ
     assert result.status == "succeeded"
     assert (result.usage["calls"], result.usage["failed_calls"], result.usage["estimated_calls"]) == (2, 1, 1)
     assert result.stages["each[0]/ask"].attempts == 2
+
+
+def test_what_a_stage_used_before_its_time_was_over_counts(server: LlmServer, pipeline: Path) -> None:
+    """Each attempt is stopped in the middle of its answer: the budget sees what that took, and ends the repeating."""
+    project(pipeline, providers={"openai": server.providers()["openai"]})
+    assert (
+        run(pipeline, {"items": ["warm up"]}).status == "succeeded"
+    )  # making a client takes longer than an attempt may
+    data = json.loads(pipeline.read_text(encoding="utf-8"))
+    data["stages"][1] |= {"timeout_ms": 3000, "retry": {"max_attempts": 3, "initial_delay_ms": 1}}
+    pipeline.write_text(json.dumps(data), encoding="utf-8")
+    for _ in range(3):
+        server.says("word " * 400, token_s=0.05)
+    result = run(pipeline, {"items": ["x"]}, max_tokens=5)
+    assert result.failure is not None
+    assert result.failure.code == "budget_exceeded", result.failure.message
+    usage = result.usage
+    assert usage["calls"] == usage["failed_calls"] == usage["estimated_calls"] >= 1
 
 
 def test_who_is_asked_can_be_tried(fm: Fm, server: LlmServer, pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from flowmason_ray.components.base import node
 from flowmason_ray.components.builtin.examples import closed
 from flowmason_ray.components.builtin.model_node import Asking, ask, record, words
 from flowmason_ray.components.builtin.retriever import Retrieved, SearchInput, numbered, retrieve
-from flowmason_ray.components.citations import find_quote, markers
+from flowmason_ray.components.citations import find_quote, is_telling, markers
 from flowmason_ray.engine.component import Context
 from flowmason_ray.errors import PermanentError
 
@@ -27,8 +27,9 @@ class Citation(BaseModel):
     number: int = Field(description="The number of the source, as it stands in the answer.")
     quote: str = Field(description="What the model says that the source says.")
     valid: bool = Field(description="Whether the source is among those found, and holds the quote.")
-    problem: Literal["unknown_source", "quote_not_found", "no_quote"] | None = Field(
-        description="What is wrong with it: no such source, the quote is not in it, or the answer's number has no quote."
+    problem: Literal["unknown_source", "quote_not_found", "quote_too_short", "no_quote"] | None = Field(
+        description="What is wrong with it: no such source, the quote is not in it, or is a word or two that prove nothing, or the "
+        "answer's number has no quote."
     )
     document_id: str | None = Field(default=None, description="The chunk's id.")
     source: str | None = Field(default=None, description="The document.")
@@ -124,7 +125,7 @@ def _schema(count: int) -> dict[str, Any]:
     write, which would turn it into a wrong one that looks right."""
     cited = record(
         source={"type": "integer", "description": f"The number of a source, 1 to {count}."},
-        quote=words("Words of that source, copied exactly."),
+        quote=words("Words of that source, copied exactly: a clause, not a single word."),
     )
     return record(
         answer=words("The answer, with the numbers of its sources like [1]."),
@@ -159,6 +160,8 @@ def _checked(number: int, quote: str, found: Sequence[Retrieved]) -> Citation:
     span = find_quote(quote, chunk.content)
     if span is None:
         return Citation(number=number, quote=quote, valid=False, problem="quote_not_found", **_place(chunk))
+    if not is_telling(quote, chunk.content):
+        return Citation(number=number, quote=quote, valid=False, problem="quote_too_short", **_place(chunk))
     first = chunk.start
     where: dict[str, Any] = {} if first is None else {"start": first + span[0], "end": first + span[1]}
     return Citation(number=number, quote=quote, valid=True, problem=None, **_place(chunk), **where)

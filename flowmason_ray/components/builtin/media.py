@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field
 
 from flowmason_ray.components.base import node
 from flowmason_ray.components.builtin.examples import closed
 from flowmason_ray.components.builtin.model_node import Answered, Asking, ask, facts_of, record, several, words
+from flowmason_ray.components.builtin.safe_addresses import judged_addresses
 from flowmason_ray.components.files import existing_file, file_errors, relative, resolve_inside, write_atomic
 from flowmason_ray.engine.component import Context
 from flowmason_ray.engine.models import Audio, Image
@@ -36,6 +39,8 @@ _SIGNATURES = {
     b"\xff\xd8\xff": "image/jpeg",
     b"GIF8": "image/gif",
 }
+_PLAIN = re.compile(r"[^\s\\\x00-\x1f\x7f]+")
+"""No spaces, no backslashes: some take these for the end of the host, others do not."""
 _DETAIL = {
     "brief": "Answer in one or two sentences.",
     "normal": "",
@@ -157,7 +162,9 @@ class ImageDescribe:
         path: str | None = Field(default=None, description="The picture's file, relative to the project.")
         image_base64: str | None = Field(default=None, description="Or the picture itself, in base64.")
         url: str | None = Field(
-            default=None, pattern="^https?://", description="Or where the provider finds it; it fetches it itself."
+            default=None,
+            pattern="^https?://",
+            description="Or where the provider finds it; it fetches it itself. No private address, unless `http.allow_hosts` lists it.",
         )
         question: str | None = Field(default=None, description="What is asked; null: what the picture shows.")
         detail: Literal["brief", "normal", "full"] = Field(default="normal", description="How much is said.")
@@ -173,12 +180,14 @@ class ImageDescribe:
         """Ask.
 
         Raises:
-            PermanentError: `invalid_config`, `file_not_found`, `path_outside_project`, `file_too_large`.
+            PermanentError: `invalid_config`, `file_not_found`, `path_outside_project`, `file_too_large`, `http_blocked`.
+            TemporaryError: the host of 'url' cannot be resolved (`http_connect`).
             StageError: there is no answer that fits.
         """
         if input.url is not None:
             if input.path is not None or input.image_base64 is not None:
                 raise PermanentError("Give one of 'path', 'image_base64' and 'url'.", code="invalid_config")
+            await _judge(input.url, context)
             image = Image(url=input.url)
         else:
             data = _bytes(context, input.path, input.image_base64, "image_base64")
@@ -191,6 +200,26 @@ class ImageDescribe:
         values: dict[str, Any] = {"question": input.question or "", "detail": _DETAIL[input.detail]}
         answer = await ask(context, input, "image_describe", values, schema, beside=[image])
         return self.Output(**answer.data, **facts_of(answer))
+
+
+async def _judge(url: str, context: Context) -> None:
+    """Look at an address before a provider is told to fetch from it: a server of one's own stands among private addresses.
+
+    What parsers read differently is refused. Where the provider looks the name up once more, or follows redirects, is its own affair.
+
+    Raises:
+        PermanentError: it is no address (`invalid_config`), or a private one that the project does not allow (`http_blocked`).
+        TemporaryError: its host cannot be resolved (`http_connect`).
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+        plain = parts.username is None and _PLAIN.fullmatch(url) is not None
+    except ValueError:  # of the port, or of brackets
+        host, port, plain = None, 0, False
+    if not host or not plain:
+        raise PermanentError(f"'url' is not the address of a picture: {url!r}.", code="invalid_config")
+    await judged_addresses(host, port, list(context.settings.http.allow_hosts))
 
 
 def _bytes(context: Context, path: str | None, encoded: str | None, field: str) -> bytes:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from flowmason_ray.components.builtin.index_documents import IndexDocuments
 from flowmason_ray.components.builtin.knowledge_query import KnowledgeQuery
-from flowmason_ray.components.citations import find_quote, markers
+from flowmason_ray.components.citations import find_quote, is_telling, markers
 from flowmason_ray.errors import PermanentError
 from flowmason_ray.testing.context import RecordingContext
 from flowmason_ray.testing.llm_server import LlmServer
@@ -63,7 +63,7 @@ def test_an_answer_with_a_citation_that_holds(server: LlmServer, context: Record
 
 @pytest.mark.parametrize(
     ("cited", "problem"),
-    [((7, "ninety days"), "unknown_source"), ((0, "ninety"), "unknown_source"), ((1, "ten days"), "quote_not_found"), ((1, ""), "quote_not_found")],
+    [((7, "ninety days"), "unknown_source"), ((0, "ninety"), "unknown_source"), ((1, "ten days"), "quote_not_found"), ((1, ""), "quote_not_found"), ((1, "days"), "quote_too_short")],
 )  # fmt: skip
 def test_what_does_not_hold_is_reported(
     server: LlmServer, context: RecordingContext, cited: tuple[int, str], problem: str
@@ -121,6 +121,22 @@ def test_instructions_are_added(server: LlmServer, context: RecordingContext) ->
     ask(context, instructions="Answer in German.")
     assert server.requests[-1].system.endswith("Answer in German.")
     assert "word for word" in server.requests[-1].system
+
+
+@pytest.mark.parametrize(
+    ("quote", "text", "telling"),
+    [
+        ("the", "It is the law of the land.", False),
+        ("of the … and the … is the", "It is the law of the land and the sea.", False),
+        ("the law of the land", "It is the law of the land.", True),
+        ("no", "No.", True),
+        ("paid", "Paid leave.", False),
+        ("有給休暇", "年次有給休暇は二十日です。", True),
+        ("休暇", "年次有給休暇は二十日です。", False),
+    ],
+)
+def test_a_word_that_stands_everywhere_proves_nothing(quote: str, text: str, telling: bool) -> None:
+    assert is_telling(quote, text) == telling
 
 
 @pytest.mark.parametrize(

@@ -132,8 +132,53 @@ def test_a_picture_is_described(server: LlmServer, tmp_path: Path, provider: str
     server.says_json(SEEN)
     run(context, "image_describe", image_base64=base64.b64encode(PIXEL).decode())
     server.says_json(SEEN)
-    run(context, "image_describe", url="https://example.com/a.png")
-    assert b"https://example.com/a.png" in server.requests[-1].raw
+    run(context, "image_describe", url="https://93.184.215.14/a.png")
+    assert b"https://93.184.215.14/a.png" in server.requests[-1].raw
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:8080/secret.png",
+        "http://localhost/a.png",
+        "http://169.254.169.254/latest/meta-data/",
+        "http://[::1]/a.png",
+        "http://[::ffff:10.0.0.1]/a.png",
+        "http://2130706433/a.png",
+        "http://0x7f.1/a.png",
+        "http://10.1.2.3/a.png",
+    ],
+)
+def test_a_server_is_sent_to_no_inside_address(server: LlmServer, context: RecordingContext, url: str):
+    """A server of one's own fetches the picture from where it stands."""
+    assert refused(context, "image_describe", url=url) == "http_blocked"
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://",
+        "https://93.184.215.14@10.1.2.3/a",
+        "https://10.1.2.3\\@93.184.215.14/",
+        "https://[::1",
+        "http://a:b/",
+        "http://a b/",
+    ],
+)
+def test_an_address_that_may_be_read_in_two_ways_is_refused(server: LlmServer, context: RecordingContext, url: str):
+    assert refused(context, "image_describe", url=url) == "invalid_config"
+    assert server.requests == []
+
+
+def test_an_inside_address_that_the_project_allows_is_sent(server: LlmServer, tmp_path: Path):
+    settings = ProjectSettings.model_validate(
+        {"providers": server.providers(), "http": {"allow_hosts": ["127.0.0.1:8080"]}}
+    )
+    context = RecordingContext(project_dir=tmp_path, settings=settings, llm_settings={"provider": "openai"})
+    server.says_json(SEEN)
+    run(context, "image_describe", url="http://127.0.0.1:8080/a.png")
+    assert b"http://127.0.0.1:8080/a.png" in server.requests[-1].raw
 
 
 def test_files_outside_of_the_project_are_refused(server: LlmServer, context: RecordingContext, tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from flowmason_ray.errors import TemporaryError
 from flowmason_ray.llm import anthropic_batches
 from flowmason_ray.llm.batch_notes import FOLDER, KEPT_S, BatchNotes, digest_of
 from flowmason_ray.llm.hub import close_hub
@@ -35,10 +37,10 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[LlmServer]:
 def ask(server: LlmServer, tmp_path: Path) -> Ask:
     """Returns a function that asks several things, each as a stage of its own, as a new process would or (`again`) the same one."""
 
-    def those(*words: str, again: bool = False, prefix: str = "say") -> list[Any]:
+    def those(*words: str, again: bool = False, prefix: str = "say", **more: Any) -> list[Any]:
         if not again:
             close_hub()
-        context = replace(asking(server, "anthropic", said={"priority": "batch"}), project_dir=tmp_path)
+        context = replace(asking(server, "anthropic", said={"priority": "batch"}, **more), project_dir=tmp_path)
 
         async def all_of_them() -> list[Any]:
             each = (_as_stage(context, word).models.generate(f"{prefix} {word}") for word in words)
@@ -107,6 +109,29 @@ def test_a_service_that_is_away_for_a_while_costs_nothing(
     server.fail_polls = 2 if borne else 1
     assert ask("a", "b") == ["You said: say a", "You said: say b"]
     assert (sizes(server), server.fail_polls) == ([2], 0)
+
+
+def test_results_that_break_off_are_read_again(server: LlmServer, ask: Ask, caplog: pytest.LogCaptureFixture) -> None:
+    """Those who have their answers keep them; the others wait for the same batch once more."""
+    server.cut_results = 1
+    assert ask("a", "b", "c") == ["You said: say a", "You said: say b", "You said: say c"]
+    assert sizes(server) == [3]
+    assert not [each for each in caplog.records if each.name == "asyncio"], "it logs what nobody has taken"
+
+
+def test_results_that_never_come_whole_are_an_error_that_can_be_repeated(
+    server: LlmServer, ask: Ask, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.cut_results = 1
+    first, *others = ask("a", "b", "c", max_retries=0)
+    assert first == "You said: say a"
+    for other in others:
+        assert isinstance(other, TemporaryError)
+        assert other.code == "stream_interrupted"
+    assert ask("b", "c", again=True, max_retries=0) == ["You said: say b", "You said: say c"]
+    assert sizes(server) == [3], "it is not paid for twice"
+    gc.collect()
+    assert not [each for each in caplog.records if each.name == "asyncio"]
 
 
 def test_a_batch_of_somebody_elses_is_not_taken_for_ours(server: LlmServer, ask: Ask, tmp_path: Path) -> None:

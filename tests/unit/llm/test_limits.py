@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowmason_ray.llm.limits import LocalLimiter, closed_for
+from flowmason_ray.llm.limit_headers import LONGEST_GATE_S, Pace, closed_for
+from flowmason_ray.llm.limits import LocalLimiter
 from flowmason_ray.settings import ProviderLimits
 
 
@@ -87,3 +88,86 @@ def test_a_closed_gate_opens_again() -> None:
 )
 def test_what_responses_say_is_understood(headers: dict[str, str], seconds: float) -> None:
     assert closed_for(headers, now=lambda: 0.0) == pytest.approx(seconds)
+
+
+def openai(kind: str, limit: float, left: float, whole: str) -> dict[str, str]:
+    names = (f"x-ratelimit-limit-{kind}", f"x-ratelimit-remaining-{kind}", f"x-ratelimit-reset-{kind}")
+    return dict(zip(names, (str(limit), str(left), whole), strict=True))
+
+
+def paced(clock: Clock, headers: dict[str, str], *, others: int = 0, tokens: int = 0) -> Pace:
+    """Return a pace that was told something with the answer to a request, while others were under way."""
+    pace = Pace(clock)
+    for _ in range(others + 1):
+        pace.begin(tokens)
+    pace.told(headers, lambda: 0.0)
+    pace.end(tokens)
+    return pace
+
+
+def test_no_more_go_than_are_left_and_the_others_as_fast_as_they_come_back() -> None:
+    clock = Clock()
+    pace = paced(clock, openai("requests", 60, 3, "57s"))
+    for _ in range(3):
+        assert pace.missing_s(5000) == 0
+        pace.begin(0)
+    assert pace.missing_s(0) == pytest.approx(1)
+    clock.now += 1
+    assert pace.missing_s(0) == pytest.approx(0)
+    pace.begin(0)
+    assert pace.missing_s(0) == pytest.approx(1)
+    clock.now += 57
+    assert pace.missing_s(0) == 0, "it is whole again"
+
+
+def test_those_on_their_way_are_counted() -> None:
+    pace = paced(Clock(), openai("requests", 60, 3, "57s"), others=2)
+    assert pace.missing_s(0) == 0
+    pace.begin(0)
+    assert pace.missing_s(0) == pytest.approx(1)
+
+
+def test_tokens_are_paced_too_and_more_than_there_ever_is_goes_when_all_is_there() -> None:
+    anthropic = {
+        "anthropic-ratelimit-tokens-limit": "10000",
+        "anthropic-ratelimit-tokens-remaining": "4000",
+        "anthropic-ratelimit-tokens-reset": "1970-01-01T00:01:00Z",
+    }
+    pace = paced(Clock(), anthropic, others=1, tokens=1000)
+    assert pace.missing_s(3000) == 0
+    assert pace.missing_s(4000) == pytest.approx(10)
+    assert pace.missing_s(50_000) == pytest.approx(60)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "9s"},
+        openai("requests", 0, 0, "9s"),
+        openai("requests", float("nan"), 0, "9s"),
+        openai("requests", 9, 0, "0s"),
+        openai("requests", 9, 0, "soon"),
+        openai("output-tokens", 9, 0, "9s"),
+    ],
+)
+def test_what_says_too_little_paces_nobody(headers: dict[str, str]) -> None:
+    assert paced(Clock(), headers).missing_s(100) == 0
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    limit=st.floats(1, 1000),
+    left=st.floats(0, 1),
+    whole_s=st.floats(0.001, 1e6),
+    others=st.integers(0, 50),
+    tokens=st.integers(0, 5000),
+)
+def test_everybody_goes_in_bounded_time(limit: float, left: float, whole_s: float, others: int, tokens: int) -> None:
+    clock = Clock()
+    told = {**openai("requests", limit, limit * left, f"{whole_s:f}s"), **openai("tokens", limit, 0, f"{whole_s:f}s")}
+    pace = paced(clock, told, others=others, tokens=tokens)
+    wait = pace.missing_s(tokens)
+    assert 0 <= wait <= LONGEST_GATE_S
+    clock.now += wait + 1e-6
+    assert pace.missing_s(tokens) == pytest.approx(0, abs=1e-3)

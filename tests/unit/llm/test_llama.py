@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import pytest
@@ -18,6 +19,8 @@ from tests.local_models_kit import LocalModelChecks, run
 
 pytestmark = [pytest.mark.llama, pytest.mark.timeout(120)]
 pytest.importorskip("llama_cpp", reason="llama.cpp is not installed: 'make llama' does it", exc_type=ImportError)
+
+from flowmason_ray.llm.llama_cpp import LlamaProvider  # noqa: E402  # only where the library is
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +104,33 @@ def test_requests_that_begin_alike_are_answered_together(model: Path) -> None:
     spared = run(alternate())
     # In the order of asking, each would begin anew; together, only the first of each group reads its beginning.
     assert spared > 8 * len(beginnings[0])
+
+
+def test_waiting_for_others_and_for_the_file_is_no_part_of_an_answers_time(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loading takes longer than an answer may, and so do four answers one after the other."""
+    provider: Any = LlamaProvider  # what is slow is not seen from outside
+    load, answer = provider._load, provider._generate
+
+    def slow_load(self: LlamaProvider, **more: Any) -> Any:
+        sleep(4)
+        return load(self, **more)
+
+    def slow_answer(self: LlamaProvider, *given: Any) -> Any:
+        sleep(1.2)
+        return answer(self, *given)
+
+    monkeypatch.setattr(LlamaProvider, "_load", slow_load)
+    monkeypatch.setattr(LlamaProvider, "_generate", slow_answer)
+    context = asking(model, timeout_s=3.5, max_retries=0)
+
+    async def several() -> None:
+        await asyncio.gather(*(context.models.generate(f"Hello {n}", max_tokens=1) for n in range(4)))
+
+    run(several())
+    used = entry(context)
+    assert used["calls"] == 4
+    assert "failed_calls" not in used
+    assert used["wait_s"] >= 4 * 4 + (1 + 2 + 3) * 1.2
+    assert used["first_token_s"] < 3.5

@@ -26,6 +26,13 @@ def test_own_prices_come_first_and_tell_cached_input_apart() -> None:
     assert cost_of(own, "other", Usage(input_tokens=MILLION)) == pytest.approx(5)
 
 
+def test_a_batch_costs_half_by_own_prices_too() -> None:
+    own = provider(prices={"m": {"input": 10, "output": 20}, "free": {"input": 0}})
+    usage = Usage(input_tokens=MILLION, output_tokens=MILLION)
+    assert cost_of(own, "m", usage, batch=True) == pytest.approx(15)
+    assert cost_of(own, "free", usage, batch=True) == 0
+
+
 def test_free_is_a_price() -> None:
     assert cost_of(provider(prices={"*": {"input": 0}}), "m", Usage(input_tokens=5)) == 0
 

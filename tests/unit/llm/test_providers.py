@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flowmason_ray.engine.models import Answer, Audio, Image, Text, Tool, ToolResult, user
+from flowmason_ray.engine.models import Answer, Audio, Image, Models, Text, Tool, ToolResult, user
 from flowmason_ray.errors import PermanentError, StageError, TemporaryError
 from flowmason_ray.testing.llm_server import LlmServer, Turn
 from tests.llm_kit import PROVIDERS, asking, entry, model_server
@@ -48,6 +48,7 @@ def server(serving: LlmServer) -> Iterator[LlmServer]:
     assert serving.unused == 0, "the script was not played to its end"
     serving.lacks.clear()
     serving.headers.clear()
+    serving.page = None
     serving.token_s = serving.wait_s = 0.0
 
 
@@ -214,11 +215,78 @@ def test_retry_after_is_honoured(server: LlmServer, provider: str) -> None:
 def test_a_long_wait_is_left_to_the_stage(server: LlmServer, provider: str) -> None:
     server.fails(429, retry_after="300")
     with pytest.raises(TemporaryError) as found:
-        run(asking(server, provider).models.generate("?"))
+        run(asking(server, provider, default_model="away-for-long").models.generate("?"))
     assert found.value.code == "rate_limited"
     assert found.value.delay is not None
     assert found.value.delay.total_seconds() == 300
     assert len(server.requests) == 1
+
+
+@both
+@pytest.mark.parametrize("max_retries", [0, 2])
+def test_a_long_wait_holds_for_everybody(
+    server: LlmServer, provider: str, max_retries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One learns it, and leaves it to its stage; the others wait for their turn, and nobody else is refused."""
+    monkeypatch.setattr("flowmason_ray.llm.calling.LONGEST_WAIT_S", 0.1)
+    context = asking(
+        server, provider, default_model=f"away-{max_retries}", max_retries=max_retries, limits={"concurrency": 1}
+    )
+    server.fails(429, retry_after="1.5")
+
+    async def many() -> list[Any]:
+        asked = (context.models.generate(f"number {n}") for n in range(6))
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    answers = run(many())
+    refused = [each for each in answers if isinstance(each, TemporaryError)]
+    assert [each.code for each in refused] == ["rate_limited"]
+    assert len(server.requests) == len(answers) == 6
+    first, second, *_ = server.requests
+    assert second.at - first.at >= 1.4
+    assert entry(context)["wait_s"] >= 1.4
+
+
+@both
+def test_time_until_it_is_asked_again_is_no_time_of_the_models(server: LlmServer, provider: str) -> None:
+    context = asking(server, provider, default_model="away-for-a-moment")
+    server.fails(429, retry_after="0.7")
+    run(context.models.generate("?"))
+    assert entry(context)["wait_s"] >= 0.7
+
+
+@both
+@pytest.mark.parametrize("how", ["cancelled", "too slow"])
+def test_what_was_asked_counts_although_nothing_came(server: LlmServer, provider: str, how: str) -> None:
+    """It is read, and paid for, whether we wait for the answer or not."""
+    context = asking(server, provider, max_retries=0, timeout_s=50 if how == "cancelled" else 0.5)
+    server.wait_s = 3
+    asked = "word " * 80
+
+    async def cancel() -> None:
+        task = asyncio.create_task(context.models.generate(asked, max_tokens=1000))
+        while how == "cancelled" and not server.requests:  # noqa: ASYNC110  # the server is another thread
+            await asyncio.sleep(0.01)
+        if how == "cancelled":
+            task.cancel()
+        with pytest.raises((asyncio.CancelledError, TemporaryError)):
+            await task
+        while context.models.usage() is None:  # noqa: ASYNC110  # on a busy machine the call may end a moment later
+            await asyncio.sleep(0.01)
+
+    run(asyncio.wait_for(cancel(), 50))
+    used = entry(context)
+    assert (used["calls"], used["failed_calls"], used["estimated_calls"]) == (1, 1, 1)
+    assert (used["input_tokens"], used["output_tokens"]) == (len(asked) // 4 + 1, 0)
+
+
+@both
+def test_what_was_refused_has_used_nothing(server: LlmServer, provider: str) -> None:
+    context = asking(server, provider, max_retries=0)
+    server.fails(500)
+    with pytest.raises(TemporaryError):
+        run(context.models.generate("?"))
+    assert (entry(context)["input_tokens"], entry(context).get("estimated_calls")) == (0, None)
 
 
 @both
@@ -296,6 +364,61 @@ def test_an_answer_that_takes_too_long_is_stopped(server: LlmServer, provider: s
     assert found.value.code == "provider_timeout"
 
 
+PAGE = "<!doctype html><html><body>Please sign in</body></html>"
+ASKS = ("text", "vectors", "listening", "speaking")
+
+
+def ask_for(what: str, models: Models) -> Any:
+    match what:
+        case "text":
+            return models.generate("?")
+        case "vectors":
+            return models.embed(["a"])
+        case "counting":
+            return models.count_tokens("a")
+        case "listening":
+            return models.transcribe(Audio(data=b"RIFF"))
+        case _:
+            return models.speak("a")
+
+
+@pytest.mark.parametrize(
+    ("provider", "what"),
+    [("anthropic", "text"), ("anthropic", "counting"), *(("openai", what) for what in ASKS)],
+)
+def test_a_page_is_no_answer(server: LlmServer, provider: str, what: str) -> None:
+    """As from a wrong `base_url`, or a proxy that wants a sign-in: with status 200."""
+    server.page = PAGE
+    with pytest.raises(PermanentError, match=r"HTML.*Please sign in.*base_url") as found:
+        run(ask_for(what, asking(server, provider).models))
+    assert found.value.code == "provider_not_understood"
+    assert len(server.requests) == 1
+
+
+def test_a_page_instead_of_an_answer_in_one_piece_is_none(server: LlmServer) -> None:
+    context = asking(server, "openai", default_model="answers-at-once")
+    server.lacks.add("stream_usage")
+    run(context.models.generate("?"))  # says nothing about counts, so it is asked for whole answers from now on
+    server.page = PAGE
+    with pytest.raises(PermanentError) as found:
+        run(context.models.generate("?"))
+    assert found.value.code == "provider_not_understood"
+    assert not server.requests[-1].body.get("stream")
+
+
+@pytest.mark.parametrize("what", ["vectors", "listening"])
+def test_json_that_is_no_answer_is_not_taken_for_one(
+    server: LlmServer, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def respond(_server: LlmServer, _asked: Any, out: Any) -> None:
+        out.send_json({"detail": "nothing here"})
+
+    monkeypatch.setattr("flowmason_ray.testing.llm_dialects.respond", respond)
+    with pytest.raises(TemporaryError, match="not understood") as found:
+        run(ask_for(what, asking(server, "openai", max_retries=0).models))
+    assert found.value.code == "stream_interrupted"
+
+
 @both
 def test_nobody_there_is_an_error(server: LlmServer, provider: str) -> None:
     address = "http://127.0.0.1:9"
@@ -365,6 +488,15 @@ def test_a_setting_that_a_model_has_not_is_left_out_and_told(server: LlmServer, 
     assert [lacking in each.body for each in server.requests] == [True, False, False]
     (warning,) = context.messages("warning")
     assert lacking in warning
+
+
+def test_a_seed_that_the_api_has_not_is_told(server: LlmServer) -> None:
+    context = asking(server, "anthropic", default_model="unseeded")
+    for _ in range(2):
+        run(context.models.generate("?", seed=7))
+    assert not any("seed" in each.body for each in server.requests)
+    (warning,) = context.messages("warning")
+    assert "'seed'" in warning
 
 
 @pytest.mark.parametrize("lacking", ["json_schema", "stream_options", "max_tokens", "tool_choice"])
@@ -446,6 +578,26 @@ def test_the_rate_is_kept(server: LlmServer, provider: str) -> None:
     assert entry(context)["wait_s"] > 0
 
 
+def test_no_more_are_under_way_than_the_service_says_are_left(server: LlmServer) -> None:
+    """It says so with every answer; nothing comes back with time here, so that only this counts."""
+    context = asking(server, "openai", default_model="paced")
+    server.headers = {
+        "x-ratelimit-limit-requests": "60",
+        "x-ratelimit-remaining-requests": "2",
+        "x-ratelimit-reset-requests": "100000s",
+    }
+    run(context.models.generate("how many?"))
+    server.wait_s, server.most_busy = 0.2, 0
+
+    async def many() -> None:
+        await asyncio.gather(*(context.models.generate(f"number {n}") for n in range(8)))
+
+    run(many())
+    assert server.most_busy <= 2
+    assert len(server.requests) == 9
+    assert entry(context)["wait_s"] > 0
+
+
 def test_a_response_that_says_nothing_is_left_stops_the_next(server: LlmServer) -> None:
     context = asking(server, "openai", default_model="limited")
     server.headers = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "500ms"}
@@ -518,4 +670,9 @@ def test_what_may_wait_goes_as_one_batch(server: LlmServer, monkeypatch: pytest.
     assert [a.text for n, a in enumerate(answers) if n != 3] == [f"You said: number {n}" for n in range(30) if n != 3]
     assert isinstance(answers[3], PermanentError)
     assert len([each for each in server.requests if each.path.endswith("/batches")]) == 1
-    assert entry(context)["settings"] == {"priority": "batch"}
+    used = entry(context)
+    assert used["settings"] == {"priority": "batch"}
+    assert used["input_tokens"] > 0
+    assert used["cost_usd"] == pytest.approx(used["input_tokens"] / 2), (
+        "a dollar for a token, and half of it in a batch"
+    )
