@@ -157,7 +157,6 @@ def test_cases_cover_inherited_and_composed_stages(project: Fm) -> None:
     assert {**lines, "more": None} == dict.fromkeys(["x", "y", "more"])  # inherited ones stand in another file
 
 
-@pytest.mark.timeout(120)
 def test_a_composing_run_is_paused_and_resumed(tmp_path: Path) -> None:
     project = Project(tmp_path)
     try:
@@ -171,6 +170,7 @@ def test_a_composing_run_is_paused_and_resumed(tmp_path: Path) -> None:
         (project.root / "whole.pipeline.json").write_text(json.dumps(whole))
         process = project.begin("run", "whole.pipeline.json", "--json")
         project.wait_for_call("one/slow")
+        project.wait_until_recorded()
         assert project.fm("pause", "last").returncode == 0
         _, err = process.communicate(timeout=20)
         assert process.returncode == PAUSED, err

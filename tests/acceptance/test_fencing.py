@@ -24,7 +24,6 @@ def project(tmp_path: Path) -> Iterator[Project]:
     project.close()
 
 
-@pytest.mark.timeout(120)
 def test_a_process_that_was_stopped_and_continued_is_refused(project: Project) -> None:
     stages = (
         stage("slow", "pure", "go"),
@@ -58,7 +57,6 @@ def test_a_process_that_was_stopped_and_continued_is_refused(project: Project) -
     assert called.count("last") == 1
 
 
-@pytest.mark.timeout(120)
 def test_a_process_that_was_stopped_but_not_replaced_goes_on(project: Project) -> None:
     stopped = project.start_with(stage("slow", "pure", "go"), stage("pay", "effectful", "", "slow"))
     project.wait_for_call("slow")
@@ -75,7 +73,6 @@ def test_a_process_that_was_stopped_but_not_replaced_goes_on(project: Project) -
     assert [line.split()[0] for line in project.calls()] == ["slow", "pay"]
 
 
-@pytest.mark.timeout(120)
 def test_of_two_that_take_up_a_run_at_once_one_gets_it(project: Project) -> None:
     killed = project.start_with(stage("slow", "pure", "go"), stage("pay", "effectful", "", "slow"))
     project.wait_for_call("slow")

@@ -301,7 +301,6 @@ def _tokens_of(model: Path, items: int) -> int:
 
 
 @pytest.mark.llama
-@pytest.mark.timeout(240)
 def test_a_thousand_items_over_a_real_model(pipeline: Path) -> None:
     pytest.importorskip("llama_cpp", reason="llama.cpp is not installed: 'make llama' does it", exc_type=ImportError)
     from tests.llama_kit import make_model

@@ -91,7 +91,6 @@ def stage(id: str, kind: str, after: str = "", *depends_on: str) -> dict[str, An
     return {"id": id, "component_type": kind, "config": {"after": after}, "depends_on": list(depends_on)}
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("kind", ["pure", "idempotent"])
 def test_a_paused_run_goes_on_where_it_was(project: Project, kind: str) -> None:
     process = project.start_with(
@@ -121,7 +120,6 @@ def test_a_paused_run_goes_on_where_it_was(project: Project, kind: str) -> None:
     assert project.status() == "succeeded"
 
 
-@pytest.mark.timeout(120)
 def test_an_effect_that_must_not_be_repeated_is_waited_for(project: Project) -> None:
     process = project.start_with(
         stage("pay", "effectful", "go"), stage("slow", "pure", "later"), stage("tell", "effectful", "", "pay")
@@ -146,7 +144,6 @@ def test_an_effect_that_must_not_be_repeated_is_waited_for(project: Project) -> 
     assert called.count("slow") == 2
 
 
-@pytest.mark.timeout(120)
 def test_a_run_that_is_pausing_can_be_cancelled(project: Project) -> None:
     process = project.start_with(stage("pay", "effectful", "never"), stage("slow", "pure", "never"))
     project.wait_for_call("pay")
@@ -160,7 +157,6 @@ def test_a_run_that_is_pausing_can_be_cancelled(project: Project) -> None:
     assert project.status() == "cancelled"
 
 
-@pytest.mark.timeout(120)
 def test_a_paused_run_can_be_cancelled_and_only_then_is_over(project: Project) -> None:
     process = project.start_with(stage("slow", "pure", "never"))
     project.wait_for_call("slow")
@@ -176,7 +172,6 @@ def test_a_paused_run_can_be_cancelled_and_only_then_is_over(project: Project) -
     assert "cancelled" in resumed.stderr
 
 
-@pytest.mark.timeout(120)
 def test_a_loop_goes_on_with_the_items_that_are_left(project: Project) -> None:
     loop = {"items": "{{[0, 1, 2, 3, 4, 5]}}", "loop_stages": ["work"], "max_parallel": 2}
     process = project.start_with(

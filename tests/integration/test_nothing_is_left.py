@@ -125,7 +125,6 @@ def pause(prepared: PreparedRun) -> None:
     prepared.pause()
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("seconds", "last", "act", "status"),
     [(0, 1, None, "succeeded"), (0, -1, None, "failed"), (5, 1, cancel, "cancelled"), (0.3, 1, pause, "succeeded")],
