@@ -57,7 +57,7 @@ def _can_be_written(log: str) -> bool:
     if log.startswith("postgresql"):
         with psycopg.connect(log, autocommit=True) as connection:
             try:
-                connection.execute("SELECT id FROM runs FOR UPDATE NOWAIT")
+                connection.execute("SELECT id FROM flowmason.runs FOR UPDATE NOWAIT")
             except psycopg.errors.LockNotAvailable:
                 return False
         return True
