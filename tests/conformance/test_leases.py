@@ -26,7 +26,9 @@ from flowmason_ray.stores import owners
 from flowmason_ray.stores.blobs import LocalBlobs
 from flowmason_ray.stores.opening import open_store as open_at
 from flowmason_ray.stores.postgres import PostgresRunStore
+from flowmason_ray.stores.postgres_journal import PostgresJournal
 from flowmason_ray.stores.sqlite import SqliteRunStore
+from flowmason_ray.stores.sqlite_journal import SqliteJournal
 from flowmason_ray.testing.conformance.run_stores import begun, new_record, recorded
 from tests.cli_kit import environment
 from tests.processes_kit import WAIT_S, stop_between_commits, wait_until
@@ -249,6 +251,53 @@ def test_nothing_is_begun_on_a_lease_that_may_have_run_out(
         skipped = 500.0
         log.check_lease()  # a run that has ended has no lease to lose
         await log.close()
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("taken", [False, True], ids=["nobody wants it", "it is taken over"])
+def test_a_commit_that_takes_as_long_as_the_lease_is_no_loss_of_it(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch, taken: bool
+) -> None:
+    """The disk stands still while the first two groups are committed: each takes most of the lease that it renews."""
+    skipped, slow, others = 0.0, 2, list[RunLog]()
+    real_clock = owners.clock
+
+    def clock() -> float:
+        return real_clock() + skipped
+
+    def gone(self: owners.Owner) -> bool:
+        return True
+
+    monkeypatch.setattr("flowmason_ray.stores.group_commit.clock", clock)
+    for journal in (SqliteJournal, PostgresJournal):
+
+        def write(self: Any, group: Any, *, renew: bool, really: Any = journal.write) -> None:
+            nonlocal skipped, slow
+            really(self, group, renew=renew)
+            if slow:
+                slow -= 1
+                skipped += 26.0
+                if taken and not slow:
+                    others.append(open_store(600.0).reopen(new_record()))
+
+        monkeypatch.setattr(journal, "write", write)
+
+    async def work() -> None:
+        log = open_store(30.0).create(new_record())
+        log.append(StageStarted(at=1.0, path="a", attempt=1))
+        if taken:
+            monkeypatch.setattr(owners.Owner, "has_gone", gone)
+            with pytest.raises(Fenced, match="taken over"):
+                await log.flush()
+            with pytest.raises(Fenced, match="taken over"):
+                await log.close()
+            await others[0].close()
+        else:
+            await log.flush()
+            assert not slow
+            log.check_lease()
+            await log.close()
 
     asyncio.run(work())
 
