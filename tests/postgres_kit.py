@@ -23,7 +23,7 @@ import pytest
 
 PASSWORD = "loopback-only-password"
 NOBODY = 65534
-_START_S = 40
+_START_S = 100
 
 
 class Server:
@@ -35,6 +35,7 @@ class Server:
         self._settings = tuple(settings)
         self._as_nobody = os.geteuid() == 0
         self.port = _free_port()
+        self._known = False  # whether somebody may have been told the port
         folder.mkdir(parents=True, exist_ok=True)
         secret = folder / "password"
         secret.write_text(PASSWORD)
@@ -51,7 +52,7 @@ class Server:
         who: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if self._as_nobody else {}
         done = subprocess.run(
             [str(self._programs / program), *arguments],
-            cwd=self._folder, capture_output=True, text=True, timeout=60, check=False,
+            cwd=self._folder, capture_output=True, text=True, timeout=120, check=False,
             env={"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", "TZ": "UTC"}, **who,
         )  # fmt: skip
         if check and done.returncode:
@@ -60,6 +61,17 @@ class Server:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
+        try:
+            self._start()
+        except RuntimeError:  # somebody may have taken the port since it was found free
+            if self._known:
+                time.sleep(1)
+            else:
+                self.port = _free_port()
+            self._start()
+        self._known = True
+
+    def _start(self) -> None:
         options = [
             f"-p {self.port}", "-c listen_addresses=127.0.0.1", "-c unix_socket_directories=''",
             # A server that is killed loses nothing by this, only a machine that is.

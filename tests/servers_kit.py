@@ -48,6 +48,19 @@ def redis_server() -> Iterator[str]:
             pytest.fail(message)
         pytest.skip(message)
     folder = Path(tempfile.mkdtemp(prefix="fm-redis-"))
+    try:
+        port, process = _started_redis(program, folder)
+    except RuntimeError:  # somebody may have taken the port since it was found free
+        port, process = _started_redis(program, folder)
+    try:
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        process.kill()
+        process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _started_redis(program: str, folder: Path) -> tuple[int, subprocess.Popen[bytes]]:
     port = free_port()
     process = subprocess.Popen(
         [
@@ -59,11 +72,11 @@ def redis_server() -> Iterator[str]:
     )  # fmt: skip
     try:
         wait_for(port, process)
-        yield f"redis://127.0.0.1:{port}/0"
-    finally:
+    except RuntimeError:
         process.kill()
         process.wait()
-        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return port, process
 
 
 def _redis_program() -> str | None:
@@ -240,8 +253,17 @@ def mail_server(
         options = {"ssl_context": trust} if tls == "implicit" else {"tls_context": trust, "require_starttls": True}
     if login:
         options |= {"authenticator": authenticator, "auth_required": True, "auth_require_tls": tls == "starttls"}
-    controller: Any = cast("Any", Controller)(here, hostname="127.0.0.1", port=here.port, **options)
-    controller.start()
+
+    def started() -> Any:
+        controller: Any = cast("Any", Controller)(here, hostname="127.0.0.1", port=here.port, **options)
+        controller.start()
+        return controller
+
+    try:
+        controller = started()
+    except OSError:  # somebody has taken the port since it was found free
+        here.port = free_port()
+        controller = started()
     try:
         yield here
     finally:

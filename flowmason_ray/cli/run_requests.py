@@ -16,8 +16,9 @@ from flowmason_ray.errors import InvalidCall, InvalidInput, nearest
 if TYPE_CHECKING:
     from flowmason_ray.engine.run_log import RunRecord, RunStore
 
-PATIENCE_S = 15.0
-"""How long is waited for the run to react: it looks for requests twice a second, and stopping stages takes a moment."""
+PATIENCE_S = 60.0
+"""How long is waited for the run to react: it looks for requests twice a second, but stopping stages takes a moment, and a busy
+machine or disk may hold it up for a while."""
 _POLL_S = 0.1
 _RECORDING_S = 1.0
 """How long is waited for a question that is not in the log yet: a person sees it a moment before it is recorded."""

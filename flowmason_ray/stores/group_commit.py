@@ -256,9 +256,14 @@ class CommittingRunLog:
         """Return when everything appended so far is durable, and the lease is ours."""
         if self._error is not None:
             raise self._error
+        if self._committed < self._appended or self._overdue():
+            await self._next_commit()
+        while self._overdue():  # the commit took about as long as the lease that it renewed, which is no reason to lose it
+            await self._next_commit()
+
+    async def _next_commit(self) -> None:
+        """Return when what is queued is committed; the lease was renewed with that if it was overdue before."""
         overdue = self._overdue()
-        if self._committed >= self._appended and not overdue:
-            return
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
         with self._wake:

@@ -11,6 +11,7 @@ import pytest
 from tests.acceptance.test_pause import PAUSED, Project
 from tests.acceptance.test_reuse import WORK, calls, work
 from tests.cli_kit import Fm
+from tests.processes_kit import WAIT_S
 
 BASE: dict[str, Any] = {
     "name": "base",
@@ -157,7 +158,6 @@ def test_cases_cover_inherited_and_composed_stages(project: Fm) -> None:
     assert {**lines, "more": None} == dict.fromkeys(["x", "y", "more"])  # inherited ones stand in another file
 
 
-@pytest.mark.timeout(120)
 def test_a_composing_run_is_paused_and_resumed(tmp_path: Path) -> None:
     project = Project(tmp_path)
     try:
@@ -171,8 +171,9 @@ def test_a_composing_run_is_paused_and_resumed(tmp_path: Path) -> None:
         (project.root / "whole.pipeline.json").write_text(json.dumps(whole))
         process = project.begin("run", "whole.pipeline.json", "--json")
         project.wait_for_call("one/slow")
+        project.wait_until_recorded()
         assert project.fm("pause", "last").returncode == 0
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=WAIT_S)
         assert process.returncode == PAUSED, err
         project.touch("go")
         resumed = project.fm("resume", "last", "--json")

@@ -10,8 +10,6 @@ import pytest
 from tests.git_kit import FILE, Document, Repository
 from tests.stories import at, copies, log, support, without
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:

@@ -21,8 +21,6 @@ from mcp.client.streamable_http import streamable_http_client
 
 from tests.cli_kit import ROOT
 
-pytestmark = pytest.mark.timeout(180)
-
 TOKEN = "a-token-for-tests-0123"
 ENVIRONMENT = {"PYTHONPATH": str(ROOT), "NO_COLOR": "1", "FLOWMASON_MCP_TOKEN": TOKEN}
 

@@ -11,8 +11,6 @@ from flowmason_ray.api import validate
 from tests.git_kit import FILE, Repository
 from tests.stories import PROMPT, Document, at, copies, log, renamed, support, variable, without
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:

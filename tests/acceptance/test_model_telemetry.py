@@ -14,6 +14,7 @@ from flowmason_ray.testing.llm_server import LlmServer
 from tests.cli_kit import command, environment
 from tests.llm_kit import make_project, model_server
 from tests.otlp_kit import Collector, Received, collecting
+from tests.processes_kit import wait_until
 
 pytestmark = pytest.mark.timeout(400)
 CHAT = "chat gpt-test"
@@ -91,6 +92,14 @@ def check(collector: Collector, server: LlmServer, calls: int) -> list[Received]
     ] * len(answered)
     read = sum(each["gen_ai.usage.input_tokens"] for each in answered)
     written = sum(each["gen_ai.usage.output_tokens"] for each in answered)
+    wait_until(  # workers send theirs in their own time
+        lambda: (
+            sum(each.count for each in collector.measured("gen_ai.client.operation.duration")) >= calls
+            and sum(each.count for each in collector.measured("gen_ai.client.token.usage")) >= 2 * len(answered)
+            and sum(each.count for each in collector.measured("gen_ai.server.time_to_first_token")) >= len(answered)
+        ),
+        "not everything is measured",
+    )
     for kind, total in (("input", read), ("output", written)):
         points = [
             p for p in collector.measured("gen_ai.client.token.usage") if p.attributes["gen_ai.token.type"] == kind

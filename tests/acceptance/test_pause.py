@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.processes_kit import ProcessProject
+from flowmason_ray.engine.requests import LISTEN_S
+from tests.processes_kit import WAIT_S, ProcessProject, wait_until
 
 PAUSED = 75
 
@@ -62,16 +65,24 @@ class Project(ProcessProject):
         (self.root / name).touch()
 
     def wait_for_call(self, path: str, times: int = 1) -> None:
-        deadline = time.monotonic() + 40
-        while sum(line.startswith(f"{path} ") for line in self.calls()) < times:
-            assert time.monotonic() < deadline, f"{path} was not called {times} times"
-            time.sleep(0.02)
+        def called() -> bool:
+            return sum(line.startswith(f"{path} ") for line in self.calls()) >= times
+
+        wait_until(called, f"{path} was not called {times} times")
 
     def wait_until_recorded(self) -> None:
         """Wait until the log has what it was told so far: it is at most a moment behind."""
-        deadline = time.monotonic() + 20
-        while self.fm("runs", "show", "last").returncode != 0:
-            assert time.monotonic() < deadline, "the run is not recorded"
+        wait_until(lambda: self.fm("runs", "show", "last").returncode == 0, "the run is not recorded")
+
+    def wait_until_asked(self, kind: str) -> None:
+        """Wait until somebody has asked something of the run, and for a while longer, in which it hears of that."""
+
+        def asked() -> bool:
+            with closing(sqlite3.connect(self.root / ".flowmason" / "runs.db")) as connection:
+                return connection.execute("SELECT 1 FROM requests WHERE kind = ?", (kind,)).fetchone() is not None
+
+        wait_until(asked, f"nobody asks it to {kind}")
+        time.sleep(LISTEN_S + 1)
 
     def status(self) -> str:
         return json.loads(self.fm("runs", "show", "last", "--json").stdout)["status"]
@@ -91,7 +102,6 @@ def stage(id: str, kind: str, after: str = "", *depends_on: str) -> dict[str, An
     return {"id": id, "component_type": kind, "config": {"after": after}, "depends_on": list(depends_on)}
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("kind", ["pure", "idempotent"])
 def test_a_paused_run_goes_on_where_it_was(project: Project, kind: str) -> None:
     process = project.start_with(
@@ -100,7 +110,7 @@ def test_a_paused_run_goes_on_where_it_was(project: Project, kind: str) -> None:
     project.wait_for_call("slow")
     paused = project.fm("pause", "last")
     assert paused.returncode == 0, paused.stderr
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=WAIT_S)
     assert process.returncode == PAUSED, err
     document = json.loads(out)
     assert document["status"] == "paused"
@@ -121,7 +131,6 @@ def test_a_paused_run_goes_on_where_it_was(project: Project, kind: str) -> None:
     assert project.status() == "succeeded"
 
 
-@pytest.mark.timeout(120)
 def test_an_effect_that_must_not_be_repeated_is_waited_for(project: Project) -> None:
     process = project.start_with(
         stage("pay", "effectful", "go"), stage("slow", "pure", "later"), stage("tell", "effectful", "", "pay")
@@ -129,12 +138,12 @@ def test_an_effect_that_must_not_be_repeated_is_waited_for(project: Project) -> 
     project.wait_for_call("pay")
     project.wait_for_call("slow")
     pausing = project.begin("pause", "last")
-    time.sleep(2)  # it would have paused long ago, were it not for the payment
+    project.wait_until_asked("pause")  # it would pause now, were it not for the payment
     assert process.poll() is None, "the payment is under way"
     assert "run_paused" not in project.kinds()
     project.touch("go")
-    assert pausing.wait(timeout=30) == 0
-    process.communicate(timeout=20)
+    assert pausing.wait(timeout=WAIT_S) == 0
+    process.communicate(timeout=WAIT_S)
     assert process.returncode == PAUSED
     assert "tell" not in {line.split()[0] for line in project.calls()}, "nothing new begins"
     project.touch("later")
@@ -146,26 +155,24 @@ def test_an_effect_that_must_not_be_repeated_is_waited_for(project: Project) -> 
     assert called.count("slow") == 2
 
 
-@pytest.mark.timeout(120)
 def test_a_run_that_is_pausing_can_be_cancelled(project: Project) -> None:
     process = project.start_with(stage("pay", "effectful", "never"), stage("slow", "pure", "never"))
     project.wait_for_call("pay")
     project.wait_for_call("slow")
     project.begin("pause", "last")
-    time.sleep(1.5)  # it waits for the payment now
+    project.wait_until_asked("pause")  # it waits for the payment now
     cancelled = project.fm("cancel", "last")
     assert cancelled.returncode == 0, cancelled.stderr
-    process.communicate(timeout=20)
+    process.communicate(timeout=WAIT_S)
     assert process.returncode == 130
     assert project.status() == "cancelled"
 
 
-@pytest.mark.timeout(120)
 def test_a_paused_run_can_be_cancelled_and_only_then_is_over(project: Project) -> None:
     process = project.start_with(stage("slow", "pure", "never"))
     project.wait_for_call("slow")
     assert project.fm("pause", "last").returncode == 0
-    process.communicate(timeout=20)
+    process.communicate(timeout=WAIT_S)
     assert "paused" in project.fm("pause", "last").stderr
     cancelled = project.fm("cancel", "last")
     assert cancelled.returncode == 0, cancelled.stderr
@@ -176,7 +183,6 @@ def test_a_paused_run_can_be_cancelled_and_only_then_is_over(project: Project) -
     assert "cancelled" in resumed.stderr
 
 
-@pytest.mark.timeout(120)
 def test_a_loop_goes_on_with_the_items_that_are_left(project: Project) -> None:
     loop = {"items": "{{[0, 1, 2, 3, 4, 5]}}", "loop_stages": ["work"], "max_parallel": 2}
     process = project.start_with(
@@ -186,7 +192,7 @@ def test_a_loop_goes_on_with_the_items_that_are_left(project: Project) -> None:
     project.wait_for_call("each[3]/work")
     project.wait_for_call("each[4]/work")
     assert project.fm("pause", "last").returncode == 0
-    process.communicate(timeout=20)
+    process.communicate(timeout=WAIT_S)
     project.touch("go")
     assert project.fm("resume", "last").returncode == 0
     called = sorted(line.split()[0] for line in project.calls())

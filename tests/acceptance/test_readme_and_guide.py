@@ -149,7 +149,6 @@ def open_page(tmp_path: Path, **environment: str) -> Page:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
-@pytest.mark.timeout(180)
 def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
     opened = open_page(tmp_path)
     for block in blocks(page):

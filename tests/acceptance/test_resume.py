@@ -6,14 +6,13 @@ import json
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.processes_kit import ProcessProject
+from tests.processes_kit import WAIT_S, ProcessProject, wait_until
 
 COMPONENTS = """
 import time
@@ -26,7 +25,7 @@ from flowmason_ray import operator
 
 class In(BaseModel):
     name: str
-    seconds: float = 0
+    after: str = ""
 
 
 class Out(BaseModel):
@@ -36,7 +35,8 @@ class Out(BaseModel):
 def note(input, context):
     with open(context.project_dir / "calls.txt", "a") as file:
         file.write(f"{context.path} {context.attempt} {context.idempotency_key}\\n")
-    time.sleep(input.seconds)
+    while input.after and not (context.project_dir / input.after).exists():
+        time.sleep(0.01)
 
 
 @operator(effect="pure")
@@ -54,27 +54,25 @@ class Pay:
 
     def execute(self, input, context):
         first = not (context.project_dir / "calls.txt").exists()
-        note(In(name=input.name, seconds=input.seconds if first else 0), context)
+        note(In(name=input.name, after=input.after if first else ""), context)
         return Out(name=input.name)
 """
 
 
 class Project(ProcessProject):
-    """A project in which runs are killed."""
+    """A project in which runs are killed. A stage waits until the file exists that it is told."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root, COMPONENTS)
 
     def kill_when(self, process: subprocess.Popen[str], kind: str, path: str) -> None:
         """Kill a run's process as soon as an event is in its log."""
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
+
+        def recorded() -> bool:
             events = [json.loads(line) for line in self.fm("runs", "events", "last").stdout.splitlines()]
-            if any(e["kind"] == kind and e.get("path") == path for e in events):
-                break
-            time.sleep(0.05)
-        else:
-            pytest.fail(f"no {kind} of {path}")
+            return any(e["kind"] == kind and e.get("path") == path for e in events)
+
+        wait_until(recorded, f"no {kind} of {path}")
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
 
@@ -103,7 +101,7 @@ def loop(**config: Any) -> list[dict[str, Any]]:
         {
             "id": "slow",
             "component_type": "work",
-            "config": {"name": "{{item}}", "seconds": "{{0.1 if index < 2 else 3}}"},
+            "config": {"name": "{{item}}", "after": "{{'' if index < 2 else 'go'}}"},
         },
     ]
 
@@ -115,6 +113,7 @@ def test_a_killed_loop_goes_on_with_the_item_that_was_in_flight(project: Project
     project.kill_when(process, "stage_started", "each[2]/slow")
     before = project.calls()
     assert "interrupted" in project.fm("runs", "list").stdout
+    (project.root / "go").touch()
     done = project.fm("resume", "last", "--json")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
@@ -137,11 +136,10 @@ def test_a_question_outlives_the_process_that_asked(project: Project):
     process = project.start([ask], output={"answer": "{{stages.ask.data}}"})
     project.kill_when(process, "approval_requested", "ask")
     resumed = project.begin("resume", "last", "--json")
-    deadline = time.monotonic() + 30
-    answered = project.fm("runs", "answer", "last", "ask", "--data", "42")
-    while answered.returncode and time.monotonic() < deadline:
-        answered = project.fm("runs", "answer", "last", "ask", "--data", "42")
-    out, err = resumed.communicate(timeout=40)
+    wait_until(
+        lambda: project.fm("runs", "answer", "last", "ask", "--data", "42").returncode == 0, "the answer is not taken"
+    )
+    out, err = resumed.communicate(timeout=WAIT_S)
     assert resumed.returncode == 0, err
     assert json.loads(out)["output"] == {"answer": 42}
 
@@ -150,7 +148,7 @@ def test_a_question_outlives_the_process_that_asked(project: Project):
     ("decision", "code", "status"), [("retry", 0, "succeeded"), ("skip", 0, "skipped"), ("fail", 1, "failed")]
 )
 def test_an_effect_in_doubt_is_never_repeated_silently(project: Project, decision: str, code: int, status: str):
-    pay = {"id": "pay", "component_type": "pay", "config": {"name": "x", "seconds": 30}}
+    pay = {"id": "pay", "component_type": "pay", "config": {"name": "x", "after": "go"}}
     process = project.start([pay])
     project.kill_when(process, "stage_started", "pay")
     asked = project.fm("resume", "last")
@@ -158,6 +156,7 @@ def test_an_effect_in_doubt_is_never_repeated_silently(project: Project, decisio
     assert "'pay'" in asked.stderr
     assert "--in-doubt retry" in asked.stderr
     before = len(project.calls())
+    (project.root / "go").touch()
     done = project.fm("resume", "last", "--in-doubt", decision, "--json")
     assert done.returncode == code, done.stderr
     document = json.loads(done.stdout)
@@ -179,9 +178,7 @@ def test_a_changed_pipeline_is_refused(project: Project):
 
 def test_a_run_that_is_alive_cannot_be_taken_over(project: Project):
     project.start(loop())
-    deadline = time.monotonic() + 20
-    while "running" not in project.fm("runs", "list").stdout and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: "running" in project.fm("runs", "list").stdout, "the run does not begin")
     refused = project.fm("resume", "last")
     assert refused.returncode == 2
     assert "is running" in refused.stderr

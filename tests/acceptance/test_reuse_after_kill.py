@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.test_resume import Project
+from tests.processes_kit import WAIT_S
 
 
 @pytest.fixture
@@ -26,20 +27,21 @@ def stage(id: str, component: str, name: str, **config: Any) -> dict[str, Any]:
 def test_the_past_outlives_the_process_that_read_it(project: Project) -> None:
     first = [
         stage("pay", "pay", "x"),
-        stage("slow", "work", "{{ stages.pay.name }}", seconds="{{ none }}"),  # not a number: it fails
+        stage("slow", "work", "{{ stages.pay.name }}", after="{{ none }}"),  # not a text: it fails
         stage("pay_again", "pay", "{{ stages.slow.name }}"),
     ]
     process = project.start(first)
-    process.communicate(timeout=50)
+    process.communicate(timeout=WAIT_S)
     assert process.returncode == 1
     paid = project.calls()
     assert [line.split()[0] for line in paid] == ["pay"]
-    slow = stage("slow", "work", "{{ stages.pay.name }}", seconds=9)
+    slow = stage("slow", "work", "{{ stages.pay.name }}", after="go")
     file = project.root / "p.pipeline.json"
     file.write_text(json.dumps({"name": "p", "stages": [first[0], slow, first[2]]}))
     going_on = project.begin("resume", "last", "--pipeline", str(file), "--json")
     project.kill_when(going_on, "stage_reused", "pay")
     before = len(project.calls())
+    (project.root / "go").touch()
     done = project.fm("resume", "last", "--json")
     assert done.returncode == 0, done.stdout
     assert [line.split()[0] for line in project.calls()[before:]] == ["slow", "pay_again"]
@@ -51,7 +53,7 @@ def test_the_past_outlives_the_process_that_read_it(project: Project) -> None:
 
 
 def test_an_interrupted_run_is_superseded_and_left_alone_from_then_on(project: Project) -> None:
-    process = project.start([stage("a", "work", "x"), {**stage("b", "work", "y", seconds=20), "depends_on": ["a"]}])
+    process = project.start([stage("a", "work", "x"), {**stage("b", "work", "y", after="never"), "depends_on": ["a"]}])
     project.kill_when(process, "stage_started", "b")
     file = project.root / "p.pipeline.json"
     file.write_text(json.dumps({"name": "p", "stages": [stage("a", "work", "x"), stage("b", "work", "z")]}))

@@ -95,7 +95,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-@pytest.mark.timeout(120)
 def test_a_run_whose_disk_was_full_goes_on_when_there_is_room(small_disk: Path, tmp_path: Path) -> None:
     project = tmp_path / "project"
     project.mkdir()

@@ -75,7 +75,7 @@ def test_ray_actors(scenario: Scenario, ray_cluster: str, tmp_path: Path, monkey
 def test_ray_tasks_leave_nothing(ray_cluster: str, tmp_path: Path) -> None:
     asyncio.run(check_nothing_is_left(_ray_executor, project_dir=tmp_path, rounds=2))
     ray: Any = importlib.import_module("ray")
-    total, until = ray.cluster_resources()["CPU"], monotonic() + 10
+    total, until = ray.cluster_resources()["CPU"], monotonic() + 60
     while ray.available_resources().get("CPU", 0) != total and monotonic() < until:
         sleep(0.1)
     assert ray.available_resources()["CPU"] == total

@@ -16,7 +16,7 @@ from flowmason_ray.engine.events import Event, StageLogged, StageSucceeded
 from flowmason_ray.engine.executor import Deliver, RunInfo
 from flowmason_ray.engine.executors.in_process import InProcessExecutor
 from flowmason_ray.engine.scope import Scope
-from flowmason_ray.testing.conformance import Capability, NotCapable, check, scenarios
+from flowmason_ray.testing.conformance import Capability, NotCapable, check, checking, scenarios
 
 BY_NAME = {scenario.name: scenario for scenario in scenarios()}
 
@@ -74,10 +74,26 @@ class Confusing(InProcessExecutor):
     ],
 )
 def test_an_executor_that_does_not_conform_is_found(
-    make: Callable[[], InProcessExecutor], name: str, tmp_path: Path
+    make: Callable[[], InProcessExecutor], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(checking, "TRIES", 2)
     with pytest.raises(AssertionError, match=f"{name}: (?s:.*)The run: "):
         asyncio.run(check(BY_NAME[name], make, project_dir=tmp_path))
+
+
+def test_a_machine_that_was_busy_once_is_no_fault_of_the_executor(tmp_path: Path) -> None:
+    delays = iter([2.5, 0.0, 0.0, 0.0, 0.0])
+
+    class SlowOnce(InProcessExecutor):
+        def cancel(self, command: CancelStage) -> None:
+            asyncio.get_running_loop().call_later(self.delay_s, super().cancel, command)
+
+        def open(self, run: RunInfo, deliver: Deliver) -> None:
+            super().open(run, deliver)
+            self.delay_s = next(delays)
+
+    asyncio.run(check(BY_NAME["a_cancelled_loop_stops_its_items"], SlowOnce, project_dir=tmp_path))
+    assert len(list(delays)) < 4, "it was run again"
 
 
 def test_what_an_executor_need_not_have_is_skipped(tmp_path: Path) -> None:

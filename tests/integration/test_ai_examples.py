@@ -172,7 +172,6 @@ def test_an_edited_prompt_goes_where_its_stage_goes(project: Path, server: LlmSe
 
 
 @pytest.mark.llama
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize("name", NAMES)
 def test_an_ai_example_runs_on_a_tiny_model(project: Path, name: str):
     pytest.importorskip("llama_cpp", reason="llama.cpp is not installed: 'make llama' does it", exc_type=ImportError)

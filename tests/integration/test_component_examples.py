@@ -30,7 +30,6 @@ PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgG
 __all__ = ["server"]  # a fixture
 
 REGISTRY = Registry(entry_points=False)
-pytestmark = pytest.mark.timeout(180)  # the first of them also wait for their servers
 
 
 ASK_MODELS = {"text", "audio", "vision"}

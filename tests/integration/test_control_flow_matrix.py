@@ -77,7 +77,6 @@ def test_three_deep(outer: str, middle: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("outer", CONSTRUCTS)
 def test_the_same_on_ray_with_every_leaf_on_a_worker(outer: str, ray_cluster: str, tmp_path: Path) -> None:
     for inner in CONSTRUCTS:

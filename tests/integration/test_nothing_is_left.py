@@ -22,6 +22,7 @@ from flowmason_ray.engine.events import Event, StageStarted
 from flowmason_ray.errors import PermanentError
 from flowmason_ray.resuming import prepare_resume
 from flowmason_ray.wiring import open_workspace
+from tests.processes_kit import WAIT_S, wait_until
 
 
 class _In(BaseModel):
@@ -70,9 +71,19 @@ def held() -> tuple[set[str], list[str], set[str]]:
 
 def settled(before: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return what is held as soon as it is what was held before, at the latest after a while."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + WAIT_S
     while (now := held()) != before and time.monotonic() < deadline:
         time.sleep(0.05)
+    return now
+
+
+def settled_down() -> tuple[set[str], list[str], set[str]]:
+    """Return what is held when nothing more of it goes."""
+    last: Any = None
+    deadline = time.monotonic() + WAIT_S
+    while (now := held()) != last and time.monotonic() < deadline:
+        last = now
+        time.sleep(1)
     return now
 
 
@@ -125,17 +136,16 @@ def pause(prepared: PreparedRun) -> None:
     prepared.pause()
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("seconds", "last", "act", "status"),
-    [(0, 1, None, "succeeded"), (0, -1, None, "failed"), (5, 1, cancel, "cancelled"), (0.3, 1, pause, "succeeded")],
+    [(0, 1, None, "succeeded"), (0, -1, None, "failed"), (1, 1, cancel, "cancelled"), (0.3, 1, pause, "succeeded")],
     ids=["succeeded", "failed", "cancelled", "paused and resumed"],
 )
 def test_a_run_leaves_nothing_behind(tmp_path: Path, seconds: float, last: int, act: Act | None, status: str) -> None:
     (tmp_path / "flowmason.json").write_text("{}")
     document = pipeline(seconds, last)
     assert play(tmp_path, document, act) == status  # what is imported and opened once, is
-    before = held()
+    before = settled_down()
     for _ in range(3):
         assert play(tmp_path, document, act) == status
     assert settled(before) == before
@@ -148,12 +158,15 @@ def test_a_run_on_ray_gives_the_cluster_back(tmp_path: Path, ray_cluster: str, a
     ray: Any = importlib.import_module("ray")
     (tmp_path / "flowmason.json").write_text("{}")
     assert play(tmp_path, pipeline(0.4, 1), act, on="ray") == status
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + WAIT_S
     while (free := ray.available_resources().get("CPU")) != ray.cluster_resources()["CPU"]:
         assert time.monotonic() < deadline, f"{free} CPUs are free"
         time.sleep(0.2)
-    lasting = [thread.name for thread in threading.enumerate() if thread.name.startswith("flowmason-")]
-    assert lasting == [], "ours have ended; Ray's stay with Ray"
+
+    def lasting() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if thread.name.startswith("flowmason-")]
+
+    wait_until(lambda: not lasting(), "ours have to end; Ray's stay with Ray")
 
 
 @pytest.mark.parametrize(
@@ -173,6 +186,9 @@ def test_no_task_is_cancelled_before_it_has_settled(
 
     monkeypatch.setattr(module.Call, "cancel", watched)
     (tmp_path / "flowmason.json").write_text("{}")
-    assert play(tmp_path, pipeline(0.4, 1), act, on="ray") == status
+    for seconds in (0.4, 2, 8):  # a busy machine may be so late that nothing is under way any more
+        assert play(tmp_path, pipeline(seconds, 1), act, on="ray") == status
+        if ages:
+            break
     assert ages
     assert min(ages) >= 0.2

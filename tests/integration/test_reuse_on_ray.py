@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import pytest
 from pydantic import BaseModel
 
 from flowmason_ray.api import PreparedRun, Reuse, RunResult
@@ -79,7 +78,6 @@ STAGES: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.timeout(180)
 def test_fingerprints_are_the_same_and_results_are_taken_over(ray_cluster: str, tmp_path: Path) -> None:
     store = SqliteRunStore(tmp_path / "runs.db", LocalBlobs(tmp_path / "blobs"))
 

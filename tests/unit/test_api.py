@@ -68,7 +68,7 @@ NAP = pipeline(stage("nap", "naps"))
 def nothing_leaks() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while (left := set(threading.enumerate()) - before) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert [t.name for t in left] == []
@@ -353,8 +353,13 @@ def test_a_timeout_around_a_run_stops_it() -> None:
     store = MemoryRunStore()
 
     async def main() -> None:
-        async with asyncio.timeout(0.05):
-            await arun(NAP, components=[Naps], store=store)
+        async with asyncio.timeout(None) as limit:
+
+            def see(event: Event) -> None:
+                if isinstance(event, StageStarted):  # the time is up as soon as the stage is under way
+                    limit.reschedule(asyncio.get_running_loop().time())
+
+            await arun(NAP, components=[Naps], store=store, observers=[see])
 
     with pytest.raises(TimeoutError):
         asyncio.run(main())
@@ -365,35 +370,34 @@ def test_cancelling_the_task_twice_lets_go_at_once(tmp_path: Path) -> None:
     store = SqliteRunStore(tmp_path / "r.db")
 
     async def main() -> None:
-        begun = asyncio.Event()
-
-        def see(event: Event) -> None:
-            if isinstance(event, StageStarted):
-                begun.set()
-
         spec = pipeline(stage("s", "stubborn"))
-        task = asyncio.create_task(arun(spec, components=[Stubborn], store=store, observers=[see]))
-        await begun.wait()
-        await asyncio.sleep(0.05)
+        task = asyncio.create_task(arun(spec, components=[Stubborn], store=store))
+        assert await asyncio.to_thread(Stubborn.begun.wait, 60)
         task.cancel()
         await asyncio.sleep(0.05)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await asyncio.wait_for(asyncio.shield(task), 5)
+            await asyncio.wait_for(asyncio.shield(task), 60)
 
-    asyncio.run(main())
+    try:
+        asyncio.run(main())
+    finally:
+        Stubborn.let_go.set()
 
 
 @operator(name="stubborn", effect="pure")
 class Stubborn:
-    """Sits in a C call for a while."""
+    """Sits in a call that cannot be interrupted, until it is let go."""
+
+    begun, let_go = threading.Event(), threading.Event()
 
     class Input(BaseModel): ...
 
     class Output(BaseModel): ...
 
     def execute(self, input: Input, context: Context) -> Output:
-        time.sleep(0.4)
+        self.begun.set()
+        self.let_go.wait()
         return self.Output()
 
 

@@ -32,6 +32,8 @@ PASSWORD = "correct horse"
 REGION = "eu-north-1"
 LONGEST_S = 120.0
 """After this a scenario has not ended: generous, because an executor may have to start workers."""
+TRIES = 5
+"""How often a scenario is run that took too long: a busy machine may hold up any of them, but an executor that is slow always is."""
 
 
 class Capability(StrEnum):
@@ -43,6 +45,10 @@ class Capability(StrEnum):
     """A component that ends its process ends one attempt, not the run."""
     ENDS_C_CALLS = "ends_c_calls"
     """Stops a call that Python cannot interrupt for real."""
+
+
+class TooSlow(AssertionError):
+    """A scenario took longer than it may: raised by its judge before anything else is judged. It is tried again (`TRIES`)."""
 
 
 class NotCapable(Exception):
@@ -85,7 +91,7 @@ class Scenario:
     name: str
     pipeline: Mapping[str, Any]
     judge: Callable[[Outcome], None]
-    """Raises AssertionError."""
+    """Raises AssertionError; `TooSlow` when nothing but the time that it took is wrong, as far as it has looked."""
     input: Mapping[str, Any] = field(default_factory=dict[str, Any])
     needs: frozenset[Capability] = frozenset()
     cancel_when: Callable[[Event], bool] | None = None
@@ -174,12 +180,19 @@ async def check(
     missing = scenario.needs - capabilities
     if missing:
         raise NotCapable(f"{scenario.name} needs: {', '.join(sorted(missing))}")
-    outcome = await run_scenario(scenario, make_executor, project_dir)
-    try:
-        scenario.judge(outcome)
-    except AssertionError as exc:
-        said = f"{outcome.status}, output {outcome.output!r:.500}, failure {outcome.failure}, {outcome.statuses()}"
-        raise AssertionError(f"{scenario.name}: {exc}\nThe run: {said}") from exc
+    for again in range(1, TRIES + 1):
+        outcome = await run_scenario(scenario, make_executor, project_dir)
+        try:
+            scenario.judge(outcome)
+            return
+        except AssertionError as exc:
+            if not isinstance(exc, TooSlow) or again == TRIES:
+                said = (
+                    f"{outcome.status}, output {outcome.output!r:.500}, failure {outcome.failure}, {outcome.statuses()}"
+                )
+                raise AssertionError(f"{scenario.name}: {exc}\nThe run: {said}") from exc
+        project_dir = project_dir / "again"  # marks of a run that was stopped late shall not be found by the next
+        project_dir.mkdir()
 
 
 async def check_nothing_is_left(make_executor: Callable[[], Executor], *, project_dir: Path, rounds: int = 5) -> None:
@@ -193,17 +206,17 @@ async def check_nothing_is_left(make_executor: Callable[[], Executor], *, projec
     chosen = [s for s in scenarios() if s.name in ("fan_out_and_in", "a_cancelled_run_ends_within_a_second")]
     for scenario in chosen:
         await run_scenario(scenario, make_executor, project_dir)
-    before = await _settled(0)
+    before = await _settled(0, within_s=2)
     for _ in range(rounds):
         for scenario in chosen:
             await run_scenario(scenario, make_executor, project_dir)
-    after = await _settled(before)
+    after = await _settled(before, within_s=60)
     assert after <= before, f"{after} threads and tasks after {rounds} more runs, {before} before them"
 
 
-async def _settled(goal: int) -> int:
-    """Return how many threads and tasks there are, once they are as few as `goal` or two seconds have passed."""
-    until = monotonic() + 2
+async def _settled(goal: int, *, within_s: float) -> int:
+    """Return how many threads and tasks there are, once they are as few as `goal` or the time has passed."""
+    until = monotonic() + within_s
     while True:
         count = threading.active_count() + len(asyncio.all_tasks())
         if count <= goal or monotonic() > until:

@@ -43,7 +43,7 @@ STORE_CHECKS: dict[str, Check] = {}
 """Every check by what it shows."""
 
 FAILURE = Failure(code="boom", message="it broke", stage="a", details={"n": 1})
-PATIENCE_S = 10.0
+PATIENCE_S = 45.0
 """How long something is waited for that should be there at once."""
 
 

@@ -27,6 +27,7 @@ def scenario(
     needs: Sequence[Capability] = (),
     input: Mapping[str, Any] | None = None,
     cancel_when: Callable[[Event], bool] | None = None,
+    soon: Callable[[Outcome], None] | None = None,
     **keys: Any,
 ) -> Scenario:
     """Return a scenario.
@@ -41,10 +42,13 @@ def scenario(
         needs: The capabilities that it needs.
         input: The run's input.
         cancel_when: When to cancel the run.
+        soon: Judges first, by the time that it took; raises `TooSlow`.
         keys: More fields of the pipeline.
     """
 
     def judge_all(outcome: Outcome) -> None:
+        if soon is not None:
+            soon(outcome)
         if fails is not None:
             assert outcome.failure is not None, "it had to fail"
             assert outcome.failure.code == fails, f"{outcome.failure.code!r} is not {fails!r}"

@@ -23,7 +23,7 @@ from flowmason_ray.testing.context import RecordingContext
 from tests.amqp_kit import USER, Broker, rabbitmq
 from tests.servers_kit import PASSWORD, free_port
 
-pytestmark = [pytest.mark.amqp, pytest.mark.timeout(180), pytest.mark.xdist_group("amqp")]  # one broker
+pytestmark = [pytest.mark.amqp, pytest.mark.xdist_group("amqp")]  # one broker
 WRONG = "wrong-password"
 
 

@@ -20,7 +20,6 @@ from tests.retrieval_kit import is_completion, server
 
 __all__ = ["server"]
 
-pytestmark = pytest.mark.timeout(240)
 
 EXAMPLES = (
     "document_reader", "chunker", "index_documents", "retriever", "knowledge_query", "policy_lookup", "rule_checker",

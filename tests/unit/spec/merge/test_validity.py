@@ -109,7 +109,6 @@ def test_every_edit_alone_is_valid(name: str) -> None:
     assert [problem for problem in validate(made(name)) if problem.severity == "error"] == []
 
 
-@pytest.mark.timeout(180)
 def test_every_pair_of_edits_is_valid_or_a_conflict_that_can_be_decided(planner: Validator) -> None:
     semantic: dict[str, str] = {}
     for one, other in combinations(EDITS, 2):
