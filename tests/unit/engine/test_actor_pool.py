@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import BaseModel
 from ray.exceptions import RayActorError
 
@@ -35,14 +37,15 @@ class Nothing(BaseModel):
 class Remote:
     """A method of an actor: what it returns is told apart by its name."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, handle: Handle, name: str) -> None:
+        self._handle = handle
         self._name = name
 
     def options(self, **_: Any) -> Remote:
         return self
 
-    def remote(self, *_: Any) -> tuple[Remote, str]:
-        return self, self._name
+    def remote(self, *_: Any) -> tuple[Handle, str]:
+        return self._handle, self._name
 
 
 class Handle:
@@ -50,7 +53,7 @@ class Handle:
 
     def __init__(self) -> None:
         for name in ("set_up", "run", "stop", "take", "tear_down", "watch"):
-            setattr(self, name, Remote(name))
+            setattr(self, name, Remote(self, name))
 
 
 class Cluster:
@@ -62,7 +65,9 @@ class Cluster:
         self.now = 1000.0
         self.killed: list[Any] = []
         self.outcomes: list[tuple[Call, Outcome]] = []
+        self.watched: list[Call] = []
         self._setups: list[Callable[[Any], None]] = []
+        self._deaths: dict[Handle, Callable[[Any], None]] = {}
 
     def monotonic(self) -> float:
         return self.now
@@ -81,9 +86,11 @@ class Cluster:
     def make(self, concurrency: int, options: Mapping[str, Any], reference: Any) -> Handle:
         return Handle()
 
-    def when_done(self, reference: tuple[Remote, str], then: Callable[[Any], None]) -> None:
+    def when_done(self, reference: tuple[Handle, str], then: Callable[[Any], None]) -> None:
         if reference[1] == "set_up":
             self._setups.append(then)
+        elif reference[1] == "watch":
+            self._deaths[reference[0]] = then
 
     def see_off(self, pool: Pool, actor: Actor) -> None:
         actor.kill()
@@ -98,7 +105,8 @@ class Cluster:
 
     def told(self, *_: Any) -> None: ...
 
-    def watch(self, call: Call) -> None: ...
+    def watch(self, call: Call) -> None:
+        self.watched.append(call)
 
     def tick(self) -> None: ...
 
@@ -109,6 +117,24 @@ class Cluster:
         ending, self._setups = self._setups, []
         for then, ready in zip(ending, how, strict=True):
             then(ready)
+
+    def setup(self, how: Ready) -> None:
+        """End the oldest setup, if there is one."""
+        if self._setups:
+            self._setups.pop(0)(how)
+
+    def arrive(self, pool: Pool, call: Call, outcome: Outcome) -> None:
+        """Have a call's report come back."""
+        self.watched.remove(call)
+        pool.arrived(call, outcome)
+
+    def bury(self, pool: Pool) -> None:
+        """Have the calls of actors that were killed come back, and say that those are gone."""
+        for call in [call for call in self.watched if call.actor is not None and call.actor.handle in self.killed]:
+            self.arrive(pool, call, RayActorError())
+        for handle in self.killed:
+            if handle in self._deaths:
+                self._deaths.pop(handle)(RayActorError())
 
     @property
     def settled(self) -> bool:
@@ -322,3 +348,54 @@ def test_the_last_ones_go_when_others_have_waited_for_a_while(cluster: Cluster) 
         return left
 
     assert asyncio.run(play()) == [1, 1, 1, 1, 1, 0]
+
+
+STEPS = st.sampled_from(["submit", "ready", "failed", "done", "dies", "stuck", "tick", "idle"])
+
+
+@given(
+    st.builds(Actors, min=st.integers(0, 2), max=st.integers(2, 3), concurrency=st.integers(1, 2)),
+    st.lists(st.tuples(STEPS, st.integers(0, 9)), max_size=30),
+)
+@settings(max_examples=300)
+def test_whatever_happens_every_call_ends(bounds: Actors, steps: list[tuple[str, int]]) -> None:
+    cluster = Cluster()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray_actors, "_ray", cluster)
+        patch.setattr(ray_actors, "monotonic", cluster.monotonic)
+        pool = pool_of(cluster, min=bounds.min, max=bounds.max, concurrency=bounds.concurrency)
+        calls: list[Call] = []
+        stuck: set[Call] = set()
+        for step, number in steps:
+            able = [call for call in cluster.watched if call not in stuck]
+            call = able[number % len(able)] if able else None
+            if step == "submit":
+                calls += submit(pool, cluster)
+            elif step in ("ready", "failed"):
+                cluster.setup(READY if step == "ready" else FAILED)
+            elif step == "tick":
+                cluster.now += number
+                pool.tick()
+            elif step == "idle":
+                for _, actor in pool.yielding()[:1]:
+                    pool.give_way(actor)
+            elif call is not None and call.actor is not None:
+                if step == "done":
+                    cluster.arrive(pool, call, DONE)
+                elif step == "dies":
+                    cluster.killed.append(call.actor.handle)
+                else:
+                    stuck.add(call)
+                    pool.cancel(call, force=True)
+            cluster.bury(pool)
+            most = bounds.max or 0
+            assert sum(actor.state in ("starting", "ready") for actor in pool.actors) <= most
+        for _ in range(3 * len(calls) + 3):
+            cluster.setup(READY)
+            for call in [call for call in cluster.watched if call not in stuck]:
+                cluster.arrive(pool, call, DONE)
+            cluster.bury(pool)
+            cluster.now += ray_actors.PAUSE_AFTER_FAILURE_S
+            pool.tick()
+        assert {call for call, _ in cluster.outcomes} == set(calls)
+        assert len(cluster.outcomes) == len(calls), "each of them once"
