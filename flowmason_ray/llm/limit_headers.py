@@ -106,7 +106,10 @@ class Pace:
         others = max(0, self._under_way - 1)  # the service may not know of these yet
         share = others / self._under_way if self._under_way else 0.0
         for told in _all_told(headers, wall):
-            if told.kind not in _PACED or told.limit is None or told.limit <= 0 or told.whole_s <= 0:
+            if told.kind not in _PACED or told.limit is None or told.limit <= 0:
+                continue
+            if told.whole_s <= 0:  # it is whole
+                self._left.pop(told.kind, None)
                 continue
             left = min(told.left, told.limit)
             level = left - (others if told.kind == "requests" else self._tokens * share)

@@ -127,6 +127,13 @@ def test_those_on_their_way_are_counted() -> None:
     assert pace.missing_s(0) == pytest.approx(1)
 
 
+def test_a_limit_that_is_whole_again_holds_nobody_up() -> None:
+    pace = paced(Clock(), openai("requests", 60, 0, "57s"))
+    assert pace.missing_s(0) > 0
+    pace.told(openai("requests", 60, 60, "0s"), lambda: 0.0)
+    assert pace.missing_s(0) == 0
+
+
 def test_tokens_are_paced_too_and_more_than_there_ever_is_goes_when_all_is_there() -> None:
     anthropic = {
         "anthropic-ratelimit-tokens-limit": "10000",
