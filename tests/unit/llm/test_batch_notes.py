@@ -40,18 +40,25 @@ def ask(server: LlmServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> A
         if not again:
             close_hub()
 
+        waiting = set(words)
+
         async def collect(self: Any) -> None:
-            """Wait for all of them, however long a busy machine takes; when a batch fails they all come again."""
-            while len(self._collecting) < len(words):  # noqa: ASYNC110  # nothing tells when one more has come
+            """Wait for all that have no answer yet, however long a busy machine takes: when a batch breaks off they come again."""
+            while len(self._collecting) < len(waiting):  # noqa: ASYNC110  # nothing tells when one more has come
                 await asyncio.sleep(0.01)
             self._send()
 
         monkeypatch.setattr(anthropic_batches.Batches, "_collect", collect)
         context = replace(asking(server, "anthropic", said={"priority": "batch"}, **more), project_dir=tmp_path)
 
+        async def one(word: str) -> Any:
+            try:
+                return await _as_stage(context, word).models.generate(f"{prefix} {word}")
+            finally:
+                waiting.discard(word)
+
         async def all_of_them() -> list[Any]:
-            each = (_as_stage(context, word).models.generate(f"{prefix} {word}") for word in words)
-            return await asyncio.gather(*each, return_exceptions=True)
+            return await asyncio.gather(*map(one, words), return_exceptions=True)
 
         return [getattr(each, "text", each) for each in asyncio.run(asyncio.wait_for(all_of_them(), 120))]
 
