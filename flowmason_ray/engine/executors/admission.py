@@ -369,11 +369,6 @@ class Admission:
         self._known = (monotonic(), self._ask())  # before anything is refused it is looked at anew
         return missing_together(wanted, self._known[1])
 
-    def gang_cores(self) -> float:
-        """Return how many CPU cores the largest gang asks for that waits for room; 0: there is none."""
-        waiting = (room.wanted for room in self._gangs.values() if not room.ready)
-        return max((sum(bundle.amounts.get("CPU", 0.0) for bundle in wanted) for wanted in waiting), default=0.0)
-
     def _gang_ready(self, path: str, room: Room) -> None:
         if self._gangs.get(path) is room:
             room.ready = True

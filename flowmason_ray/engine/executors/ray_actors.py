@@ -369,7 +369,6 @@ class Pools:
         told: Callable[[str, int, Told], None],
         nodes: Callable[[], list[Node]],
         pressure: Callable[[], Pressure] | None = None,
-        wanted_cores: Callable[[], float] | None = None,
     ) -> None:
         """
         Args:
@@ -382,7 +381,6 @@ class Pools:
             told: Takes what a setup has said, as reports carry it.
             nodes: Returns the cluster's nodes.
             pressure: Returns what waits for room on the cluster, and what is free; may take its time. None: asks Ray.
-            wanted_cores: Not needed any more: Ray is asked.
         """
         self.run_id = run_id
         self.mailbox = mailbox

@@ -50,6 +50,10 @@ _NOT_IMPORTED = "failed to import on the worker"
 _RAISED = re.compile(r"\s*\w+Error: ")
 
 
+class UnreadableReport(Exception):
+    """A call has ended, and how cannot be told."""
+
+
 class Member:
     """An attempt of a call, or a gathering."""
 
@@ -164,7 +168,12 @@ class Arrivals:
     def _drain(self) -> None:
         self._woken = False  # before the queue is looked at: what comes from here on wakes the loop again
         while self._queue:
-            self._take(*self._queue.popleft())
+            call, future = self._queue.popleft()
+            try:
+                self._take(call, future)
+            except BaseException:
+                self._loop.call_soon(self._drain)  # the others' ends are not to wait for the next one
+                raise
 
 
 def take_values(handle: Any, call: Call, report: CallReport) -> list[Any]:
@@ -272,4 +281,11 @@ def words_of(error: BaseException) -> str:
 def outcome_of(future: Any) -> CallReport | BaseException:
     """Return what came back of a call, or why nothing did."""
     error = future.exception()
-    return unpack(future.result()) if error is None else error
+    if error is not None:
+        return error
+    try:
+        return unpack(future.result())
+    except Exception as exc:  # what a pickle raises has no bounds
+        return UnreadableReport(
+            f"The worker's report cannot be read ({type(exc).__name__}: {exc}). Is another version of FlowMason installed on its node?"
+        )

@@ -10,6 +10,7 @@ The mailbox is made when the first call goes to the cluster, and ends with the p
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -70,6 +71,7 @@ class _Box:
 
 
 _name = f"flowmason mailbox {uuid4().hex[:12]}"
+_making = threading.Lock()
 _made: dict[str, Any] = {}
 """The mailbox by the cluster that this process is connected to: as long as it is here, it lives."""
 
@@ -78,12 +80,13 @@ def _mailbox() -> Any:
     """Return the mailbox of this process, made if need be. Waits for the cluster."""
     context = _ray.get_runtime_context()
     cluster = f"{context.gcs_address} {context.get_job_id()}"
-    if cluster not in _made:
-        _made.clear()
-        here = NodeAffinitySchedulingStrategy(context.get_node_id(), soft=True)
-        options = {"num_cpus": 0, "max_restarts": -1, "max_concurrency": 1000, "scheduling_strategy": here}
-        _made[cluster] = _ray.remote(_Box).options(name=_name, get_if_exists=True, **options).remote()
-    return _made[cluster]
+    with _making:  # who came second would get a handle that does not keep the actor alive, and put it in the place of the one that does
+        if cluster not in _made:
+            _made.clear()
+            here = NodeAffinitySchedulingStrategy(context.get_node_id(), soft=True)
+            options = {"num_cpus": 0, "max_restarts": -1, "max_concurrency": 1000, "scheduling_strategy": here}
+            _made[cluster] = _ray.remote(_Box).options(name=_name, get_if_exists=True, **options).remote()
+        return _made[cluster]
 
 
 class Mailbox:

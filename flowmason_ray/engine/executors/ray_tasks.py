@@ -146,15 +146,9 @@ class RayTasksExecutor:
             ended=self._ended,
             deliver=self._deliver,
             nodes=self._admission.nodes,
-            wanted_cores=self._wanted_cores,
         )
 
         self._warm = Warm(self._pools.when_done, self._arrivals.watch, self._admission.cores)
-
-    def _wanted_cores(self) -> float:
-        """Return how many cores at a time may be waited for: by the largest call, or by a gang as a whole."""
-        calls = max((call.cores for call in self._calls.values() if call.actor is None), default=0.0)
-        return max(calls, self._admission.gang_cores())
 
     def prepare(self, plan: Plan, *, check: bool) -> None:
         """Take note of the plan, and refuse what the cluster can never run.
@@ -242,7 +236,7 @@ class RayTasksExecutor:
         self._held.setdefault(shape, []).append(command)
 
     def _send_held(self) -> None:
-        groups, self._held = list(self._held.values()), {}
+        groups, self._held = [group for group in self._held.values() if group], {}  # all of one may be cancelled by now
         for group in groups:
             # An attempt of which few may share a call fills much of one: on average so many fit into one.
             limit = int(len(group) / sum(1 / self._group.limit(command.stage) for command in group))

@@ -117,10 +117,13 @@ class Teller:
             self._recent.pop()  # only how far it is now is of interest
         self._recent.append((now, number, event))
 
-    def told(self) -> tuple[tuple[int, Event], ...]:
-        """Return what has been said lately, each with its number; the attempt is over."""
+    def over(self) -> None:
+        """The attempt is over, however it has ended: what is repeated as long as it runs is so no more."""
         if self._begun is not None:
             _post.settle(self._begun)
+
+    def told(self) -> tuple[tuple[int, Event], ...]:
+        """Return what has been said lately, each with its number; the attempt is over."""
         with self._lock:
             if self._dropped:
                 message = f"It said more than is passed on: {self._dropped} messages or lines were dropped."

@@ -158,6 +158,8 @@ def run_attempt(
             status="failed", failure=failure, final=final, duration_s=duration_s, usage=usage, told=teller.told()
         )
         return report, None, None
+    finally:  # also when Ray interrupts it
+        teller.over()
 
 
 def _closed(context: AttemptContext | None) -> Mapping[str, Any] | None:

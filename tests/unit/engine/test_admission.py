@@ -300,17 +300,3 @@ def test_who_lost_its_place_in_a_gang_waits_as_long_as_is_wanted(ray: Ray, monke
         world.admission.close()
 
     play(work)
-
-
-def test_a_gang_that_waits_for_room_says_how_much(ray: Ray) -> None:
-    async def work() -> None:
-        world = World(LARGE)
-        assert world.admission.gang_cores() == 0
-        world.begin("left", "right")
-        assert world.admission.gang_cores() == 4
-        ray.asked[0].say()
-        await until(lambda: world.submitted)
-        assert world.admission.gang_cores() == 0
-        world.admission.close()
-
-    play(work)
