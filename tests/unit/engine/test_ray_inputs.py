@@ -8,8 +8,6 @@ import pytest
 
 pytest.importorskip("ray")
 
-from ray.exceptions import ObjectStoreFullError, OutOfDiskError
-
 from flowmason_ray.engine.executors import ray_inputs
 from flowmason_ray.engine.executors.ray_bindings import RemoteValue
 from flowmason_ray.engine.executors.ray_inputs import Inputs, StoreFull
@@ -89,7 +87,7 @@ def test_a_small_input_travels_as_it_is_and_that_of_a_called_pipeline_in_parts(s
     assert store.put_values == []
 
 
-@pytest.mark.parametrize("error", [ObjectStoreFullError("No."), OutOfDiskError("No.")])
+@pytest.mark.parametrize("error", [ray_inputs.ObjectStoreFullError("No."), ray_inputs.OutOfDiskError("No.")])
 def test_a_full_object_store_is_said_so(store: _Store, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     given = {"items": LARGE}
     inputs = Inputs(given, kept)
