@@ -30,6 +30,7 @@ from flowmason_ray.engine.executors.capacity import Demand, InfeasibleRun, Node,
 from flowmason_ray.engine.executors.gangs import Bundles, ConflictingLabels, Member, member_of, surely_run
 from flowmason_ray.engine.executors.placement import Placement, runs_in_coordinator
 from flowmason_ray.engine.executors.ray_bindings import reads_remote
+from flowmason_ray.engine.executors.ray_calls import words_of
 from flowmason_ray.engine.executors.ray_gangs import Room
 from flowmason_ray.engine.plan import Plan, PlanStage
 from flowmason_ray.errors import Failure, StageError
@@ -66,6 +67,8 @@ class _Queue:
     is_task: bool
     """Whether what asks is a task, to be cancelled when nobody waits any more. It has no arguments, so it may be at any age."""
     asked: Any = None
+    failed: bool = False
+    """Whether asking has failed before."""
     commands: dict[str, StartStage] = field(default_factory=dict[str, StartStage])
     limit: asyncio.TimerHandle | None = None
 
@@ -178,6 +181,7 @@ class Admission:
         self._looking = self._loop.call_later(LOOK_AGAIN_S, self._look_again)
         waiting = [c for c in self._under_way() if isinstance(c, StartStage) and not self._is_held(c.path)]
         if not waiting and not self._gangs:
+            self._stuck.clear()
             return
         self._known = (monotonic(), self._ask())
         self._missing.clear()
@@ -271,21 +275,32 @@ class Admission:
 
     def _ask_for(self, key: Any, queue: _Queue, then: Callable[[], None]) -> None:
         """Ask Ray for room, again and again until it says that there is some, and call `then`."""
+
+        def failed(error: BaseException) -> None:
+            if self._queues.get(key) is not queue:
+                return
+            if not queue.failed:
+                queue.failed = True
+                message = f"Asking for room has failed; it is asked again. {words_of(error)}"
+                path = next(iter(queue.commands), "")
+                self._deliver(StageLogged(at=time(), path=path, level="warning", message=message))
+            self._loop.call_later(ASK_AGAIN_S, self._ask_for, key, queue, then)
+
         if self._queues.get(key) is queue:
             queue.asked = queue.ask()
-            again = partial(self._ask_for, key, queue, then)
-            self._when_done(queue.asked, then, lambda: self._loop.call_later(ASK_AGAIN_S, again))
+            self._when_done(queue.asked, then, failed)
 
     def _warn(self, path: str, said: str) -> None:
         message = f"It waits for the cluster to grow, for {self._wait_s:g} s at most. {said}"
         self._deliver(StageLogged(at=time(), path=path, level="warning", message=message))
 
-    def _when_done(self, reference: Any, then: Callable[[], None], failed: Callable[[], Any]) -> None:
+    def _when_done(self, reference: Any, then: Callable[[], None], failed: Callable[[BaseException], None]) -> None:
         loop = self._loop
 
         def done(future: Any) -> None:  # on one of Ray's threads
+            error: BaseException | None = future.exception()
             with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(then if future.exception() is None else failed)
+                loop.call_soon_threadsafe(then if error is None else partial(failed, error))
 
         reference.future().add_done_callback(done)
 

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("ray")
 
 from flowmason_ray.engine.commands import StartStage
-from flowmason_ray.engine.events import Event, StageFailed
+from flowmason_ray.engine.events import Event, StageFailed, StageLogged
 from flowmason_ray.engine.executor import RunInfo
 from flowmason_ray.engine.executors import admission
 from flowmason_ray.engine.executors.admission import Admission
@@ -196,6 +196,9 @@ def test_room_for_a_stage_is_asked_for_again_when_the_question_fails(ray: Ray) -
         ray.asked[1].say(RuntimeError("its node died"))
         await until(lambda: len(ray.asked) > 2)
         assert world.submitted == []
+        [_, told] = world.told
+        assert isinstance(told, StageLogged)
+        assert (told.path, told.message.endswith("it is asked again. its worker died")) == ("big", True), "said once"
         world.nodes = [Node(id="n3", resources={"CPU": 4.0})]
         ray.asked[2].say()
         await until(lambda: world.submitted)
