@@ -28,7 +28,7 @@ from typing import Any, Literal, cast
 
 import pytest
 
-START_S = 60
+START_S = 120
 PASSWORD = "loopback-only-password"
 
 

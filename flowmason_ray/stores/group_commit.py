@@ -258,9 +258,7 @@ class CommittingRunLog:
             raise self._error
         if self._committed < self._appended or self._overdue():
             await self._next_commit()
-        while (
-            self._overdue()
-        ):  # the commit took about as long as the lease that it renewed, which is no reason to lose it
+        while self._overdue():  # the commit took about as long as the lease that it renewed: nobody has taken that
             await self._next_commit()
 
     async def _next_commit(self) -> None:

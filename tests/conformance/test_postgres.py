@@ -21,7 +21,7 @@ from flowmason_ray.stores.group_commit import ConnectionLost
 from flowmason_ray.stores.opening import open_store, tables_status, upgrade_tables
 from flowmason_ray.stores.postgres import PostgresRunStore
 from flowmason_ray.stores.postgres_journal import PostgresJournal
-from flowmason_ray.testing.conformance.run_stores import new_record, recorded, started
+from flowmason_ray.testing.conformance.run_stores import begun, new_record, recorded, started
 from tests.cli_kit import environment
 from tests.postgres_kit import MIGRATED, PASSWORD, Server, serving
 
@@ -42,8 +42,8 @@ def fragile() -> Iterator[Server]:
 def test_a_server_that_crashes_under_load_costs_nothing(fragile: Server) -> None:
     async def work() -> None:
         store = PostgresRunStore(fragile.url(fragile.new_database(MIGRATED)), lease_s=60.0, patience_s=120.0)
-        log = store.create(new_record())
-        acknowledged = 0
+        log = await begun(store)  # who follows a run that is not recorded yet is told that there is none
+        acknowledged = 1
         stopping = asyncio.Event()
 
         async def load() -> None:
