@@ -161,7 +161,7 @@ def missing_together(bundles: Sequence[Demand], nodes: Sequence[Node]) -> str | 
         if alone is not None:
             return alone
     room = [(node, dict(node.resources)) for node in nodes]
-    if _packs(sorted(bundles, key=_weight, reverse=True), 0, room, [_MOST_TRIES]):
+    if _packs(sorted(bundles, key=_weight, reverse=True), room):
         return None
     total = _sum(bundle.amounts for bundle in bundles)
     there = _sum(node.resources for node in nodes)
@@ -173,24 +173,48 @@ def missing_together(bundles: Sequence[Demand], nodes: Sequence[Node]) -> str | 
     )
 
 
-def _packs(bundles: Sequence[Demand], at: int, room: list[tuple[Node, dict[str, float]]], tries: list[int]) -> bool:
-    """Tell whether the bundles from `at` on fit into what is left of the nodes; after too many tries, that they may."""
-    if at == len(bundles):
-        return True
-    bundle, tried = bundles[at], list[dict[str, float]]()
-    for node, left in room:
-        if left in tried or not bundle.labels_fit(node) or not _holds(left, bundle):
-            continue
-        if not tries[0]:
+@dataclass(slots=True)
+class _Trial:
+    """Where one bundle of a group has been tried."""
+
+    next: int = 0
+    """The position of the node to be tried next."""
+    tried: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
+    """What was left of the nodes that were tried: one like them need not be."""
+    taken: dict[str, float] | None = None
+    """What is left of the node where it is now."""
+
+
+def _packs(bundles: Sequence[Demand], room: Sequence[tuple[Node, dict[str, float]]]) -> bool:
+    """Tell whether the bundles fit into what is left of the nodes; after too many tries, that they may.
+
+    Not recursive: a gang may have thousands of bundles.
+    """
+    trials, tries = [_Trial()], _MOST_TRIES
+    while trials:
+        if len(trials) > len(bundles):
             return True
-        tries[0] -= 1
-        tried.append(dict(left))
-        for name, amount in bundle.amounts.items():
-            left[name] = left.get(name, 0.0) - amount
-        if _packs(bundles, at + 1, room, tries):
-            return True
-        for name, amount in bundle.amounts.items():
-            left[name] += amount
+        bundle, trial = bundles[len(trials) - 1], trials[-1]
+        if trial.taken is not None:  # the others did not fit beside it
+            for name, amount in bundle.amounts.items():
+                trial.taken[name] += amount
+            trial.taken = None
+        while trial.taken is None and trial.next < len(room):
+            node, left = room[trial.next]
+            trial.next += 1
+            if left in trial.tried or not bundle.labels_fit(node) or not _holds(left, bundle):
+                continue
+            if not tries:
+                return True
+            tries -= 1
+            trial.tried.append(dict(left))
+            for name, amount in bundle.amounts.items():
+                left[name] = left.get(name, 0.0) - amount
+            trial.taken = left
+        if trial.taken is None:
+            trials.pop()
+        else:
+            trials.append(_Trial())
     return False
 
 

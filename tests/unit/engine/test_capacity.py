@@ -103,6 +103,12 @@ def test_a_group_needs_room_at_the_same_time() -> None:
     assert "have 12 CPU" in said
 
 
+def test_a_group_may_have_thousands_of_members() -> None:
+    large = Node(id="large", resources={"CPU": 3000.0})
+    assert missing_together([demand()] * 3000, [large]) is None
+    assert "room for 3001" in (missing_together([demand()] * 3001, [large]) or "")
+
+
 def test_a_group_with_a_member_that_never_fits_is_missing_that() -> None:
     said = missing_together([demand(), demand(GPU=3)], [HEAD, GPUS])
     assert said is not None
