@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
-from ray.exceptions import RayActorError
 
 from flowmason_ray import Actors, operator
 from flowmason_ray.components.base import spec_of
@@ -24,6 +23,8 @@ from flowmason_ray.engine.executors.ray_actors import Actor, Outcome, Pool, Pool
 from flowmason_ray.engine.executors.ray_calls import Call, Member
 from flowmason_ray.engine.executors.ray_messages import CallReport, Report
 from flowmason_ray.errors import Failure
+
+RayActorError: Any = pytest.importorskip("ray.exceptions").RayActorError
 
 READY = Ready(None, False, (), "n1", 0.0)
 FAILED = Ready(Failure(code="component_setup_failed", message="no room", stage="a"), False, (), "", 0.0)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ray.core.generated import autoscaler_pb2, common_pb2
+
+pytest.importorskip("ray")
 
 from flowmason_ray.engine.executors.capacity import Demand, Node
 from flowmason_ray.engine.executors.pressure import Waiting
 from flowmason_ray.engine.executors.ray_pressure import holdings, pressure_from
 
-_messages: Any = autoscaler_pb2
-_common: Any = common_pb2
+_messages: Any = importlib.import_module("ray.core.generated.autoscaler_pb2")
+_common: Any = importlib.import_module("ray.core.generated.common_pb2")
 
 
 def request(labels: dict[str, tuple[str, list[str]]] | None = None, **amounts: float) -> Any:
