@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -10,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
+
+pytest.importorskip("ray")
 
 from flowmason_ray import Actors, operator
 from flowmason_ray.components.base import spec_of
@@ -24,7 +27,7 @@ from flowmason_ray.engine.executors.ray_calls import Call, Member
 from flowmason_ray.engine.executors.ray_messages import CallReport, Report
 from flowmason_ray.errors import Failure
 
-RayActorError: Any = pytest.importorskip("ray.exceptions").RayActorError
+RayActorError: Any = importlib.import_module("ray.exceptions").RayActorError
 
 READY = Ready(None, False, (), "n1", 0.0)
 FAILED = Ready(Failure(code="component_setup_failed", message="no room", stage="a"), False, (), "", 0.0)
