@@ -158,9 +158,11 @@ class Batches:
 
     async def _found(self, note: Note) -> Any:
         """Return the batch of a note; None: it was never made."""
-        if note.batch is not None:
-            return await self._client.messages.batches.retrieve(note.batch)
-        others = {each.batch for each in await asyncio.to_thread(lambda: list(self._notes.all()))}
+        known = {each.file: each.batch for each in await asyncio.to_thread(lambda: list(self._notes.all()))}
+        batch = note.batch or known.get(note.file)  # others who wait for it may have found it meanwhile
+        if batch is not None:
+            return await self._client.messages.batches.retrieve(batch)
+        others = set(known.values())
         began = datetime.fromtimestamp(note.at, UTC)
         async for batch in self._client.messages.batches.list(limit=100):
             if batch.created_at < began - MADE_BEFORE:

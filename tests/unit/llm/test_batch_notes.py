@@ -159,6 +159,26 @@ def test_a_batch_of_somebody_elses_is_not_taken_for_ours(server: LlmServer, ask:
     assert theirs not in [note["batch"] for note in notes(tmp_path)]
 
 
+def test_a_batch_that_two_look_for_is_found_by_both(
+    server: LlmServer, ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its name was lost, and its requests come again one by one: the second looks for it when the first has found it."""
+    ask("a", "b")
+    (file,) = (tmp_path / FOLDER).glob("*.json")
+    file.write_text(json.dumps({**json.loads(file.read_text()), "batch": None}))
+    batches: Any = anthropic_batches.Batches
+    found, turn = batches._found, asyncio.Lock()
+
+    async def one_after_the_other(self: Any, note: Any) -> Any:
+        async with turn:
+            return await found(self, note)
+
+    monkeypatch.setattr(batches, "_found", one_after_the_other)
+    monkeypatch.setattr(anthropic_batches, "MOST_REQUESTS", 1)  # nothing is collected
+    assert ask("a", "b") == ["You said: say a", "You said: say b"]
+    assert sizes(server) == [2], "nothing is paid for twice"
+
+
 def test_a_batch_that_was_never_made_is_made(server: LlmServer, ask: Ask, tmp_path: Path) -> None:
     ask("a")
     (file,) = (tmp_path / FOLDER).glob("*.json")
