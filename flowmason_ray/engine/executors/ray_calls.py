@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.exceptions import (
     NodeDiedError,
+    ObjectStoreFullError,
+    OutOfDiskError,
     OutOfMemoryError,
     RayActorError,
     RayError,
@@ -251,6 +253,8 @@ def _code_of(error: BaseException) -> tuple[str, str]:
     if isinstance(error, OutOfMemoryError):
         message = "Ray killed the worker process that ran the attempt, because the memory of its node was running out."
         return "out_of_memory", message
+    if isinstance(getattr(error, "cause", error), (ObjectStoreFullError, OutOfDiskError)):
+        return "object_store_full", f"What the attempt made has no room in the cluster: {words_of(error)}"
     if isinstance(error, (WorkerCrashedError, RayActorError, NodeDiedError)):
         return "worker_died", "The worker process that ran the attempt died (killed, out of memory, or crashed)."
     if _NOT_IMPORTED in str(error):

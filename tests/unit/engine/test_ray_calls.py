@@ -70,6 +70,15 @@ def test_a_report_that_cannot_be_read_ends_its_call_and_no_other() -> None:
     assert "another version of FlowMason" in event.failure.message
 
 
+@pytest.mark.parametrize("name", ["ObjectStoreFullError", "OutOfDiskError"])
+def test_a_value_that_has_no_room_is_called_so(name: str) -> None:
+    member = Member("a", 1)
+    full = getattr(importlib.import_module("ray.exceptions"), name)("no room")
+    event = lost(Call([member]), member, full)
+    assert isinstance(event, StageFailed)
+    assert event.failure.code == "object_store_full"
+
+
 def test_an_end_that_cannot_be_taken_keeps_no_other_waiting() -> None:
     async def work() -> tuple[list[int], list[Any]]:
         taken: list[int] = []
