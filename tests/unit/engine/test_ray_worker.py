@@ -1,0 +1,134 @@
+"""What a worker says of an attempt, and what it keeps between runs. Without Ray's cluster: its functions are called here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+pytest.importorskip("ray", reason="Ray is not installed")
+
+from pydantic import BaseModel, ConfigDict
+
+from flowmason_ray.components.base import operator
+from flowmason_ray.components.registry import Registry
+from flowmason_ray.engine.component import Context, Effect
+from flowmason_ray.engine.executor import RunInfo
+from flowmason_ray.engine.executors import ray_stages
+from flowmason_ray.engine.executors.ray_bindings import stage_data
+from flowmason_ray.engine.executors.ray_messages import AttemptData, Bindings, CallData, Report, pack
+from flowmason_ray.engine.executors.ray_stages import pack_run
+from flowmason_ray.engine.executors.ray_worker import execute, run_attempts
+from flowmason_ray.engine.planning import make_plan
+from flowmason_ray.engine.retry import RetryPolicy, wants_retry
+from flowmason_ray.errors import StoreUnavailable
+from flowmason_ray.spec.loader import load_pipeline_data
+from flowmason_ray.stores.memory import MemoryBlobs
+from tests.engine_kit import pipeline, stage
+
+SENT: list[str] = []
+
+
+class _Any(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+@operator(name="send_text", effect="effectful", cost="cpu")
+class SendText:
+    """Does something to the world, and says how."""
+
+    Input = Output = _Any
+
+    def execute(self, input: _Any, context: Context) -> dict[str, Any]:
+        SENT.append(context.path)
+        return {"answer": "x" * 100_000}
+
+
+@operator(name="remember", effect="pure", cost="cpu")
+class Remember:
+    """Says what it was asked before."""
+
+    Input = Output = _Any
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def execute(self, input: _Any, context: Context) -> dict[str, Any]:
+        self.seen.append(context.path)
+        return {"seen": list(self.seen)}
+
+
+class Unwritable(MemoryBlobs):
+    """Blobs that can be read."""
+
+    def put(self, content: bytes) -> str:
+        raise StoreUnavailable("Cannot write.")
+
+
+@pytest.fixture(autouse=True)
+def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Make this process a worker that knows nothing yet."""
+    SENT.clear()
+    monkeypatch.setattr(ray_stages, "_region", lambda: None)
+    yield
+    for cache in ("_stages", "_runs", "_items"):
+        getattr(ray_stages, cache).clear()
+
+
+def info(run_id: str = "r", **more: Any) -> RunInfo:
+    return RunInfo(run_id=run_id, pipeline="p", version="1.0.0", started_at=0.0, seed=1, **more)
+
+
+def attempts_of(*classes: type, paths: tuple[str, ...] = ("a",)) -> tuple[AttemptData, ...]:
+    """Return an attempt per path, each of a stage of its own; the classes take turns."""
+    registry = Registry(entry_points=False)
+    names = [registry.add(cls).name for cls in classes]
+    stages = [stage(path, names[i % len(names)], config={"of": path}) for i, path in enumerate(paths)]
+    plan = make_plan(load_pipeline_data(pipeline(*stages)), registry)
+    made = [stage_data(each) for each in plan.root.stages]
+    return tuple(
+        AttemptData(data.digest, pack(data), Bindings(), data.id, 1, 0.0, None, live=False) for data in made
+    )
+
+
+def carried_out(
+    run: RunInfo, attempts: tuple[AttemptData, ...], classes: Mapping[str, Any]
+) -> tuple[tuple[Report, ...], list[Any]]:
+    return run_attempts(classes, CallData(pack_run(run, None), attempts), (), execute)
+
+
+# -- what was done is not called failed ---------------------------------------------------------------------------------
+
+
+def test_an_effect_whose_copy_cannot_be_written_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    blobs = Unwritable()
+    monkeypatch.setattr(ray_stages, "open_blobs", lambda _address: blobs)  # pyright: ignore[reportUnknownLambdaType,reportUnknownArgumentType]  # takes an address
+    (report,), (value,) = carried_out(info(blobs=blobs), attempts_of(SendText), {"send_text": SendText})
+    assert SENT == ["a"]
+    assert (report.status, report.failure) == ("succeeded", None)
+    assert report.packed is None, "its copy is written behind the run"
+    assert not report.inline
+    assert report.size_bytes > 100_000
+    assert value == {"answer": "x" * 100_000}
+
+
+def test_a_copy_that_can_be_written_is_written_before_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    blobs = MemoryBlobs()
+    monkeypatch.setattr(ray_stages, "open_blobs", lambda _address: blobs)  # pyright: ignore[reportUnknownLambdaType,reportUnknownArgumentType]  # takes an address
+    (report,), _ = carried_out(info(blobs=blobs), attempts_of(SendText), {"send_text": SendText})
+    assert report.packed is not None
+    assert b"sha256:" in report.packed
+
+
+def test_an_effect_is_not_repeated_because_of_what_came_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_value: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr("flowmason_ray.engine.executors.ray_worker.portable", broken)
+    (report,), _ = carried_out(info(), attempts_of(SendText), {"send_text": SendText})
+    assert SENT == ["a"]
+    assert report.status == "failed"
+    assert report.failure is not None
+    policy = RetryPolicy(max_attempts=3)
+    assert not wants_retry(policy, report.failure, 1, final=report.final, effect=Effect.EFFECTFUL)
