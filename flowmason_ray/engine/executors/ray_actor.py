@@ -24,7 +24,7 @@ from flowmason_ray.engine.executors.instances import Instance
 from flowmason_ray.engine.executors.memory_limit import own_bytes
 from flowmason_ray.engine.executors.prints import heard, keep_ears_open
 from flowmason_ray.engine.executors.ray_messages import CallData, CallReport, pack, unpack
-from flowmason_ray.engine.executors.ray_stages import Work, component_of, run_of
+from flowmason_ray.engine.executors.ray_stages import Work, component_of, instance_of, run_of
 from flowmason_ray.engine.executors.ray_telling import Teller
 from flowmason_ray.engine.executors.ray_worker import node_id, run_attempts
 from flowmason_ray.engine.executors.threads import AttemptStopped, ComponentLoop, ThreadJob
@@ -111,7 +111,7 @@ class ComponentActor:
         assert work.component is not None
         assert self._instance is not None
         own = work.component.name == self._instance.component.name
-        target = self._instance.object if own else work.instance
+        target = self._instance.object if own else instance_of(work.component, context.run_id)
         key = (context.path, context.attempt)
         try:
             if work.component.is_async:

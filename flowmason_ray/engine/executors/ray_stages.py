@@ -41,7 +41,12 @@ KEPT_STAGES = 4096
 KEPT_VALUES = 4
 """Lists of loop items that a worker keeps, so that the iterations of a loop do not each load the whole list."""
 
+KEPT_RUNS = 4
+"""Runs whose instances a worker keeps: what an instance has gathered may be large, and is of no use to another run."""
+
 _stages: OrderedDict[str, Work] = OrderedDict()
+_instances: OrderedDict[str, dict[int, tuple[ComponentSpec, Any]]] = OrderedDict()
+"""By run and component. With the components, so that no other can be where one was."""
 _runs: OrderedDict[bytes, RunInfo] = OrderedDict()
 _items: OrderedDict[str, Any] = OrderedDict()
 
@@ -68,7 +73,6 @@ class Work:
     schema: InputSchema | None
     memory_mib: float | None
     llm: Mapping[str, Any] | None
-    instance: Any
 
 
 def work_of(data: AttemptData, classes: Mapping[str, Any]) -> Work:
@@ -96,8 +100,19 @@ def _compile(stage: StageData, classes: Mapping[str, Any]) -> Work:
         schema=None if stage.schema is None else InputSchema(stage.schema),
         memory_mib=stage.memory_mib,
         llm=stage.llm,
-        instance=component.create() if component is not None else None,
     )
+
+
+def instance_of(component: ComponentSpec, run_id: str) -> Any:
+    """Return the instance with which this worker carries out a component's attempts of a run.
+
+    Compiled stages are the same for all runs, but what a component remembers belongs to one run, as in-process.
+    """
+    known = _cached(_instances, run_id, KEPT_RUNS, dict)
+    found = known.get(id(component))
+    if found is None:
+        found = known.setdefault(id(component), (component, component.create()))  # of two threads, one has made it
+    return found[1]
 
 
 def component_of(reference: tuple[str, str, str, str | None], classes: Mapping[str, Any]) -> ComponentSpec:

@@ -34,7 +34,7 @@ from flowmason_ray.engine.executors.ray_messages import (
     pack,
     unpack,
 )
-from flowmason_ray.engine.executors.ray_stages import Work, WorkerScope, run_of, work_of
+from flowmason_ray.engine.executors.ray_stages import Work, WorkerScope, instance_of, run_of, work_of
 from flowmason_ray.engine.executors.ray_telling import Teller
 from flowmason_ray.engine.executors.surroundings import surroundings
 from flowmason_ray.engine.executors.threads import AttemptStopped
@@ -178,7 +178,7 @@ def execute(work: Work, given: Any, context: AttemptContext) -> Any:
 
 
 def _called(work: Work, component: ComponentSpec, given: Any, context: AttemptContext) -> Any:
-    result = work.instance.execute(given, context)
+    result = instance_of(component, context.run_id).execute(given, context)
     if not component.is_async:
         return result
     if component.cost is Cost.TRIVIAL:

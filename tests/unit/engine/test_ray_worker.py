@@ -72,7 +72,7 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     SENT.clear()
     monkeypatch.setattr(ray_stages, "_region", lambda: None)
     yield
-    for cache in ("_stages", "_runs", "_items"):
+    for cache in ("_stages", "_runs", "_items", "_instances"):
         getattr(ray_stages, cache).clear()
 
 
@@ -86,10 +86,8 @@ def attempts_of(*classes: type, paths: tuple[str, ...] = ("a",)) -> tuple[Attemp
     names = [registry.add(cls).name for cls in classes]
     stages = [stage(path, names[i % len(names)], config={"of": path}) for i, path in enumerate(paths)]
     plan = make_plan(load_pipeline_data(pipeline(*stages)), registry)
-    made = [stage_data(each) for each in plan.root.stages]
-    return tuple(
-        AttemptData(data.digest, pack(data), Bindings(), data.id, 1, 0.0, None, live=False) for data in made
-    )
+    made = [stage_data(each) for each in plan.root.stages if each.component is not None]
+    return tuple(AttemptData(data.digest, pack(data), Bindings(), data.id, 1, 0.0, None, live=False) for data in made)
 
 
 def carried_out(
@@ -132,3 +130,28 @@ def test_an_effect_is_not_repeated_because_of_what_came_of_it(monkeypatch: pytes
     assert report.failure is not None
     policy = RetryPolicy(max_attempts=3)
     assert not wants_retry(policy, report.failure, 1, final=report.final, effect=Effect.EFFECTFUL)
+
+
+# -- what a worker keeps ------------------------------------------------------------------------------------------------
+
+
+def test_a_run_has_one_instance_of_a_component_and_shares_it_with_no_other_run() -> None:
+    attempts, classes = attempts_of(Remember, paths=("a", "b")), {"remember": Remember}
+    seen: list[Any] = []
+    for run_id in ("first", "second", "first"):
+        reports, _ = carried_out(info(run_id), attempts, classes)
+        assert [report.failure for report in reports] == [None, None]
+        seen.append([report.value["seen"] for report in reports])
+    assert seen == [
+        [["a"], ["a", "b"]],
+        [["a"], ["a", "b"]],
+        [["a", "b", "a"], ["a", "b", "a", "b"]],
+    ]
+
+
+def test_instances_of_old_runs_are_let_go() -> None:
+    attempts, classes = attempts_of(Remember), {"remember": Remember}
+    for number in range(20):
+        carried_out(info(f"run {number}"), attempts, classes)
+    kept = ray_stages._instances  # pyright: ignore[reportPrivateUsage]  # what is looked at
+    assert list(kept) == [f"run {number}" for number in range(20 - ray_stages.KEPT_RUNS, 20)]
