@@ -23,7 +23,7 @@ from flowmason_ray.engine.events import Event
 from flowmason_ray.engine.executors.instances import Instance
 from flowmason_ray.engine.executors.memory_limit import own_bytes
 from flowmason_ray.engine.executors.prints import heard, keep_ears_open
-from flowmason_ray.engine.executors.ray_messages import CallData, CallReport, pack, unpack
+from flowmason_ray.engine.executors.ray_messages import CallData, CallReport, ComponentRef, pack, unpack
 from flowmason_ray.engine.executors.ray_stages import Work, component_of, instance_of, run_of
 from flowmason_ray.engine.executors.ray_telling import Teller
 from flowmason_ray.engine.executors.ray_worker import node_id, run_attempts
@@ -50,9 +50,7 @@ class Ready(NamedTuple):
 class ComponentActor:
     """Runs calls with one instance of a component."""
 
-    def __init__(
-        self, classes: Mapping[str, Any], packed_run: bytes, reference: tuple[str, str, str, str | None]
-    ) -> None:
+    def __init__(self, classes: Mapping[str, Any], packed_run: bytes, reference: ComponentRef) -> None:
         self._classes = classes
         self._packed_run = packed_run
         self._reference = reference

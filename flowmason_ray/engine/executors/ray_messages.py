@@ -21,6 +21,19 @@ from flowmason_ray.engine.events import Event
 from flowmason_ray.errors import Failure
 
 
+class ComponentRef(NamedTuple):
+    """Where a worker finds a component, and what it must find there."""
+
+    name: str
+    module: str
+    qualname: str
+    version: str
+    file: str | None = None
+    """The source file of a project's own component; None: it is imported by its module's name."""
+    content: str | None = None
+    """The digest of what was in the file. Where the file lies may differ between machines, what is in it must not."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageData:
     """A stage as data: what a worker needs to run an attempt of it. Packed once, by `ray_bindings.stage_data`."""
@@ -28,8 +41,8 @@ class StageData:
     digest: str
     """Identifies the content, so that a worker compiles a stage once."""
     id: str
-    component: tuple[str, str, str, str | None] | None
-    """(name, module, qualified name, file) of the component; None for a hidden stage."""
+    component: ComponentRef | None
+    """None for a hidden stage."""
     template: Any
     fixed: Mapping[str, Any]
     when: str | None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import orjson
 import ray
 
 from flowmason_ray import telemetry
-from flowmason_ray.components.base import spec_of
+from flowmason_ray.components.base import CONTENT_ATTRIBUTE, spec_of
 from flowmason_ray.components.registry import load_project_module
 from flowmason_ray.engine.component import ComponentSpec
 from flowmason_ray.engine.context import context_root, draw_text
@@ -26,9 +27,10 @@ from flowmason_ray.engine.executors.placement import REGION_LABEL
 from flowmason_ray.engine.executors.ray_engine_asking import SharedEngines
 from flowmason_ray.engine.executors.ray_frames import restore
 from flowmason_ray.engine.executors.ray_limits import SharedLimiter
-from flowmason_ray.engine.executors.ray_messages import AttemptData, Binding, StageData, unpack
+from flowmason_ray.engine.executors.ray_messages import AttemptData, Binding, ComponentRef, StageData, unpack
 from flowmason_ray.engine.secrecy import Secret
 from flowmason_ray.engine.values import Items
+from flowmason_ray.errors import PermanentError, StageError
 from flowmason_ray.llm.gateway import unpack as unpack_models
 from flowmason_ray.settings import ProjectSettings
 from flowmason_ray.spec.expressions import Expression, StageView, parse_expression
@@ -115,19 +117,57 @@ def instance_of(component: ComponentSpec, run_id: str) -> Any:
     return found[1]
 
 
-def component_of(reference: tuple[str, str, str, str | None], classes: Mapping[str, Any]) -> ComponentSpec:
-    """Return the component that a reference (`StageData.component`) means, imported here if it has to be."""
-    name, module_name, qualname, file = reference
-    target: Any
-    if name in classes:
-        target = classes[name]
-    else:
-        target = load_project_module(Path(file)) if file is not None else importlib.import_module(module_name)
-        for part in qualname.split("."):
-            target = getattr(target, part)
-    spec = spec_of(target)
-    assert spec is not None, f"{module_name}.{qualname} is no component on this worker"
+class ComponentChanged(PermanentError):
+    """What a worker finds of a component is not what was planned."""
+
+    code = "component_changed"
+
+
+def component_of(reference: ComponentRef, classes: Mapping[str, Any]) -> ComponentSpec:
+    """Return the component that is meant, imported here if it has to be.
+
+    Raises:
+        ComponentChanged: it is another one here.
+        StageError: it cannot be imported here (code `not_importable`).
+        InvalidComponent: the project's file cannot be imported.
+    """
+    if reference.name in classes:
+        spec = spec_of(classes[reference.name])
+        assert spec is not None, f"{reference.name!r} was sent as a component"
+        return spec
+    target: Any = _module_of(reference)
+    for part in reference.qualname.split("."):
+        target = getattr(target, part, None)
+    spec = spec_of(target) if isinstance(target, type) else None
+    if spec is None or spec.version != reference.version:
+        where = f"{reference.module}.{reference.qualname}"
+        found = f"{where} is no component here" if spec is None else f"the worker has version {spec.version!r}"
+        raise ComponentChanged(
+            f"Component {reference.name!r} was planned with version {reference.version!r}; {found}. Install the same packages on "
+            "every node of the cluster."
+        )
     return spec
+
+
+def _module_of(reference: ComponentRef) -> Any:
+    if reference.file is None:
+        try:
+            return importlib.import_module(reference.module)
+        except ImportError as exc:
+            raise StageError(
+                f"The worker cannot import module {reference.module!r} of component {reference.name!r}: {exc}. Install the same "
+                "packages on every node of the cluster.",
+                code="not_importable",
+            ) from exc
+    # Its name tells path and content: one that is here is the one that was planned, even if the file is another by now.
+    module = sys.modules.get(reference.module) or load_project_module(Path(reference.file))
+    if getattr(module, CONTENT_ATTRIBUTE, None) != reference.content:
+        raise ComponentChanged(
+            f"{reference.file} is not the file with which component {reference.name!r} was planned: it was edited while the run "
+            "went on, or the nodes of the cluster have different ones. Go on with 'fm resume' or run it anew, with the same "
+            "files on every node; 'fm submit' sends the project along."
+        )
+    return module
 
 
 class WorkerScope:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,17 +14,17 @@ pytest.importorskip("ray", reason="Ray is not installed")
 from pydantic import BaseModel, ConfigDict
 
 from flowmason_ray.components.base import operator
-from flowmason_ray.components.registry import Registry
+from flowmason_ray.components.registry import Registry, load_project_module
 from flowmason_ray.engine.component import Context, Effect
 from flowmason_ray.engine.executor import RunInfo
 from flowmason_ray.engine.executors import ray_stages
-from flowmason_ray.engine.executors.ray_bindings import stage_data
-from flowmason_ray.engine.executors.ray_messages import AttemptData, Bindings, CallData, Report, pack
-from flowmason_ray.engine.executors.ray_stages import pack_run
+from flowmason_ray.engine.executors.ray_bindings import reference_to, stage_data
+from flowmason_ray.engine.executors.ray_messages import AttemptData, Bindings, CallData, ComponentRef, Report, pack
+from flowmason_ray.engine.executors.ray_stages import ComponentChanged, component_of, pack_run
 from flowmason_ray.engine.executors.ray_worker import execute, run_attempts
 from flowmason_ray.engine.planning import make_plan
 from flowmason_ray.engine.retry import RetryPolicy, wants_retry
-from flowmason_ray.errors import StoreUnavailable
+from flowmason_ray.errors import StageError, StoreUnavailable
 from flowmason_ray.spec.loader import load_pipeline_data
 from flowmason_ray.stores.memory import MemoryBlobs
 from tests.engine_kit import pipeline, stage
@@ -155,3 +157,77 @@ def test_instances_of_old_runs_are_let_go() -> None:
         carried_out(info(f"run {number}"), attempts, classes)
     kept = ray_stages._instances  # pyright: ignore[reportPrivateUsage]  # what is looked at
     assert list(kept) == [f"run {number}" for number in range(20 - ray_stages.KEPT_RUNS, 20)]
+
+
+# -- what a worker finds is what was planned ----------------------------------------------------------------------------
+
+SOURCE = """
+from pydantic import BaseModel
+from flowmason_ray import operator
+
+class Nothing(BaseModel):
+    pass
+
+class Number(BaseModel):
+    n: int
+
+@operator(effect="pure")
+class Calculate:
+    Input, Output = Nothing, Number
+
+    def execute(self, input, context):
+        return Number(n={n})
+"""
+
+
+def forget(monkeypatch: pytest.MonkeyPatch, reference: ComponentRef) -> None:
+    """Make this process one that has not imported a project's component, as a worker that begins."""
+    monkeypatch.delitem(sys.modules, reference.module)
+
+
+def planned(file: Path, n: int) -> ComponentRef:
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(SOURCE.format(n=n))
+    return reference_to(load_project_module(file).Calculate.__flowmason_component__)
+
+
+def test_an_edited_file_is_not_taken_for_the_planned_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "components" / "calculate.py"
+    reference = planned(file, 1)
+    forget(monkeypatch, reference)
+    file.write_text(SOURCE.format(n=1000))
+    with pytest.raises(ComponentChanged, match=r"calculate\.py is not the file with which component 'calculate'"):
+        component_of(reference, {})
+
+
+def test_a_worker_that_knows_the_planned_file_goes_on_with_it(tmp_path: Path) -> None:
+    file = tmp_path / "components" / "calculate.py"
+    reference = planned(file, 1)
+    file.write_text(SOURCE.format(n=1000))
+    assert component_of(reference, {}).create().execute(None, None).n == 1
+
+
+def test_the_same_file_at_another_place_is_the_planned_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reference = planned(tmp_path / "here" / "calculate.py", 1)
+    elsewhere = planned(tmp_path / "there" / "calculate.py", 1)
+    assert elsewhere.module != reference.module
+    forget(monkeypatch, reference)
+    forget(monkeypatch, elsewhere)
+    assert component_of(reference._replace(file=elsewhere.file), {}).create().execute(None, None).n == 1
+
+
+def test_another_version_of_an_installed_component_is_not_taken() -> None:
+    spec = Registry(entry_points=False).get("foreach")
+    assert spec is not None
+    assert component_of(reference_to(spec), {}) is spec
+    with pytest.raises(ComponentChanged, match=r"planned with version '0\.0\.7'; the worker has version"):
+        component_of(reference_to(spec)._replace(version="0.0.7"), {})
+    with pytest.raises(ComponentChanged, match="is no component here"):
+        component_of(reference_to(spec)._replace(qualname="Nothing"), {})
+
+
+def test_a_package_that_a_worker_does_not_have_is_named() -> None:
+    missing = ComponentRef(name="far", module="only_on_the_driver.far", qualname="Far", version="1.0.0")
+    with pytest.raises(StageError, match=r"only_on_the_driver\.far") as caught:
+        component_of(missing, {})
+    assert caught.value.code == "not_importable"
