@@ -298,12 +298,13 @@ def _unpack_run(packed: bytes) -> RunInfo:
     facts["secrets"] = {name: Secret(value) for name, value in facts["secrets"].items()}
     facts["keys"] = {name: Secret(value) for name, value in facts["keys"].items()}
     engines = facts.pop("engines")
+    wait_s = 0.0 if facts["settings"] is None else facts["settings"].ray.wait_for_resources_s
     if facts["models"] is not None:
         facts["models"] = unpack_models(
             facts["models"],
             facts["keys"],
             shared_limits=SharedLimiter,
-            shared_engines=None if engines is None else SharedEngines(engines),
+            shared_engines=None if engines is None else SharedEngines(engines, wait_s),
         )
     facts["blobs"] = None if facts["blobs"] is None else open_blobs(facts["blobs"])
     facts["region"] = _region() or facts["region"]
