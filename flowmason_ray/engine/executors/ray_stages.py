@@ -27,7 +27,15 @@ from flowmason_ray.engine.executors.placement import REGION_LABEL
 from flowmason_ray.engine.executors.ray_engine_asking import SharedEngines
 from flowmason_ray.engine.executors.ray_frames import restore
 from flowmason_ray.engine.executors.ray_limits import SharedLimiter
-from flowmason_ray.engine.executors.ray_messages import AttemptData, Binding, ComponentRef, StageData, unpack
+from flowmason_ray.engine.executors.ray_messages import (
+    AttemptData,
+    Binding,
+    ComponentRef,
+    StageData,
+    sealed,
+    unpack,
+    unsealed,
+)
 from flowmason_ray.engine.secrecy import Secret
 from flowmason_ray.engine.values import Items
 from flowmason_ray.errors import PermanentError, StageError
@@ -84,7 +92,7 @@ def work_of(data: AttemptData, classes: Mapping[str, Any]) -> Work:
         data: The attempt.
         classes: Component classes that cannot be imported here, by name.
     """
-    return _cached(_stages, data.digest, KEPT_STAGES, lambda: _compile(unpack(data.stage), classes))
+    return _cached(_stages, data.digest, KEPT_STAGES, lambda: _compile(unpack(data.stage, "driver"), classes))
 
 
 _ray: Any = ray
@@ -256,7 +264,7 @@ class WorkerScope:
 
 def pack_run(run: RunInfo, engines: str | None) -> bytes:
     """Return a run's facts, its input excepted, for workers. `engines`: the keeper of those that they share."""
-    return orjson.dumps(
+    facts = orjson.dumps(
         {
             "run_id": run.run_id,
             "pipeline": run.pipeline,
@@ -282,15 +290,20 @@ def pack_run(run: RunInfo, engines: str | None) -> bytes:
             },
         }
     )
+    return sealed(facts)
 
 
 def run_of(packed: bytes) -> RunInfo:
-    """Return a run's facts from what `pack_run` made of them."""
+    """Return a run's facts from what `pack_run` made of them.
+
+    Raises:
+        VersionMismatch: another version made it.
+    """
     return _cached(_runs, packed, KEPT_VALUES, lambda: _unpack_run(packed))
 
 
 def _unpack_run(packed: bytes) -> RunInfo:
-    facts = orjson.loads(packed)
+    facts = orjson.loads(unsealed(packed, "driver"))
     for name, value in facts.pop("environment").items():
         os.environ.setdefault(name, value)  # what this node was told itself comes first
     facts["project_dir"] = Path(facts["project_dir"])

@@ -61,7 +61,7 @@ def run_call(classes: Mapping[str, Any], packed: bytes, *arguments: Any) -> tupl
     Returns:
         The `CallReport`, packed; then per attempt its value if it is too large for a report, else None.
     """
-    reports, kept = run_attempts(classes, unpack(packed), arguments, execute)
+    reports, kept = run_attempts(classes, unpack(packed, "driver"), arguments, execute)
     return (pack(CallReport(reports, node_id())), *kept)
 
 

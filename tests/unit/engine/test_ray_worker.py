@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,15 +14,27 @@ pytest.importorskip("ray", reason="Ray is not installed")
 
 from pydantic import BaseModel, ConfigDict
 
+from flowmason_ray import __version__
 from flowmason_ray.components.base import operator
 from flowmason_ray.components.registry import Registry, load_project_module
 from flowmason_ray.engine.component import Context, Effect
 from flowmason_ray.engine.executor import RunInfo
-from flowmason_ray.engine.executors import ray_stages
+from flowmason_ray.engine.executors import ray_messages, ray_stages
+from flowmason_ray.engine.executors.ray_actor import ComponentActor
 from flowmason_ray.engine.executors.ray_bindings import reference_to, stage_data
-from flowmason_ray.engine.executors.ray_messages import AttemptData, Bindings, CallData, ComponentRef, Report, pack
-from flowmason_ray.engine.executors.ray_stages import ComponentChanged, component_of, pack_run
-from flowmason_ray.engine.executors.ray_worker import execute, run_attempts
+from flowmason_ray.engine.executors.ray_messages import (
+    AttemptData,
+    Binding,
+    Bindings,
+    CallData,
+    ComponentRef,
+    Report,
+    VersionMismatch,
+    pack,
+    unpack,
+)
+from flowmason_ray.engine.executors.ray_stages import ComponentChanged, component_of, pack_run, run_of
+from flowmason_ray.engine.executors.ray_worker import execute, gather_results, run_attempts, run_call
 from flowmason_ray.engine.planning import make_plan
 from flowmason_ray.engine.retry import RetryPolicy, wants_retry
 from flowmason_ray.errors import StageError, StoreUnavailable
@@ -231,3 +244,49 @@ def test_a_package_that_a_worker_does_not_have_is_named() -> None:
     with pytest.raises(StageError, match=r"only_on_the_driver\.far") as caught:
         component_of(missing, {})
     assert caught.value.code == "not_importable"
+
+
+# -- worker and driver have the same version ----------------------------------------------------------------------------
+
+
+def from_version(version: str, monkeypatch: pytest.MonkeyPatch) -> tuple[bytes, bytes]:
+    """Return a call and a run's facts as another version packs them: what follows the version cannot be read here."""
+    with monkeypatch.context() as patch:
+        patch.setattr(ray_messages, "_OURS", f"FlowMason {version}\n".encode())
+        return ray_messages.sealed(b"\0unheard of"), ray_messages.sealed(b"{new:")
+
+
+def test_a_worker_of_another_version_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    call, run = from_version("99.1", monkeypatch)
+    expected = rf"The driver has FlowMason '99\.1', the Ray worker on '.*' has FlowMason '{re.escape(__version__)}'"
+    for run_it in (
+        lambda: run_call({}, call),
+        lambda: gather_results({}, {}, Binding("value"), run),
+        lambda: run_of(run),
+    ):
+        with pytest.raises(VersionMismatch, match=expected):
+            run_it()
+
+
+def test_an_actor_of_another_version_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, run = from_version("99.1", monkeypatch)
+    monkeypatch.setattr("flowmason_ray.engine.executors.ray_actor.node_id", lambda: "here")
+    reference = ComponentRef(name="far", module="far", qualname="Far", version="1.0.0")
+    ready = ComponentActor({}, run, reference).set_up("a", -1, None)
+    assert ready.failure is not None
+    assert (ready.failure.code, ready.final) == ("version_mismatch", True)
+
+
+def test_a_driver_tells_which_version_a_worker_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    report, _ = from_version("0.0.3", monkeypatch)
+    expected = rf"The driver has FlowMason '{re.escape(__version__)}', the Ray worker has FlowMason '0\.0\.3'"
+    with pytest.raises(VersionMismatch, match=expected):
+        unpack(report)
+    with pytest.raises(VersionMismatch, match="does not say its version"):
+        unpack(b"\x80\x05K\x01.")
+
+
+def test_what_is_packed_is_unpacked() -> None:
+    (attempt,) = attempts_of(SendText)
+    call = CallData(b"run", (attempt,))
+    assert unpack(pack(call)) == call
