@@ -172,8 +172,8 @@ def _module_of(reference: ComponentRef) -> Any:
     if getattr(module, CONTENT_ATTRIBUTE, None) != reference.content:
         raise ComponentChanged(
             f"{reference.file} is not the file with which component {reference.name!r} was planned: it was edited while the run "
-            "went on, or the nodes of the cluster have different ones. Go on with 'fm resume' or run it anew, with the same "
-            "files on every node; 'fm submit' sends the project along."
+            "went on, or the nodes of the cluster have different ones. 'fm resume RUN --pipeline FILE' goes on with what is there "
+            "now; the files must be the same on every node ('fm submit' sends the project along)."
         )
     return module
 
