@@ -162,6 +162,10 @@ PROJECT_MODULE_PREFIX = "flowmason_project_"
 """Modules of a project's `components/` are imported under this prefix, by file."""
 
 
+CONTENT_ATTRIBUTE = "__flowmason_content__"
+"""What such a module says about the file that it was made of: the digest of its content."""
+
+
 def _project_file(cls: type) -> Path | None:
     if not cls.__module__.startswith(PROJECT_MODULE_PREFIX):
         return None

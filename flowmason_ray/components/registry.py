@@ -15,7 +15,13 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 
-from flowmason_ray.components.base import PROJECT_MODULE_PREFIX, InvalidComponent, normalise_name, spec_of
+from flowmason_ray.components.base import (
+    CONTENT_ATTRIBUTE,
+    PROJECT_MODULE_PREFIX,
+    InvalidComponent,
+    normalise_name,
+    spec_of,
+)
 from flowmason_ray.components.builtin import ALIASES, BUILTIN
 from flowmason_ray.engine.component import ComponentSpec
 
@@ -136,6 +142,7 @@ def load_project_module(file: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise InvalidComponent(f"Cannot import {file}.")
     module = importlib.util.module_from_spec(spec)
+    setattr(module, CONTENT_ATTRIBUTE, sha256(content).hexdigest())
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)

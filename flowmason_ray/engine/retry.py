@@ -19,6 +19,8 @@ NEVER_RETRIED = frozenset(
         "missing_extra",
         "cancelled",
         "in_doubt",
+        "component_changed",
+        "version_mismatch",
     }
 )
 """Codes of failures that the same attempt would only repeat. `retry_on` can name one explicitly to override."""

@@ -23,8 +23,15 @@ from flowmason_ray.engine.events import Event
 from flowmason_ray.engine.executors.instances import Instance
 from flowmason_ray.engine.executors.memory_limit import own_bytes
 from flowmason_ray.engine.executors.prints import heard, keep_ears_open
-from flowmason_ray.engine.executors.ray_messages import CallData, CallReport, pack, unpack
-from flowmason_ray.engine.executors.ray_stages import Work, component_of, run_of
+from flowmason_ray.engine.executors.ray_messages import (
+    CallData,
+    CallReport,
+    ComponentRef,
+    VersionMismatch,
+    pack,
+    unpack,
+)
+from flowmason_ray.engine.executors.ray_stages import ComponentChanged, Work, component_of, instance_of, run_of
 from flowmason_ray.engine.executors.ray_telling import Teller
 from flowmason_ray.engine.executors.ray_worker import node_id, run_attempts
 from flowmason_ray.engine.executors.threads import AttemptStopped, ComponentLoop, ThreadJob
@@ -50,9 +57,7 @@ class Ready(NamedTuple):
 class ComponentActor:
     """Runs calls with one instance of a component."""
 
-    def __init__(
-        self, classes: Mapping[str, Any], packed_run: bytes, reference: tuple[str, str, str, str | None]
-    ) -> None:
+    def __init__(self, classes: Mapping[str, Any], packed_run: bytes, reference: ComponentRef) -> None:
         self._classes = classes
         self._packed_run = packed_run
         self._reference = reference
@@ -88,7 +93,9 @@ class ComponentActor:
             except Exception as exc:  # its constructor: foreign code too
                 raise setup_failed(component, exc) from exc
         except Exception as exc:  # the module of the component is foreign code as well
-            failure, final = replace(fail(exc, path, 1), code="component_setup_failed"), is_final(exc)
+            failure, final = fail(exc, path, 1), is_final(exc)
+            if not isinstance(exc, (ComponentChanged, VersionMismatch)):
+                failure = replace(failure, code="component_setup_failed")
         return Ready(failure, final, teller.told(), node_id(), perf_counter() - started)
 
     def _set_up(self, instance: Instance, say: Callable[[], InstanceContext]) -> None:
@@ -100,7 +107,7 @@ class ComponentActor:
     def run(self, packed: bytes, *arguments: Any) -> bytes:
         """Run a call (`ray_worker.run_call`); values that are too large for the report stay here until they are taken."""
         assert self._instance is not None, "calls come after set_up"
-        call: CallData = unpack(packed)
+        call: CallData = unpack(packed, "driver")
         reports, kept = run_attempts(self._classes, call, arguments, self._execute)
         for data, report, value in zip(call.attempts, reports, kept, strict=True):
             if report.status == "succeeded" and not report.inline:
@@ -111,7 +118,7 @@ class ComponentActor:
         assert work.component is not None
         assert self._instance is not None
         own = work.component.name == self._instance.component.name
-        target = self._instance.object if own else work.instance
+        target = self._instance.object if own else instance_of(work.component, context.run_id)
         key = (context.path, context.attempt)
         try:
             if work.component.is_async:

@@ -6,6 +6,7 @@ scheduled near its data.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -14,10 +15,12 @@ from typing import Any
 
 import orjson
 
+from flowmason_ray.components.base import CONTENT_ATTRIBUTE
+from flowmason_ray.engine.component import ComponentSpec
 from flowmason_ray.engine.context import visible_variables
 from flowmason_ray.engine.digests import Contents
 from flowmason_ray.engine.executors.ray_frames import portable
-from flowmason_ray.engine.executors.ray_messages import Binding, Bindings, StageData
+from flowmason_ray.engine.executors.ray_messages import Binding, Bindings, ComponentRef, StageData
 from flowmason_ray.engine.kept import plain
 from flowmason_ray.engine.plan import PlanStage
 from flowmason_ray.engine.scope import WORDS, Scope, Status
@@ -196,20 +199,25 @@ class _Single:
         return self.value
 
 
+def reference_to(component: ComponentSpec) -> ComponentRef:
+    """Return what tells a worker which component is meant."""
+    return ComponentRef(
+        name=component.name,
+        module=component.module,
+        qualname=component.qualname,
+        version=component.version,
+        file=str(component.file) if component.file else None,
+        content=getattr(sys.modules.get(component.module), CONTENT_ATTRIBUTE, None),
+    )
+
+
 def stage_data(stage: PlanStage) -> StageData:
     """Return what a worker needs of a stage, with a digest by which it compiles each once."""
     component = stage.component
-    reference = None
-    if component is not None:
-        reference = (
-            component.name,
-            component.module,
-            component.qualname,
-            str(component.file) if component.file else None,
-        )
+    reference = None if component is None else reference_to(component)
     source: Sequence[Any] = (
         stage.id,
-        reference,
+        reference and tuple(reference),
         stage.template.source,
         stage.fixed,
         stage.when.source if stage.when else None,

@@ -41,20 +41,36 @@ async def result_of(reference: Any) -> Any:
 class SharedEngines:
     """The engines behind a keeper (`llm.gateway.SharedEngines`)."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, wait_s: float) -> None:
+        """
+        Args:
+            name: The keeper's.
+            wait_s: How long the run waits for a node that the cluster does not have yet.
+        """
+        self._keeper = name
+        self._wait_s = wait_s
+        self.name = f"{name} {wait_s:g}"  # runs that wait for different times do not share the way
 
     def provider(self, name: str, settings: ProviderSettings, key: str | None, project_dir: Path) -> Provider:
         """Return the way to one."""
         opening = opening_of(name, settings, key, project_dir)
-        return EngineProvider(opening, RemoteEngine(self.name, name, settings, key, project_dir))
+        return EngineProvider(opening, RemoteEngine(self._keeper, name, settings, key, project_dir, self._wait_s))
 
 
 class RemoteEngine:
     """An engine in an actor (`llm.engines.Engine`). Belongs to one event loop."""
 
-    def __init__(self, keeper: str, name: str, settings: ProviderSettings, key: str | None, project_dir: Path) -> None:
+    def __init__(
+        self,
+        keeper: str,
+        name: str,
+        settings: ProviderSettings,
+        key: str | None,
+        project_dir: Path,
+        wait_s: float,
+    ) -> None:
         self._keeper = keeper
+        self._wait_s = wait_s
         self._name = name
         self._settings = settings.model_dump(mode="json")
         self._key = key
@@ -121,7 +137,7 @@ class RemoteEngine:
         if self._host is None:
             try:
                 keeper = _ray.get_actor(self._keeper)
-                asked = keeper.host.remote(self._name, self._digest, self._settings, self._gone)
+                asked = keeper.host.remote(self._name, self._digest, self._settings, self._gone, self._wait_s)
                 self._host, self._said = await result_of(asked)
             except (RayError, ValueError) as exc:  # ValueError: there is none of that name, the run is over
                 raise _cause(exc) or errors.not_reached(self._name, exc) from exc

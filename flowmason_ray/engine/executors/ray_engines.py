@@ -112,20 +112,18 @@ def _unheard(text: str) -> None:
 
 
 class _Keeper:
-    """Owns the engines' actors. Its calls are answered one after the other where they change anything."""
+    """Owns the engines' actors. Its calls about the same engine are answered one after the other."""
 
-    def __init__(self, wait_s: float) -> None:
-        """
-        Args:
-            wait_s: How long to wait for a node that the cluster does not have yet.
-        """
-        self._wait_s = wait_s
+    def __init__(self) -> None:
         self._hosts: dict[str, Any] = {}
         self._said: dict[str, str | None] = {}
         """By engine: what whoever asks it should know."""
-        self._turn: asyncio.Lock | None = None
+        self._turns: dict[str, asyncio.Lock] = {}
+        """By engine: one that waits for a node keeps nobody from another."""
 
-    async def host(self, name: str, digest: str, settings: dict[str, Any], gone: str | None) -> tuple[Any, str | None]:
+    async def host(
+        self, name: str, digest: str, settings: dict[str, Any], gone: str | None, wait_s: float
+    ) -> tuple[Any, str | None]:
         """Return the actor of an engine, made if there is none, and what whoever asks should know.
 
         Args:
@@ -133,13 +131,12 @@ class _Keeper:
             digest: What identifies provider, key and project.
             settings: The provider's.
             gone: The id of the actor that whoever asks has found dead.
+            wait_s: How long whoever asks waits for a node that the cluster does not have yet.
 
         Raises:
             PermanentError: no node could ever give what it needs (code `infeasible_resources`).
         """
-        if self._turn is None:
-            self._turn = asyncio.Lock()
-        async with self._turn:
+        async with self._turns.setdefault(digest, asyncio.Lock()):
             host = self._hosts.get(digest)
             if host is not None and gone != id_of(host):
                 return host, self._said[digest]
@@ -147,12 +144,12 @@ class _Keeper:
                 with suppress(RayError):
                     _ray.kill(host)
             demand = demand_of(ProviderSettings.model_validate(settings), await self._nodes())
-            if self._wait_s <= 0:
+            if wait_s <= 0:
                 self._check(name, demand, await self._nodes())
             # What waits is what an autoscaler sees.
             self._hosts[digest], self._said[digest] = _ray.remote(_Host).options(**options_of(demand)).remote(), None
-            if self._wait_s > 0:
-                await self._node(name, digest, demand)
+            if wait_s > 0:
+                await self._node(name, digest, demand, wait_s)
             if demand.amounts["CPU"] > 0 and not await self._begun(digest):
                 self._without_cores(name, digest, demand)
             return self._hosts[digest], self._said[digest]
@@ -195,8 +192,8 @@ class _Keeper:
             message = f"The engine of model provider {name!r} can never run on this cluster. {found}"
             raise PermanentError(message, code="infeasible_resources")
 
-    async def _node(self, name: str, digest: str, demand: Demand) -> None:
-        until = monotonic() + self._wait_s
+    async def _node(self, name: str, digest: str, demand: Demand, wait_s: float) -> None:
+        until = monotonic() + wait_s
         while missing(demand, nodes := await self._nodes()) is not None:
             if monotonic() >= until:
                 with suppress(RayError):
@@ -262,12 +259,11 @@ class Engines:
         """Begin to use engines, if the run may; return the name of their keeper."""
         if run.models is None or not _may_use(run.models.packed()):
             return None
-        wait_s = run.settings.ray.wait_for_resources_s if run.settings is not None else 0.0
         with _lock:
             if not _keepers:
                 name = f"flowmason-engines-{uuid4().hex[:16]}"
                 made = _ray.remote(_Keeper).options(name=name, num_cpus=0, max_concurrency=AT_ONCE, max_restarts=-1)
-                _keepers.append((name, made.remote(wait_s)))
+                _keepers.append((name, made.remote()))
             _users.add(id(self))
             self._entered = True
             return _keepers[0][0]

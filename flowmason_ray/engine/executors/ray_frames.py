@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pickle import PickleBuffer
 from typing import Any, cast
 
 from flowmason_ray.engine.values import Items, is_frame
+from flowmason_ray.errors import StageError
 
 MAX_PIECES = 1_000
 """Pieces of columns that are handed over one by one; a frame of more has many small ones, and is written as one stream."""
+ONLY_POLARS = frozenset({"Int128", "UInt128"})
+"""Types of columns that Arrow does not have."""
 WASTE = 1.2
 """How much larger than its values a buffer may be to be handed over as it is: a slice still holds what it was cut from."""
 
@@ -38,6 +42,52 @@ class ArrowFrame:
                 plain[position] = pieces
         stream = _stream(table.select(others)) if others or not plain else None
         return (_arrow_frame, (table.schema, plain, others, stream))
+
+
+@dataclass(frozen=True, slots=True)
+class PolarsFrame:
+    """A frame on its way that Arrow for Python cannot hold (whole numbers of 128 bits): as polars' own IPC stream, a copy each way."""
+
+    frame: Any
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        import polars
+
+        buffer = BytesIO()
+        self.frame.write_ipc_stream(buffer, compat_level=polars.CompatLevel.newest())
+        return (_polars_frame, (PickleBuffer(buffer.getbuffer()),))
+
+
+def _polars_frame(stream: Any) -> PolarsFrame:
+    import polars
+
+    return PolarsFrame(polars.read_ipc_stream(BytesIO(stream)))
+
+
+def _kinds(dtype: Any) -> Iterator[str]:
+    """Yield the names of a column's type and of those within it."""
+    yield str(dtype.base_type())
+    inner = getattr(dtype, "inner", None)
+    if inner is not None:
+        yield from _kinds(inner)
+    for field in getattr(dtype, "fields", ()):
+        yield from _kinds(field.dtype)
+
+
+def _portable_frame(frame: Any) -> ArrowFrame | PolarsFrame:
+    import polars
+
+    only_polars = False
+    for name, dtype in frame.schema.items():
+        kinds = set(_kinds(dtype))
+        if "Object" in kinds:  # polars would hand over the addresses of the objects
+            raise StageError(
+                f"Column {name!r} of a table holds Python objects (polars type 'Object'), which cannot be sent to another process. Make "
+                "it a column of numbers, texts, lists or structs.",
+                code="invalid_output",
+            )
+        only_polars = only_polars or not kinds.isdisjoint(ONLY_POLARS)
+    return PolarsFrame(frame) if only_polars else ArrowFrame(frame.to_arrow(compat_level=polars.CompatLevel.newest()))
 
 
 def _pieces(column: Any) -> list[tuple[int, int, list[Any]]] | None:
@@ -100,11 +150,13 @@ def _pyarrow() -> Any:
 
 
 def portable(value: Any) -> Any:
-    """Return a value with its frames as `ArrowFrame`s; what holds none comes back as it is."""
-    if is_frame(value):
-        import polars
+    """Return a value with its frames as `ArrowFrame`s or `PolarsFrame`s; what holds none comes back as it is.
 
-        return ArrowFrame(value.to_arrow(compat_level=polars.CompatLevel.newest()))
+    Raises:
+        StageError: a column holds Python objects (code `invalid_output`).
+    """
+    if is_frame(value):
+        return _portable_frame(value)
     if isinstance(value, Items):
         return Items(portable(value.source), value.indices, value.batch)
     return _rebuilt(value, portable)
@@ -112,6 +164,8 @@ def portable(value: Any) -> Any:
 
 def restore(value: Any) -> Any:
     """Undo `portable`, without copying the frames' data."""
+    if isinstance(value, PolarsFrame):
+        return value.frame
     if isinstance(value, ArrowFrame):
         import polars
 

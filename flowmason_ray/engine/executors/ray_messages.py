@@ -11,14 +11,32 @@ their own; Ray hands bytes over as they are. Who can put bytes in a call of ours
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pickle import HIGHEST_PROTOCOL, dumps, loads
+from platform import node
 from typing import Any, Literal, NamedTuple
 
+from flowmason_ray import __version__
 from flowmason_ray.engine.digests import Contents
 from flowmason_ray.engine.events import Event
-from flowmason_ray.errors import Failure
+from flowmason_ray.errors import Failure, PermanentError
+
+Sender = Literal["driver", "worker"]
+
+
+class ComponentRef(NamedTuple):
+    """Where a worker finds a component, and what it must find there."""
+
+    name: str
+    module: str
+    qualname: str
+    version: str
+    file: str | None = None
+    """The source file of a project's own component; None: it is imported by its module's name."""
+    content: str | None = None
+    """The digest of what was in the file. Where the file lies may differ between machines, what is in it must not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +46,8 @@ class StageData:
     digest: str
     """Identifies the content, so that a worker compiles a stage once."""
     id: str
-    component: tuple[str, str, str, str | None] | None
-    """(name, module, qualified name, file) of the component; None for a hidden stage."""
+    component: ComponentRef | None
+    """None for a hidden stage."""
     template: Any
     fixed: Mapping[str, Any]
     when: str | None
@@ -129,11 +147,55 @@ class CallReport(NamedTuple):
     """How much memory the worker occupies; of actors only."""
 
 
+# Plain bytes before everything else: another version may have another idea of what follows.
+_MARK = b"FlowMason "
+_OURS = _MARK + __version__.encode() + b"\n"
+_VERSION = re.compile(re.escape(_MARK) + rb"([!-~]{1,100})\n")
+
+
+class VersionMismatch(PermanentError):
+    """Coordinator and worker have different versions of FlowMason, and cannot read what the other says."""
+
+    code = "version_mismatch"
+
+
+def sealed(content: bytes) -> bytes:
+    """Return a message's content with our version before it."""
+    return _OURS + content
+
+
+def unsealed(message: bytes, sender: Sender) -> memoryview:
+    """Return the content of a message.
+
+    Args:
+        message: What `sealed` returned.
+        sender: Who sent it, for what is said when that cannot be.
+
+    Raises:
+        VersionMismatch: it was sent by another version.
+    """
+    if message.startswith(_OURS):
+        return memoryview(message)[len(_OURS) :]
+    said = _VERSION.match(message)
+    theirs = f"FlowMason {said[1].decode()!r}" if said else "a FlowMason that does not say its version"
+    ours = f"FlowMason {__version__!r}"
+    driver, worker = (ours, theirs) if sender == "worker" else (theirs, ours)
+    where = f" on {node()!r}" if sender == "driver" else ""
+    raise VersionMismatch(
+        f"The driver has {driver}, the Ray worker{where} has {worker}. Install the same version of 'flowmason-ray' on every node of the "
+        "cluster as where the run is started or coordinated."
+    )
+
+
 def pack(message: CallData | CallReport | StageData) -> bytes:
     """Return a message as bytes."""
-    return dumps(message, protocol=HIGHEST_PROTOCOL)
+    return sealed(dumps(message, protocol=HIGHEST_PROTOCOL))
 
 
-def unpack(packed: bytes) -> Any:
-    """Return what `pack` was given."""
-    return loads(packed)
+def unpack(packed: bytes, sender: Sender = "worker") -> Any:
+    """Return what `pack` was given.
+
+    Raises:
+        VersionMismatch: it was packed by another version.
+    """
+    return loads(unsealed(packed, sender))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import orjson
 import ray
 
 from flowmason_ray import telemetry
-from flowmason_ray.components.base import spec_of
+from flowmason_ray.components.base import CONTENT_ATTRIBUTE, spec_of
 from flowmason_ray.components.registry import load_project_module
 from flowmason_ray.engine.component import ComponentSpec
 from flowmason_ray.engine.context import context_root, draw_text
@@ -26,9 +27,18 @@ from flowmason_ray.engine.executors.placement import REGION_LABEL
 from flowmason_ray.engine.executors.ray_engine_asking import SharedEngines
 from flowmason_ray.engine.executors.ray_frames import restore
 from flowmason_ray.engine.executors.ray_limits import SharedLimiter
-from flowmason_ray.engine.executors.ray_messages import AttemptData, Binding, StageData, unpack
+from flowmason_ray.engine.executors.ray_messages import (
+    AttemptData,
+    Binding,
+    ComponentRef,
+    StageData,
+    sealed,
+    unpack,
+    unsealed,
+)
 from flowmason_ray.engine.secrecy import Secret
 from flowmason_ray.engine.values import Items
+from flowmason_ray.errors import PermanentError, StageError
 from flowmason_ray.llm.gateway import unpack as unpack_models
 from flowmason_ray.settings import ProjectSettings
 from flowmason_ray.spec.expressions import Expression, StageView, parse_expression
@@ -41,7 +51,12 @@ KEPT_STAGES = 4096
 KEPT_VALUES = 4
 """Lists of loop items that a worker keeps, so that the iterations of a loop do not each load the whole list."""
 
+KEPT_RUNS = 4
+"""Runs whose instances a worker keeps: what an instance has gathered may be large, and is of no use to another run."""
+
 _stages: OrderedDict[str, Work] = OrderedDict()
+_instances: OrderedDict[str, dict[int, tuple[ComponentSpec, Any]]] = OrderedDict()
+"""By run and component. With the components, so that no other can be where one was."""
 _runs: OrderedDict[bytes, RunInfo] = OrderedDict()
 _items: OrderedDict[str, Any] = OrderedDict()
 
@@ -68,7 +83,6 @@ class Work:
     schema: InputSchema | None
     memory_mib: float | None
     llm: Mapping[str, Any] | None
-    instance: Any
 
 
 def work_of(data: AttemptData, classes: Mapping[str, Any]) -> Work:
@@ -78,7 +92,7 @@ def work_of(data: AttemptData, classes: Mapping[str, Any]) -> Work:
         data: The attempt.
         classes: Component classes that cannot be imported here, by name.
     """
-    return _cached(_stages, data.digest, KEPT_STAGES, lambda: _compile(unpack(data.stage), classes))
+    return _cached(_stages, data.digest, KEPT_STAGES, lambda: _compile(unpack(data.stage, "driver"), classes))
 
 
 _ray: Any = ray
@@ -96,23 +110,72 @@ def _compile(stage: StageData, classes: Mapping[str, Any]) -> Work:
         schema=None if stage.schema is None else InputSchema(stage.schema),
         memory_mib=stage.memory_mib,
         llm=stage.llm,
-        instance=component.create() if component is not None else None,
     )
 
 
-def component_of(reference: tuple[str, str, str, str | None], classes: Mapping[str, Any]) -> ComponentSpec:
-    """Return the component that a reference (`StageData.component`) means, imported here if it has to be."""
-    name, module_name, qualname, file = reference
-    target: Any
-    if name in classes:
-        target = classes[name]
-    else:
-        target = load_project_module(Path(file)) if file is not None else importlib.import_module(module_name)
-        for part in qualname.split("."):
-            target = getattr(target, part)
-    spec = spec_of(target)
-    assert spec is not None, f"{module_name}.{qualname} is no component on this worker"
+def instance_of(component: ComponentSpec, run_id: str) -> Any:
+    """Return the instance with which this worker carries out a component's attempts of a run.
+
+    Compiled stages are the same for all runs, but what a component remembers belongs to one run, as in-process.
+    """
+    known = _cached(_instances, run_id, KEPT_RUNS, dict)
+    found = known.get(id(component))
+    if found is None:
+        found = known.setdefault(id(component), (component, component.create()))  # of two threads, one has made it
+    return found[1]
+
+
+class ComponentChanged(PermanentError):
+    """What a worker finds of a component is not what was planned."""
+
+    code = "component_changed"
+
+
+def component_of(reference: ComponentRef, classes: Mapping[str, Any]) -> ComponentSpec:
+    """Return the component that is meant, imported here if it has to be.
+
+    Raises:
+        ComponentChanged: it is another one here.
+        StageError: it cannot be imported here (code `not_importable`).
+        InvalidComponent: the project's file cannot be imported.
+    """
+    if reference.name in classes:
+        spec = spec_of(classes[reference.name])
+        assert spec is not None, f"{reference.name!r} was sent as a component"
+        return spec
+    target: Any = _module_of(reference)
+    for part in reference.qualname.split("."):
+        target = getattr(target, part, None)
+    spec = spec_of(target) if isinstance(target, type) else None
+    if spec is None or spec.version != reference.version:
+        where = f"{reference.module}.{reference.qualname}"
+        found = f"{where} is no component here" if spec is None else f"the worker has version {spec.version!r}"
+        raise ComponentChanged(
+            f"Component {reference.name!r} was planned with version {reference.version!r}; {found}. Install the same packages on "
+            "every node of the cluster."
+        )
     return spec
+
+
+def _module_of(reference: ComponentRef) -> Any:
+    if reference.file is None:
+        try:
+            return importlib.import_module(reference.module)
+        except ImportError as exc:
+            raise StageError(
+                f"The worker cannot import module {reference.module!r} of component {reference.name!r}: {exc}. Install the same "
+                "packages on every node of the cluster.",
+                code="not_importable",
+            ) from exc
+    # Its name tells path and content: one that is here is the one that was planned, even if the file is another by now.
+    module = sys.modules.get(reference.module) or load_project_module(Path(reference.file))
+    if getattr(module, CONTENT_ATTRIBUTE, None) != reference.content:
+        raise ComponentChanged(
+            f"{reference.file} is not the file with which component {reference.name!r} was planned: it was edited while the run "
+            "went on, or the nodes of the cluster have different ones. 'fm resume RUN --pipeline FILE' goes on with what is there "
+            "now; the files must be the same on every node ('fm submit' sends the project along)."
+        )
+    return module
 
 
 class WorkerScope:
@@ -201,7 +264,7 @@ class WorkerScope:
 
 def pack_run(run: RunInfo, engines: str | None) -> bytes:
     """Return a run's facts, its input excepted, for workers. `engines`: the keeper of those that they share."""
-    return orjson.dumps(
+    facts = orjson.dumps(
         {
             "run_id": run.run_id,
             "pipeline": run.pipeline,
@@ -227,15 +290,20 @@ def pack_run(run: RunInfo, engines: str | None) -> bytes:
             },
         }
     )
+    return sealed(facts)
 
 
 def run_of(packed: bytes) -> RunInfo:
-    """Return a run's facts from what `pack_run` made of them."""
+    """Return a run's facts from what `pack_run` made of them.
+
+    Raises:
+        VersionMismatch: another version made it.
+    """
     return _cached(_runs, packed, KEPT_VALUES, lambda: _unpack_run(packed))
 
 
 def _unpack_run(packed: bytes) -> RunInfo:
-    facts = orjson.loads(packed)
+    facts = orjson.loads(unsealed(packed, "driver"))
     for name, value in facts.pop("environment").items():
         os.environ.setdefault(name, value)  # what this node was told itself comes first
     facts["project_dir"] = Path(facts["project_dir"])
@@ -243,12 +311,13 @@ def _unpack_run(packed: bytes) -> RunInfo:
     facts["secrets"] = {name: Secret(value) for name, value in facts["secrets"].items()}
     facts["keys"] = {name: Secret(value) for name, value in facts["keys"].items()}
     engines = facts.pop("engines")
+    wait_s = 0.0 if facts["settings"] is None else facts["settings"].ray.wait_for_resources_s
     if facts["models"] is not None:
         facts["models"] = unpack_models(
             facts["models"],
             facts["keys"],
             shared_limits=SharedLimiter,
-            shared_engines=None if engines is None else SharedEngines(engines),
+            shared_engines=None if engines is None else SharedEngines(engines, wait_s),
         )
     facts["blobs"] = None if facts["blobs"] is None else open_blobs(facts["blobs"])
     facts["region"] = _region() or facts["region"]

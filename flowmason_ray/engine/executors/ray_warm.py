@@ -45,7 +45,7 @@ class _Worker:
 
         `number` is the call's: runs that go on side by side have stages of the same paths.
         """
-        call: CallData = unpack(packed)
+        call: CallData = unpack(packed, "driver")
         reports, kept = run_attempts(self._classes, call, arguments, execute)
         for data, report, value in zip(call.attempts, reports, kept, strict=True):
             if report.status == "succeeded" and not report.inline:

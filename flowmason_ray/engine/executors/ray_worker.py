@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from time import perf_counter
 from typing import Any, cast
 
@@ -16,7 +17,7 @@ import orjson
 import ray
 
 from flowmason_ray.engine.attempt import DECLINED, Value, at_once, fail, finish, is_final, prepare
-from flowmason_ray.engine.component import ComponentSpec, Cost
+from flowmason_ray.engine.component import ComponentSpec, Cost, Effect
 from flowmason_ray.engine.context import AttemptContext
 from flowmason_ray.engine.digests import contents_of
 from flowmason_ray.engine.executor import RunInfo
@@ -33,7 +34,7 @@ from flowmason_ray.engine.executors.ray_messages import (
     pack,
     unpack,
 )
-from flowmason_ray.engine.executors.ray_stages import Work, WorkerScope, run_of, work_of
+from flowmason_ray.engine.executors.ray_stages import Work, WorkerScope, instance_of, run_of, work_of
 from flowmason_ray.engine.executors.ray_telling import Teller
 from flowmason_ray.engine.executors.surroundings import surroundings
 from flowmason_ray.engine.executors.threads import AttemptStopped
@@ -60,7 +61,7 @@ def run_call(classes: Mapping[str, Any], packed: bytes, *arguments: Any) -> tupl
     Returns:
         The `CallReport`, packed; then per attempt its value if it is too large for a report, else None.
     """
-    reports, kept = run_attempts(classes, unpack(packed), arguments, execute)
+    reports, kept = run_attempts(classes, unpack(packed, "driver"), arguments, execute)
     return (pack(CallReport(reports, node_id())), *kept)
 
 
@@ -112,7 +113,7 @@ def run_attempt(
     """
     started = perf_counter()
     teller = Teller(data.path, data.attempt)
-    begun = False
+    begun = done = False
     context: AttemptContext | None = None
     try:
         run = run_of(call.run)
@@ -142,6 +143,7 @@ def run_attempt(
             )
             with surroundings(run, teller.tell, data.path, data.attempt, away=True):
                 result = execute(work, given, context)
+            done = work.component.effect is Effect.EFFECTFUL
             value = finish(work.component, result, work.schema)
             drew_time = drew_time or context.drew_time
         report, large = _report(value, run, perf_counter() - started)
@@ -152,7 +154,8 @@ def run_attempt(
     except Exception as exc:  # foreign code runs here: any exception is a failed attempt
         lost = None if begun else lost_object(exc)
         failure = lost_failure(lost, data.path, data.attempt) if lost else fail(exc, data.path, data.attempt)
-        duration_s, final = perf_counter() - started, is_final(exc)
+        # An effect that is done is not done again because something was wrong with what came of it.
+        duration_s, final = perf_counter() - started, done or is_final(exc)
         usage = _closed(context)
         report = Report(
             status="failed", failure=failure, final=final, duration_s=duration_s, usage=usage, told=teller.told()
@@ -177,7 +180,7 @@ def execute(work: Work, given: Any, context: AttemptContext) -> Any:
 
 
 def _called(work: Work, component: ComponentSpec, given: Any, context: AttemptContext) -> Any:
-    result = work.instance.execute(given, context)
+    result = instance_of(component, context.run_id).execute(given, context)
     if not component.is_async:
         return result
     if component.cost is Cost.TRIVIAL:
@@ -228,10 +231,14 @@ def _report(value: Value, run: RunInfo, duration_s: float) -> tuple[Report, Any]
     if key == "value" and len(text) <= INLINE_LIMIT_BYTES:
         return Report(status="succeeded", duration_s=duration_s, decision=value.decision, value=value.value), None
     size_bytes = len(text) if key == "value" else recorded_size(value.value)
+    # Without blobs a frame is recorded by what it looks like.
+    known = key == "packed" and run.blobs is None
     if run.blobs is not None and size_bytes < BEHIND_BYTES:
-        key, text = written(value.value, run)
-    # Without blobs a frame is recorded by what it looks like; a larger value is written behind the run (`ray_copies`).
-    known = key == "packed" and (run.blobs is None or size_bytes < BEHIND_BYTES)
+        # The component has done its work: that its copy cannot be written now is no reason to call it failed, and to do it
+        # again. As a larger value it is written behind the run (`ray_copies`), which also says so if that cannot be done.
+        with suppress(Exception):
+            key, text = written(value.value, run)
+            known = key == "packed"
     report = Report(
         status="succeeded",
         duration_s=duration_s,

@@ -8,10 +8,12 @@ from decimal import Decimal
 from importlib import import_module
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowmason_ray.engine.executors.ray_frames import portable, restore
+from flowmason_ray.errors import StageError
 
 polars: Any = import_module("polars")  # its types are partly unknown
 
@@ -83,3 +85,40 @@ def test_a_frame_of_very_many_pieces_travels_as_one() -> None:
     arrived, _, beside = sent(frame)
     assert arrived.equals(frame)
     assert len(beside) == 1
+
+
+@pytest.mark.parametrize("kind", ["Int128", "UInt128"])
+def test_whole_numbers_of_128_bits_arrive_also_within_others(kind: str) -> None:
+    dtype = getattr(polars, kind, None)
+    if dtype is None:
+        pytest.skip(f"this polars has no {kind}")
+    large = polars.Series("n", [1, None, 2**100], dtype=dtype)
+    frame = polars.DataFrame([large, polars.Series("t", ["a", None, "c"])]).with_columns(
+        within=polars.struct(polars.col("n").reshape((-1, 1)))
+    )
+    for each in (frame, frame.slice(1, 1), frame.clear(), polars.concat([frame, frame], rechunk=False)):
+        arrived, _, _ = sent(each)
+        assert arrived.equals(each)
+        assert arrived.schema == each.schema
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        (["a", "b", None], polars.Enum(["a", "b"])),
+        ([Decimal("1.5"), None], polars.Decimal(38, 20)),
+        ([[1, 2], None], polars.Array(polars.Int8, 2)),
+        ([1.5, None], polars.Float32),
+    ],
+)
+def test_the_type_of_a_column_arrives_too(values: list[Any], dtype: Any) -> None:
+    frame = polars.DataFrame({"c": polars.Series(values, dtype=dtype)})
+    arrived, _, _ = sent(frame)
+    assert arrived.equals(frame)
+    assert arrived.schema == frame.schema
+
+
+def test_python_objects_in_a_table_are_refused_by_the_column_that_holds_them() -> None:
+    with pytest.raises(StageError, match="Column 'things' of a table holds Python objects") as caught:
+        portable({"t": polars.DataFrame({"n": [1], "things": [object()]})})
+    assert caught.value.code == "invalid_output"
