@@ -27,9 +27,9 @@ from flowmason_ray.engine.reuse import InDoubt
 from flowmason_ray.errors import FlowMasonError, InvalidCall
 from flowmason_ray.ray_jobs.coordinator import NAMESPACE, RESTARTS, Coordinator, name_of
 from flowmason_ray.ray_jobs.driving import Order
+from flowmason_ray.ray_jobs.surroundings import taken_along
 from flowmason_ray.resuming import TAKEN_UP, end_stopped
 from flowmason_ray.settings import Project
-from flowmason_ray.stores.blobs import ACCESS_VARIABLES
 from flowmason_ray.stores.opening import POSTGRES, open_store, project_store, store_addresses
 
 BEGIN_S = 60.0
@@ -37,8 +37,6 @@ BEGIN_S = 60.0
 LEAVING_S = 5.0
 """How long is waited for an earlier coordinator of the run that is just leaving, before it counts as one that stays."""
 POLL_S = 0.5
-_TAKEN_ALONG = ("FLOWMASON_", "PG", "OTEL_", *ACCESS_VARIABLES)
-"""What leads to stores and telemetry is taken along to the coordinator, besides what the project's settings name."""
 
 _ray: Any = ray
 
@@ -116,7 +114,7 @@ async def _hand_over(run_id: str, project: Project, *, in_doubt: InDoubt, new: b
         blobs=blobs,
         lease_s=project.settings.stores.lease_s,
         in_doubt=in_doubt,
-        environment=_environment(project),
+        environment=taken_along(project.settings, os.environ),
     )
     try:
         problem = await asyncio.to_thread(_start, order, bound, position)
@@ -132,12 +130,6 @@ async def _hand_over(run_id: str, project: Project, *, in_doubt: InDoubt, new: b
             await _withdraw(project, run_id, message)
         raise HandoverFailed(f"Run {run_id!r} could not be handed to the cluster [{code}]: {message}")
     return _node() if bound else ""
-
-
-def _environment(project: Project) -> dict[str, str]:
-    settings = project.settings
-    wanted = {*settings.env_allow, *settings.secrets}
-    return {name: value for name, value in os.environ.items() if name in wanted or name.startswith(_TAKEN_ALONG)}
 
 
 def _start(order: Order, bound: bool, position: int) -> tuple[str, str] | None:
