@@ -64,6 +64,8 @@ class RunWatching:
         self._last_recorded: Mapping[str, Any] = {}
         self._position = 0
         self._handed_over = False
+        self._left = False
+        """Whether it is followed no more."""
 
     async def catch_up(self) -> list[Event]:
         """Read what has happened so far."""
@@ -84,6 +86,14 @@ class RunWatching:
             self.last = None  # it has gone on
         return event
 
+    @property
+    def over(self) -> bool:
+        """Whether the run has stopped for good: it has ended or is paused.
+
+        One whose last event is a pause need not be: somebody has begun to go on with it.
+        """
+        return self.last is not None and self.record.status in EXIT_CODES
+
     async def follow(self, show: Callable[[Event], None], say: Callable[[str], None]) -> None:
         """Show what happens until the run stops for good: it has ended, is paused, or nobody takes it up again."""
         talking = asyncio.create_task(self._follow_logs(show))
@@ -92,8 +102,13 @@ class RunWatching:
                 async for recorded in self._store.follow(self.record.run_id, after=self._position):
                     show(self._taken(recorded))
                 self.record = await self._store.find(self.record.run_id)
-                if self.last is not None or not await self._taken_up(say):
+                if self.record.status in EXIT_CODES:
+                    async for recorded in self._store.read(self.record.run_id, after=self._position):
+                        show(self._taken(recorded))
                     break
+                if self.record.status == "interrupted" and not await self._taken_up(say):
+                    break
+            self._left = True
             with suppress(TimeoutError):  # what was said last may be read a moment later
                 await asyncio.wait_for(asyncio.shield(talking), timeout=2)
         finally:
@@ -116,7 +131,7 @@ class RunWatching:
                         fields=said.fields,
                     )
                 )
-            if self.last is not None:
+            if self._left:
                 return
             await asyncio.sleep(POLL_S)
 
@@ -215,7 +230,7 @@ async def _viewed(watching: RunWatching, watched: Watched, *, quiet: bool) -> No
     watcher.begin(watched, under_way=True)
     with watcher.shown():
         await watching.follow(watcher, watcher.say)
-    if watching.last is not None:
+    if watching.over:
         watcher.end(watching.result())
 
 
@@ -245,7 +260,7 @@ async def _told(watching: RunWatching, events: Sequence[Event], *, quiet: bool) 
 def _tell(watching: RunWatching, watched: Watched | None, *, as_json: bool) -> int:
     """Put the result on stdout, and what went wrong on stderr; return the exit code."""
     record = watching.record
-    if watching.last is None:
+    if not watching.over:
         note(f"Run {record.run_id} is {record.status}: no process drives it. Go on with it: fm resume {record.run_id}")
         if as_json:
             write_json(watching.result().to_json())

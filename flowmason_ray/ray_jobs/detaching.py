@@ -10,30 +10,33 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.exceptions import ActorAlreadyExistsError, GetTimeoutError, RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from flowmason_ray.api import PreparedRun
+from flowmason_ray.engine.events import RunResumed
 from flowmason_ray.engine.executors.ray_cluster import connect
 from flowmason_ray.engine.reuse import InDoubt
 from flowmason_ray.errors import FlowMasonError, InvalidCall
 from flowmason_ray.ray_jobs.coordinator import NAMESPACE, RESTARTS, Coordinator, name_of
 from flowmason_ray.ray_jobs.driving import Order
-from flowmason_ray.resuming import end_stopped
+from flowmason_ray.ray_jobs.surroundings import taken_along
+from flowmason_ray.resuming import TAKEN_UP, end_stopped
 from flowmason_ray.settings import Project
-from flowmason_ray.stores.blobs import ACCESS_VARIABLES
 from flowmason_ray.stores.opening import POSTGRES, open_store, project_store, store_addresses
 
 BEGIN_S = 60.0
 """How long is waited for the coordinator to take the run up: a worker process has to start and to plan the pipeline."""
-_TAKEN_ALONG = ("FLOWMASON_", "PG", "OTEL_", *ACCESS_VARIABLES)
-"""What leads to stores and telemetry is taken along to the coordinator, besides what the project's settings name."""
+LEAVING_S = 5.0
+"""How long is waited for an earlier coordinator of the run that is just leaving, before it counts as one that stays."""
+POLL_S = 0.5
 
 _ray: Any = ray
 
@@ -80,7 +83,7 @@ async def detach(prepared: PreparedRun, project: Project, *, address: str | None
     """
     await connect(check_address(address))
     await prepared.accept()
-    return await _hand_over(prepared.run_id, project, in_doubt="ask", new=True)
+    return await _hand_over(prepared.run_id, project, in_doubt="ask", new=True, position=0)
 
 
 async def detach_again(prepared: PreparedRun, project: Project, *, in_doubt: InDoubt, address: str | None) -> str:
@@ -94,13 +97,14 @@ async def detach_again(prepared: PreparedRun, project: Project, *, in_doubt: InD
 
     Raises:
         InvalidCall, ClusterUnavailable: as for `detach`.
-        HandoverFailed: its coordinator cannot take the run up; it is as it was.
+        HandoverFailed: its coordinator cannot take the run up, or another one is about to; the run is as it was.
     """
     await connect(check_address(address))
-    return await _hand_over(prepared.run_id, project, in_doubt=in_doubt, new=False)
+    position = len(prepared.recorded)
+    return await _hand_over(prepared.run_id, project, in_doubt=in_doubt, new=False, position=position)
 
 
-async def _hand_over(run_id: str, project: Project, *, in_doubt: InDoubt, new: bool) -> str:
+async def _hand_over(run_id: str, project: Project, *, in_doubt: InDoubt, new: bool, position: int) -> str:
     runs, blobs = store_addresses(project)
     bound = not (runs.startswith(POSTGRES) and "://" in blobs and not blobs.startswith("file:"))
     order = Order(
@@ -110,14 +114,17 @@ async def _hand_over(run_id: str, project: Project, *, in_doubt: InDoubt, new: b
         blobs=blobs,
         lease_s=project.settings.stores.lease_s,
         in_doubt=in_doubt,
-        environment=_environment(project),
+        environment=taken_along(project.settings, os.environ),
     )
     try:
-        problem = await asyncio.to_thread(_start, order, bound)
+        problem = await asyncio.to_thread(_start, order, bound, position)
+    except ActorAlreadyExistsError:
+        raise HandoverFailed(
+            f"A coordinator in the cluster is taking run {run_id!r} up already; it is left alone. Watch it: fm runs watch {run_id}"
+        ) from None
     except (RayError, ValueError) as exc:
         problem = ("cluster_unavailable", f"The coordinator cannot be started: {exc}")
     if problem is not None:
-        await asyncio.to_thread(_remove, run_id)
         code, message = problem
         if new:
             await _withdraw(project, run_id, message)
@@ -125,14 +132,17 @@ async def _hand_over(run_id: str, project: Project, *, in_doubt: InDoubt, new: b
     return _node() if bound else ""
 
 
-def _environment(project: Project) -> dict[str, str]:
-    settings = project.settings
-    wanted = {*settings.env_allow, *settings.secrets}
-    return {name: value for name, value in os.environ.items() if name in wanted or name.startswith(_TAKEN_ALONG)}
+def _start(order: Order, bound: bool, position: int) -> tuple[str, str] | None:
+    """Start a run's coordinator; return what keeps it from taking the run up. Then it is gone again.
 
+    Args:
+        order: What it does.
+        bound: Whether it can only run on this node.
+        position: The last event that is recorded of the run.
 
-def _start(order: Order, bound: bool) -> tuple[str, str] | None:
-    """Start a run's coordinator; return what keeps it from taking the run up."""
+    Raises:
+        ActorAlreadyExistsError: the run has one.
+    """
     options: dict[str, Any] = {
         "name": name_of(order.run_id),
         "namespace": NAMESPACE,
@@ -144,31 +154,60 @@ def _start(order: Order, bound: bool) -> tuple[str, str] | None:
     }
     if bound:
         options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(_node(), soft=False)
-    actor = _ray.remote(Coordinator).options(**options).remote(order)
+    actor = _made(options, order)
+    try:
+        problem = _problem(actor, order, position)
+    except RayError as exc:
+        problem = ("cluster_unavailable", f"The coordinator cannot be asked: {exc}")
+    if problem is not None:
+        with suppress(ValueError, RayError):  # this one alone: whoever has its name by now is somebody else's
+            _ray.kill(actor, no_restart=True)
+    return problem
+
+
+def _made(options: Mapping[str, Any], order: Order) -> Any:
+    """Make the actor, as soon as one that has left the run does not have its name any more.
+
+    Raises:
+        ActorAlreadyExistsError: another has its name, and keeps it.
+    """
+    deadline = monotonic() + LEAVING_S
+    while True:
+        try:
+            return _ray.remote(Coordinator).options(**options).remote(order)
+        except ActorAlreadyExistsError:
+            if monotonic() > deadline:
+                raise
+            sleep(POLL_S)
+
+
+def _problem(actor: Any, order: Order, position: int) -> tuple[str, str] | None:
+    """Wait until the run was taken up; return what was in the way."""
     try:
         return _ray.get(actor.begun.remote(), timeout=BEGIN_S)
     except GetTimeoutError:
         return None  # the cluster is busy; it will
     except RayActorError as exc:
         # The run was so short that its coordinator has left before it could answer; or it died, and is started again.
-        return None if _taken_up(order) else ("worker_died", f"Its coordinator died: {exc}")
+        taken_up = asyncio.run(_taken_up(order, position))
+        return None if taken_up else ("worker_died", f"Its coordinator died: {exc}")
 
 
-def _taken_up(order: Order) -> bool:
-    """Wait until the log says that somebody has taken the run up."""
+async def _taken_up(order: Order, position: int) -> bool:
+    """Wait until the log says that somebody has taken the run up.
+
+    Its status alone does not tell: a run that was paused may have gone on and be paused again.
+    """
     store = open_store(order.runs, order.blobs, Path(order.root), lease_s=order.lease_s)
     deadline = monotonic() + BEGIN_S
-    while asyncio.run(store.find(order.run_id)).status == "interrupted":
+    while (await store.find(order.run_id)).status in TAKEN_UP:
+        async for recorded in store.read(order.run_id, after=position):
+            if recorded.event["kind"] == RunResumed.kind:
+                return True
         if monotonic() > deadline:
             return False
-        sleep(0.5)
+        await asyncio.sleep(POLL_S)
     return True
-
-
-def _remove(run_id: str) -> None:
-    """End a run's coordinator for good, if it is still there."""
-    with suppress(ValueError, RayError):
-        _ray.kill(_ray.get_actor(name_of(run_id), namespace=NAMESPACE), no_restart=True)
 
 
 def _node() -> str:

@@ -22,7 +22,7 @@ from flowmason_ray.engine.executor import RunInfo
 from flowmason_ray.engine.executors.placement import PURE_RETRIES
 from flowmason_ray.engine.executors.ray_bindings import RemoteValue
 from flowmason_ray.engine.executors.ray_copying import write_copy
-from flowmason_ray.errors import StoreError
+from flowmason_ray.errors import StoreError, StoreUnavailable
 
 AT_A_TIME = 4
 """Copies of one run that are written at the same time: enough for a disk."""
@@ -99,4 +99,6 @@ def _settle(future: Future[bytes | None], done: Any) -> None:
         if why is None:
             future.set_result(packed)
         else:
-            future.set_exception(StoreError(f"A large value could not be written: {why}"))
+            message, away = why  # a store that is only away is waited for by who drives the run in a cluster
+            kind = StoreUnavailable if away else StoreError
+            future.set_exception(kind(f"A large value could not be written: {message}"))

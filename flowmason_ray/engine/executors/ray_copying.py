@@ -9,7 +9,7 @@ import orjson
 from flowmason_ray.engine.executor import RunInfo
 from flowmason_ray.engine.executors.ray_frames import portable, restore
 from flowmason_ray.engine.executors.ray_stages import run_of
-from flowmason_ray.errors import FlowMasonError, StoreError
+from flowmason_ray.errors import FlowMasonError, StoreError, StoreUnavailable
 from flowmason_ray.stores.blobs import open_blobs
 from flowmason_ray.stores.encoding import Decoder, Encoder
 
@@ -22,12 +22,12 @@ def written(value: Any, run: RunInfo) -> tuple[str, bytes]:
     return Encoder(run.blobs, secrets=run.hidden).value(value)
 
 
-def write_copy(value: Any, packed_run: bytes) -> tuple[bytes | None, str | None]:
-    """Write a copy, on a worker: how the log refers to it, or why it could not be written."""
+def write_copy(value: Any, packed_run: bytes) -> tuple[bytes | None, tuple[str, bool] | None]:
+    """Write a copy, on a worker: how the log refers to it, or why it could not be written, and whether it may be tried again."""
     try:
         key, text = written(restore(value), run_of(packed_run))
     except StoreError as exc:
-        return None, exc.message
+        return None, (exc.message, isinstance(exc, StoreUnavailable))
     return orjson.dumps(orjson.Fragment(text)) if key == "packed" else None, None
 
 
