@@ -87,4 +87,5 @@ def test_a_worker_of_another_version_is_named_with_both(ray_cluster: str, monkey
     ]
     result = asyncio.run(PreparedRun({"name": "p", "stages": stages}, on="ray").run())
     assert result.failure is not None
+    assert result.failure.code == "version_mismatch"
     assert "The driver has FlowMason '99.1', the Ray worker on " in result.failure.message

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from flowmason_ray.engine.attempt import DECLINED, Value, at_once, fail, finish, is_final, prepare
 from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage
-from flowmason_ray.engine.component import Cost
+from flowmason_ray.engine.component import Cost, Effect
 from flowmason_ray.engine.context import AttemptContext, InstanceContext, LocalScope
 from flowmason_ray.engine.digests import item_content, part_of
 from flowmason_ray.engine.events import (
@@ -261,7 +261,10 @@ class InProcessExecutor:
             except KeyboardInterrupt:
                 raise
             except BaseException as exc:  # a serializer of the component's Output: foreign code too
-                event = self._failed(command, exc, duration_s, usage)
+                failed = self._failed(command, exc, duration_s, usage)
+                # An effect that is done is not done again because something was wrong with what came of it.
+                done = command.stage.effect is Effect.EFFECTFUL
+                event = replace(failed, final=True) if done else failed
         self._report(attempt, event)
 
     def _report(self, attempt: _Attempt, event: Event) -> None:

@@ -30,10 +30,10 @@ from ray.exceptions import (
 from flowmason_ray.engine.events import Event, StageDeclined, StageFailed, StageStopped, StageSucceeded
 from flowmason_ray.engine.executors.ray_bindings import RemoteValue
 from flowmason_ray.engine.executors.ray_losses import lost_failure, lost_object
-from flowmason_ray.engine.executors.ray_messages import CallReport, Report, unpack
+from flowmason_ray.engine.executors.ray_messages import CallReport, Report, VersionMismatch, unpack
 from flowmason_ray.engine.plan import PlanStage
 from flowmason_ray.engine.scope import Scope
-from flowmason_ray.errors import Failure
+from flowmason_ray.errors import Failure, FlowMasonError
 
 if TYPE_CHECKING:
     from flowmason_ray.engine.executors.ray_actors import Actor, Pool
@@ -259,6 +259,9 @@ def _code_of(error: BaseException) -> tuple[str, str]:
         return "worker_died", "The worker process that ran the attempt died (killed, out of memory, or crashed)."
     if _NOT_IMPORTED in str(error):
         return "not_importable", words_of(error)
+    cause = getattr(error, "cause", error)
+    if isinstance(cause, FlowMasonError):
+        return cause.code, cause.message
     return "executor_error", words_of(error)
 
 
@@ -289,6 +292,8 @@ def outcome_of(future: Any) -> CallReport | BaseException:
         return error
     try:
         return unpack(future.result())
+    except VersionMismatch as exc:
+        return exc
     except Exception as exc:  # what a pickle raises has no bounds
         return UnreadableReport(
             f"The worker's report cannot be read ({type(exc).__name__}: {exc}). Is another version of FlowMason installed on its node?"

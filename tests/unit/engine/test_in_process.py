@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, ConfigDict, field_serializer, field_validator
+from pydantic import BaseModel, ConfigDict, field_serializer, field_validator, model_serializer
 
 from flowmason_ray.components.base import operator, spec_of
 from flowmason_ray.components.registry import Registry
@@ -274,6 +274,31 @@ def test_models_may_fail_in_their_own_ways(error: BaseException, where: str, cos
     done = run(stage("a", "odd", config={"value": "{{input.x}}"}), components=[Odd], input={"x": "now"})
     assert isinstance(done.ended.event, RunFailed)
     assert done.code in ("component_error", "invalid_output")
+
+
+def test_an_effect_is_not_repeated_because_of_what_came_of_it() -> None:
+    done: list[int] = []
+
+    @operator(name="sends", effect="effectful")
+    class Sends:
+        class Input(BaseModel):
+            pass
+
+        class Output(BaseModel):
+            x: int = 1
+
+            @model_serializer
+            def odd(self) -> Any:
+                raise ValueError("no")
+
+        def execute(self, input: Input, context: Context) -> Output:
+            done.append(context.attempt)
+            return self.Output()
+
+    again = {"max_attempts": 3, "initial_delay_ms": 1, "jitter": 0}
+    ended = run(stage("a", "sends", retry=again), components=[Sends])
+    assert isinstance(ended.ended.event, RunFailed)
+    assert done == [1]
 
 
 def test_a_config_that_does_not_fit_is_the_stages_failure() -> None:

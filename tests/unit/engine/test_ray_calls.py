@@ -18,7 +18,7 @@ pytest.importorskip("ray")
 from flowmason_ray.engine.commands import CancelStage, StartStage
 from flowmason_ray.engine.events import Event, StageFailed, StageStopped
 from flowmason_ray.engine.executors.ray_calls import Arrivals, Call, Member, UnreadableReport, lost, outcome_of
-from flowmason_ray.engine.executors.ray_messages import CallReport, Report, pack
+from flowmason_ray.engine.executors.ray_messages import CallReport, Report, pack, sealed
 from flowmason_ray.engine.executors.ray_tasks import RayTasksExecutor
 from flowmason_ray.engine.executors.ray_telling import Teller
 from tests.engine_kit import plan_of, stage
@@ -48,7 +48,7 @@ class _Reference:
 
 
 def test_a_report_that_cannot_be_read_ends_its_call_and_no_other() -> None:
-    unreadable = pickle.dumps(CallReport((_OfTomorrow(),), "node"))  # pyright: ignore[reportArgumentType]  # the point
+    unreadable = sealed(pickle.dumps(CallReport((_OfTomorrow(),), "node")))  # pyright: ignore[reportArgumentType]  # the point
     good = pack(CallReport((Report(status="declined"),), "node"))
     member = Member("a", 1)
 
@@ -68,6 +68,16 @@ def test_a_report_that_cannot_be_read_ends_its_call_and_no_other() -> None:
     assert isinstance(event, StageFailed)
     assert event.failure.code == "executor_error"
     assert "another version of FlowMason" in event.failure.message
+
+
+def test_a_report_of_another_version_says_which() -> None:
+    outcome = outcome_of(_Reference(b"FlowMason 99.1\nwhatever").future())
+    assert isinstance(outcome, BaseException)
+    member = Member("a", 1)
+    event = lost(Call([member]), member, outcome)
+    assert isinstance(event, StageFailed)
+    assert event.failure.code == "version_mismatch"
+    assert "the Ray worker has FlowMason '99.1'" in event.failure.message
 
 
 @pytest.mark.parametrize("name", ["ObjectStoreFullError", "OutOfDiskError"])
