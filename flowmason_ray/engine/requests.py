@@ -31,6 +31,7 @@ class Requests:
         *,
         pause: Callable[[str | None], None],
         lost: Callable[[StoreError], None],
+        asked_before: int,
     ) -> None:
         """
         Args:
@@ -39,12 +40,14 @@ class Requests:
             deliver: Takes what is asked, as events.
             pause: Is told that somebody (who) wants the run to pause.
             lost: Is told when another process has taken the run over.
+            asked_before: The number of the last request that is over: it was made of somebody else (`listen`).
         """
         self._state = state
         self._log = log
         self._deliver = deliver
         self._pause = pause
         self._lost = lost
+        self._asked_before = asked_before
 
     def answer(self, path: str, data: Any, by: str | None) -> None:
         """Take an answer to what the stage at `path` asks; what was not asked, or does not fit the form, is passed over."""
@@ -67,8 +70,8 @@ class Requests:
     async def listen(self) -> None:
         """Take up what other processes ask, until cancelled.
 
-        What was asked of an earlier process of this run, before it was taken over, is over: but for answers, which are still
-        good.
+        What was asked of an earlier process of this run, before somebody took it up again, is over: but for answers, which are
+        still good. A process that takes the place of one that died, without anybody's doing, heeds what that one was asked.
         """
         taken, deaf = 0, False
         while True:
@@ -88,7 +91,7 @@ class Requests:
                     deaf = False
             for request in requests:
                 taken = request.number
-                self._take(request, over=request.number <= self._log.asked_before)
+                self._take(request, over=request.number <= self._asked_before)
             await asyncio.sleep(LISTEN_S)
 
     def _take(self, request: Request, *, over: bool) -> None:
