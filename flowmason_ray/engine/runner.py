@@ -228,6 +228,8 @@ class Runner:
                     )  # before a cancellation that came while the executor was opened
                 else:
                     self._go_on(self._resumed)
+                    if self._resumed.heeded_after is not None:  # before an effect begins that somebody asked to stop
+                        await self._requests.look()
                 listening = asyncio.create_task(self._requests.listen())
                 if self._cancel_first is not None:
                     self._inbox.append(CancelRequested(at=time(), message=self._cancel_first))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,12 @@ import pytest
 
 from flowmason_ray.api import PreparedRun, RunResult
 from flowmason_ray.engine.events import RunPaused, RunResumed
-from flowmason_ray.engine.run_log import RunStore, Said
+from flowmason_ray.engine.run_log import Request, RunStore, Said
 from flowmason_ray.errors import PermanentError, RunNotFound, StoreError, StoreUnavailable
 from flowmason_ray.ray_jobs import driving
 from flowmason_ray.ray_jobs.driving import Order, drive
 from flowmason_ray.resuming import ResumedRun, prepare_resume
+from flowmason_ray.stores.group_commit import CommittingRunLog
 from flowmason_ray.wiring import open_workspace
 
 PATIENCE_S = 60.0
@@ -27,9 +28,9 @@ ASK = {"id": "ask", "component_type": "wait_for_approval", "config": {"message":
 class Handed:
     """A run that was begun here, and is left to a coordinator."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, stage: Mapping[str, Any] = ASK) -> None:
         file = root / "p.pipeline.json"
-        file.write_text(json.dumps({"name": "p", "stages": [ASK]}))
+        file.write_text(json.dumps({"name": "p", "stages": [stage]}))
         workspace = open_workspace(file)
         self.store: RunStore = workspace.store()
         self.prepared = PreparedRun(file, {}, on="local", store=self.store, workspace=workspace)
@@ -246,3 +247,47 @@ def test_what_was_asked_before_a_pause_is_over_for_whoever_goes_on(handed: Hande
         assert await asyncio.wait_for(going, PATIENCE_S) == "cancelled"
 
     asyncio.run(work())
+
+
+SEND = '''
+"""A component that does something that cannot be taken back."""
+
+from pydantic import BaseModel
+from flowmason_ray import operator
+
+
+@operator(effect="effectful")
+class Send:
+    """Notes its call."""
+
+    class Input(BaseModel):
+        pass
+
+    class Output(BaseModel):
+        pass
+
+    def execute(self, input, context):
+        (context.project_dir / "sent.txt").touch()
+        return {}
+'''
+
+
+def test_no_effect_begins_that_was_asked_to_stop(
+    tmp_path: Path, handed: Handed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = CommittingRunLog.requests
+
+    async def slowly(self: CommittingRunLog, *, after: int) -> Sequence[Request]:
+        await asyncio.sleep(0.5)  # an effect would have begun meanwhile
+        return await requests(self, after=after)
+
+    async def work() -> None:
+        await leave(other, "cancel")
+        assert await asyncio.wait_for(other.drive(again=True), PATIENCE_S) == "cancelled"
+
+    (tmp_path / "components").mkdir()
+    (tmp_path / "components" / "send.py").write_text(SEND)
+    other = Handed(tmp_path, {"id": "send", "component_type": "send"})
+    monkeypatch.setattr(CommittingRunLog, "requests", slowly)
+    asyncio.run(work())
+    assert not (tmp_path / "sent.txt").exists()
