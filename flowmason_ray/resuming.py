@@ -27,6 +27,8 @@ from flowmason_ray.engine.events import (
     Event,
     RunCancelled,
     RunCreated,
+    RunPaused,
+    RunResumed,
     StageDeclined,
     StageFailed,
     StageReused,
@@ -67,6 +69,8 @@ class ResumedRun(PreparedRun):
         on: str | None,
         observers: Sequence[Observer],
         stream: bool,
+        handed_over: bool,
+        same: bool,
     ) -> None:
         """
         Raises:
@@ -101,7 +105,11 @@ class ResumedRun(PreparedRun):
         self._created = created
         self._keys = {e.path: e.idempotency_key for e in events if isinstance(e, StageStarted) and e.idempotency_key}
         replayed = _without_unbegun(replay(self.plan, events), created, events)
-        self._replayed = _with_keys(_settle(replayed, in_doubt), self._keys)
+        self._replayed = replace(
+            _with_keys(_settle(replayed, in_doubt), self._keys),
+            handed_over=handed_over,
+            heeded_after=_heeded_after(events) if same else None,
+        )
         self._recorded = events
 
     def check_values(self, faithfulness: Faithfulness) -> None:
@@ -175,6 +183,8 @@ async def prepare_resume(
     observers: Sequence[Observer] = (),
     stream: bool = False,
     workspace: Workspace | None = None,
+    handed_over: bool = False,
+    same: bool = False,
 ) -> ResumedRun:
     """Read a run that was interrupted or paused, and make it ready to go on where it was.
 
@@ -186,6 +196,9 @@ async def prepare_resume(
         observers: Are shown every event from now on.
         stream: Whether they are shown texts as they grow.
         workspace: The project; None: the one that the pipeline lies in.
+        handed_over: Whether a coordinator in a cluster takes it up.
+        same: Whether that is the one that the run was handed to last, or takes its place, so that what was asked meanwhile is
+            heeded. Otherwise somebody takes the run up on purpose, whatever was asked before.
 
     Raises:
         RunNotFound: there is no such run.
@@ -205,10 +218,30 @@ async def prepare_resume(
     if not faithfulness.input_exact:
         raise input_masked(record)
     run = ResumedRun(
-        record, events, store=store, workspace=space, in_doubt=in_doubt, on=on, observers=observers, stream=stream
+        record,
+        events,
+        store=store,
+        workspace=space,
+        in_doubt=in_doubt,
+        on=on,
+        observers=observers,
+        stream=stream,
+        handed_over=handed_over,
+        same=same,
     )
     run.check_values(faithfulness)
     return run
+
+
+def _heeded_after(events: Sequence[Event]) -> int | None:
+    """Return the last request that is older than the run's last hand-over to a cluster; None: that is not known.
+
+    When something else came after that, a pause or a process of somebody's own, what was asked before is over.
+    """
+    last = next((e for e in reversed(events) if isinstance(e, (RunCreated, RunResumed, RunPaused))), None)
+    if isinstance(last, (RunCreated, RunResumed)) and last.options.get("handed_over"):
+        return last.options.get("asked_before", 0)
+    return None
 
 
 def _not_taken_up(record: RunRecord) -> str:

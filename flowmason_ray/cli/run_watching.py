@@ -20,7 +20,7 @@ from flowmason_ray.cli.run_command import EXIT_CODES
 from flowmason_ray.cli.run_logs import followed_logs
 from flowmason_ray.cli.run_story import Narrator
 from flowmason_ray.cli.terminal import note, write_json
-from flowmason_ray.engine.events import RUN_ENDED, Event, RunCreated, RunPaused, RunSucceeded, StageLogged
+from flowmason_ray.engine.events import RUN_ENDED, Event, RunCreated, RunPaused, RunResumed, RunSucceeded, StageLogged
 from flowmason_ray.engine.summary import Summary
 from flowmason_ray.engine.values import presentable
 from flowmason_ray.errors import Failure, FlowMasonError, StoreError
@@ -78,7 +78,7 @@ class RunWatching:
         self._position = recorded.position
         event = event_from_json(recorded.event)
         self.summary(event)
-        if isinstance(event, RunCreated):
+        if isinstance(event, (RunCreated, RunResumed)):
             self._handed_over = bool(event.options.get("handed_over"))
         if isinstance(event, (*RUN_ENDED, RunPaused)):
             self.last, self._last_recorded = event, recorded.event

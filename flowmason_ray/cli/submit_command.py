@@ -10,11 +10,14 @@ from flowmason_ray.cli.errors import CANCELLED, FAILED, command
 from flowmason_ray.cli.run_command import WaitForResources
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from flowmason_ray.ray_jobs.submitting import Job, JobEnded, JobServer
     from flowmason_ray.settings import Project
 
-ARGUMENT_LIMIT_BYTES = 100_000
-"""What a command line takes as one argument (Linux: MAX_ARG_STRLEN is 128 KiB)."""
+COMMAND_LIMIT_BYTES = 130_000
+"""What the job's command may take, quoted: the cluster gives all of it to a shell as one argument (Linux: MAX_ARG_STRLEN is
+128 KiB)."""
 
 
 @command
@@ -64,7 +67,7 @@ def submit(
     import asyncio
     from pathlib import Path
 
-    from flowmason_ray.cli.terminal import note, write_json, write_text
+    from flowmason_ray.cli.terminal import json_bytes, note, write_json, write_text
     from flowmason_ray.ray_jobs.submitting import Job, JobServer
     from flowmason_ray.settings import find_project
 
@@ -72,9 +75,10 @@ def submit(
     value = _checked_input(file, input_text, input_file, sample, sets or ())
     project = find_project(Path(file))
     name = Path(file).resolve().relative_to(project.root).as_posix()
-    words = [python, "-m", "flowmason_ray", "run", name, "--on", "ray", "--input", _argument(value)]
+    words = [python, "-m", "flowmason_ray", "run", name, "--on", "ray", "--input", json_bytes(value).decode()]
     words += ["--wait-for-resources", str(wait_s)] if wait_s is not None else []
     words += [flag for flag, wanted in (("--json", as_json), ("--quiet", quiet)) if wanted]
+    _check_length(words)
     environment = dict(_variable(each) for each in env or ())
     job = Job(directory=project.root, command=words, environment=environment, about={"pipeline": name})
     server = JobServer(where)
@@ -89,7 +93,7 @@ def submit(
             write_text(f"{job_id}\n")
         return 0
     try:
-        return asyncio.run(_follow(server, job_id))
+        return asyncio.run(_follow(server, job_id, as_json=as_json))
     except KeyboardInterrupt:
         note(f"Job {job_id} goes on. Stop it: ray job stop --address {server.address} {job_id}")
         return CANCELLED
@@ -132,17 +136,22 @@ def _checked_input(file: str, text: str | None, input_file: str | None, sample: 
         return PreparedRun(loaded, value, on="local").info.input
 
 
-def _argument(value: dict[str, Any]) -> str:
-    from flowmason_ray.cli.terminal import json_bytes
+def _check_length(words: Sequence[str]) -> None:
+    """Make sure that a command is short enough for a shell.
+
+    Raises:
+        InvalidCall: it is not, because of its input.
+    """
+    import shlex
+
     from flowmason_ray.errors import InvalidCall
 
-    text = json_bytes(value)
-    if len(text) > ARGUMENT_LIMIT_BYTES:
+    size = len(shlex.join(words).encode())
+    if size > COMMAND_LIMIT_BYTES:
         raise InvalidCall(
-            f"The input has {len(text):,} bytes; a job takes up to {ARGUMENT_LIMIT_BYTES:,}. Let the pipeline read it from a file "
-            "of the project, which is sent along, or from storage that the cluster reaches."
+            f"With its input, quoted for a shell, the job's command has {size:,} bytes; it takes up to {COMMAND_LIMIT_BYTES:,}. Let "
+            "the pipeline read the input from a file of the project, which is sent along, or from storage that the cluster reaches."
         )
-    return text.decode()
 
 
 def _variable(text: str) -> tuple[str, str]:
@@ -178,27 +187,39 @@ def _tell_about_log(project: Project, job: Job) -> None:
         )
 
 
-async def _follow(server: JobServer, job_id: str) -> int:
-    """Show what a job says; put the result on stdout; return the exit code."""
+async def _follow(server: JobServer, job_id: str, *, as_json: bool) -> int:
+    """Show what a job says; put the result on stdout; return the exit code.
+
+    The result is the last line that is JSON: stdout and stderr are one text there, and Ray may have last words. What comes behind
+    such a line is shown before it, as long as it may be the result.
+    """
     import asyncio
-    import json
 
     from flowmason_ray.cli.terminal import note, write_text
 
-    last: str | None = None
+    held: str | None = None
     async for line in server.lines(job_id):
-        if last is not None:
-            note(last)
-        last = line
+        if _is_json(line):
+            line, held = held, line
+        if line is not None:
+            note(line)
     ended = await asyncio.to_thread(server.ended, job_id)
-    if last is not None:
-        try:  # the last line that 'fm run' writes is the result
-            json.loads(last)
-        except ValueError:
-            note(last)
-        else:
-            write_text(f"{last}\n")
+    if held is not None:
+        if as_json or ended.status == "SUCCEEDED":
+            write_text(f"{held}\n")
+        else:  # 'fm run' prints none
+            note(held)
     return _exit_code(ended, job_id)
+
+
+def _is_json(line: str) -> bool:
+    import json
+
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _exit_code(ended: JobEnded, job_id: str) -> int:

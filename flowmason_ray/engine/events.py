@@ -67,11 +67,16 @@ class RunCreated(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResumed(Event):
-    """A run that was interrupted goes on in another process. `repeated`: the attempts that are begun again."""
+    """A run that was interrupted goes on in another process. `repeated`: the attempts that are begun again.
+
+    `options`: `handed_over` when a coordinator in a cluster goes on with it, which is started again when its process dies; and
+    with that `asked_before`, the number of the last request that this one passes over as older than its own beginning.
+    """
 
     kind: ClassVar[str] = "run_resumed"
 
     repeated: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,6 +43,10 @@ class Replayed:
     """How the run ended, when only the record of that was missing."""
     decided: Sequence[Event] = ()
     """Reports for attempts in doubt, from whoever resumes."""
+    handed_over: bool = False
+    """Whether it is a coordinator in a cluster that goes on with it (`RunResumed.options`)."""
+    heeded_after: int | None = None
+    """Requests behind this number were made of the same hand-over, and are heeded; None: only those made from now on."""
 
 
 def replay(

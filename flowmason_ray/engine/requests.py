@@ -6,7 +6,7 @@ Requests of other processes come through the run's log (`RunLog.requests`), whic
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import time
 from typing import Any
 
@@ -31,6 +31,7 @@ class Requests:
         *,
         pause: Callable[[str | None], None],
         lost: Callable[[StoreError], None],
+        asked_before: int,
     ) -> None:
         """
         Args:
@@ -39,12 +40,17 @@ class Requests:
             deliver: Takes what is asked, as events.
             pause: Is told that somebody (who) wants the run to pause.
             lost: Is told when another process has taken the run over.
+            asked_before: The number of the last request that is over: it was made of somebody else (`listen`).
         """
         self._state = state
         self._log = log
         self._deliver = deliver
         self._pause = pause
         self._lost = lost
+        self._asked_before = asked_before
+        self._taken = 0
+        """The number of the last request that was looked at."""
+        self._deaf = False
 
     def answer(self, path: str, data: Any, by: str | None) -> None:
         """Take an answer to what the stage at `path` asks; what was not asked, or does not fit the form, is passed over."""
@@ -67,29 +73,39 @@ class Requests:
     async def listen(self) -> None:
         """Take up what other processes ask, until cancelled.
 
-        What was asked of an earlier process of this run, before it was taken over, is over: but for answers, which are still
-        good.
+        What was asked of an earlier process of this run, before somebody took it up again, is over: but for answers, which are
+        still good. A process that takes the place of one that died, without anybody's doing, heeds what that one was asked.
         """
-        taken, deaf = 0, False
         while True:
             try:
-                requests = await self._log.requests(after=taken)
+                await self.look()
             except Fenced as exc:
                 self._lost(exc)
                 return
-            except StoreError as exc:  # a log that can be written but not read: the run goes on, deaf for now
-                if not deaf:  # a server that restarts is away for many a look
-                    self._warn("", f"Requests from other processes cannot be read for now: {exc.message}")
-                    deaf = True
-                requests = ()
-            else:
-                if deaf:
-                    self._warn("", "Requests from other processes can be read again.")
-                    deaf = False
-            for request in requests:
-                taken = request.number
-                self._take(request, over=request.number <= self._log.asked_before)
             await asyncio.sleep(LISTEN_S)
+
+    async def look(self) -> None:
+        """Take up what has been asked since the last look.
+
+        Raises:
+            Fenced: another process has taken the run over.
+        """
+        requests: Sequence[Request] = ()
+        try:
+            requests = await self._log.requests(after=self._taken)
+        except Fenced:
+            raise
+        except StoreError as exc:  # a log that can be written but not read: the run goes on, deaf for now
+            if not self._deaf:  # a server that restarts is away for many a look
+                self._warn("", f"Requests from other processes cannot be read for now: {exc.message}")
+                self._deaf = True
+        else:
+            if self._deaf:
+                self._warn("", "Requests from other processes can be read again.")
+                self._deaf = False
+        for request in requests:
+            self._taken = request.number
+            self._take(request, over=request.number <= self._asked_before)
 
     def _take(self, request: Request, *, over: bool) -> None:
         body = request.body

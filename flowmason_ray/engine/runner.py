@@ -124,7 +124,18 @@ class Runner:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._deadlines = Deadlines(executor.cancel)
         self._pause = Pause(executor.cancel)
-        self._requests = Requests(self._state, log, self._deliver, pause=self._begin_pause, lost=self._lose)
+        self._asked_before = log.asked_before
+        """The last request that is passed over: it was made of whoever had the run before."""
+        if resumed is not None and resumed.heeded_after is not None:
+            self._asked_before = min(resumed.heeded_after, log.asked_before)
+        self._requests = Requests(
+            self._state,
+            log,
+            self._deliver,
+            pause=self._begin_pause,
+            lost=self._lose,
+            asked_before=self._asked_before,
+        )
         self._lost: StoreError | None = None
         """Why this process may not go on with the run."""
         self._tells_beginning: bool = getattr(executor, "tells_beginning", False)
@@ -217,6 +228,8 @@ class Runner:
                     )  # before a cancellation that came while the executor was opened
                 else:
                     self._go_on(self._resumed)
+                    if self._resumed.heeded_after is not None:  # before an effect begins that somebody asked to stop
+                        await self._requests.look()
                 listening = asyncio.create_task(self._requests.listen())
                 if self._cancel_first is not None:
                     self._inbox.append(CancelRequested(at=time(), message=self._cancel_first))
@@ -280,7 +293,8 @@ class Runner:
         now, left = time(), resumed.outstanding
         self._last = resumed.ended
         self._inbox.extend(replace(event, at=now) for event in resumed.decided)
-        self._record(RunResumed(at=now, repeated=tuple(command.path for command in left.repeat)))
+        options = {"handed_over": True, "asked_before": self._asked_before} if resumed.handed_over else {}
+        self._record(RunResumed(at=now, repeated=tuple(command.path for command in left.repeat), options=options))
         for command in left.repeat:
             if isinstance(command, GatherResults):
                 self._gather(command)

@@ -113,6 +113,7 @@ async def _hand_over(run_id: str, project: Project, *, in_doubt: InDoubt, new: b
         runs=runs,
         blobs=blobs,
         lease_s=project.settings.stores.lease_s,
+        new=new,
         in_doubt=in_doubt,
         environment=taken_along(project.settings, os.environ),
     )

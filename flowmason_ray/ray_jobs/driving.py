@@ -40,6 +40,8 @@ class Order:
     runs: str
     blobs: str
     lease_s: float
+    new: bool = False
+    """Whether nobody has driven it before."""
     in_doubt: InDoubt = "ask"
     """What holds for effectful attempts whose outcome was unknown when the order was given."""
     environment: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
@@ -114,7 +116,15 @@ class _Driving:
 
     async def _prepared(self, record: RunRecord) -> PreparedRun:
         in_doubt = "ask" if self._taken_up else self._order.in_doubt
-        prepared = await prepare_resume(self.store, record.run_id, in_doubt=in_doubt, on="ray", observers=[self._see])
+        prepared = await prepare_resume(
+            self.store,
+            record.run_id,
+            in_doubt=in_doubt,
+            on="ray",
+            observers=[self._see],
+            handed_over=True,
+            same=self._taken_up or self._order.new,
+        )
         reports = sum(isinstance(event, ATTEMPT_ENDED) for event in prepared.recorded)
         if reports > self._reports:  # it got on since: a store that is away now and then is no reason to end
             self._away_s, self._pause_s = 0.0, POLL_S

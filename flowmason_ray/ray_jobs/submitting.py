@@ -30,6 +30,10 @@ EXCLUDED = [".flowmason/", ".git/", "__pycache__/", ".venv/"]
 """What is never sent: the log of runs here, and what the cluster has of its own."""
 _ADDRESSES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
 POLL_S = 0.5
+QUIET_S = 5.0
+"""How long a job that says nothing is left alone at most."""
+SHARE = 10.0
+"""A log is read again when this many times as long has passed as reading it took."""
 LOST_S = 60.0
 """How long a cluster that does not answer is asked again while a job is followed."""
 
@@ -105,10 +109,15 @@ class JobServer:
             SubmissionFailed: the cluster does not answer any more.
         """
         seen, rest, loop = 0, "", asyncio.get_running_loop()
+        pause_s, due = POLL_S, 0.0
         lost_at: float | None = None
         while True:
             try:
                 over = await asyncio.to_thread(self._is_over, job_id)
+                if not over and loop.time() < due:
+                    await asyncio.sleep(POLL_S)
+                    continue
+                began = loop.time()
                 text: str = await asyncio.to_thread(self._logs, job_id)
             except SubmissionFailed:
                 lost_at = loop.time() if lost_at is None else lost_at
@@ -117,6 +126,9 @@ class JobServer:
                 await asyncio.sleep(POLL_S)
                 continue
             lost_at = None
+            # All of it comes each time: a job that says nothing, or has said much, is asked less often, and whether it is over as before.
+            pause_s = POLL_S if len(text) > seen + len(rest) else min(QUIET_S, pause_s * 1.5)
+            due = loop.time() + max(pause_s, SHARE * (loop.time() - began))
             *lines, rest = (text[seen:]).split("\n")
             for line in lines:
                 yield line

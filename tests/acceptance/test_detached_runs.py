@@ -8,8 +8,8 @@ import os
 import signal
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +108,24 @@ def coordinators() -> list[str]:
     return [each["name"] for each in ray.util.list_named_actors(all_namespaces=True)]
 
 
+@contextmanager
+def another_coordinator(run: str) -> Generator[None]:
+    """Have something else in the cluster take a run up meanwhile; it is to be left alone."""
+    ray: Any = importlib.import_module("ray")
+
+    class Other:
+        def there(self) -> bool:
+            return True
+
+    made = ray.remote(Other).options(name=f"coordinator {run}", namespace="flowmason", num_cpus=0).remote()
+    try:
+        assert ray.get(made.there.remote(), timeout=PATIENCE_S)
+        yield
+        assert ray.get(made.there.remote(), timeout=PATIENCE_S)
+    finally:
+        ray.kill(made)
+
+
 def test_a_run_goes_on_when_the_command_has_left(ray_cluster: str, project: ProcessProject) -> None:
     run = detach(
         project,
@@ -166,6 +184,9 @@ def test_an_effect_in_doubt_is_left_to_a_person(ray_cluster: str, project: Proce
     assert watched.returncode == 1
     assert "does not go on with it" in watched.stderr
     assert project.calls() == ["sent"], "it was not repeated"
+    with another_coordinator(run):
+        refused = project.fm("resume", run, "--in-doubt", "skip", "--detach", "--address", ray_cluster, "-q")
+    assert (refused.returncode, "taking run" in refused.stderr) == (1, True), refused.stderr
     resumed = project.fm("resume", run, "--in-doubt", "skip", "--detach", "--address", ray_cluster, "-q")
     assert (resumed.returncode, resumed.stdout) == (0, f"{run}\n"), resumed.stderr
     assert project.fm("runs", "watch", run, "-q").returncode == 0

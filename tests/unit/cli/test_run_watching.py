@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from flowmason_ray.cli import run_watching
 from flowmason_ray.cli.errors import FAILED, PAUSED
 from flowmason_ray.cli.run_watching import watch
-from flowmason_ray.engine.events import Event, RunCreated, RunPaused
+from flowmason_ray.engine.events import Event, RunCreated, RunPaused, RunResumed
 from flowmason_ray.engine.run_log import RunRecord
 from flowmason_ray.settings import Project
 from flowmason_ray.stores.opening import project_store
@@ -51,3 +53,23 @@ def test_a_paused_run_that_somebody_failed_to_go_on_with_counts_as_interrupted(
     out, err = capsys.readouterr()
     assert json.loads(out)["status"] == "interrupted"
     assert "fm resume r" in err
+
+
+@pytest.mark.parametrize(
+    ("created", "resumed", "waits"),
+    [(True, None, True), (False, None, False), (False, True, True), (True, False, False)],
+)
+def test_whether_a_cluster_is_waited_for_follows_from_who_had_the_run_last(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    created: bool,
+    resumed: bool | None,
+    waits: bool,
+) -> None:
+    monkeypatch.setattr(run_watching, "TAKEOVER_S", 0.1)
+    events: list[Event] = [replace(CREATED, options={"handed_over": True} if created else {})]
+    if resumed is not None:
+        events.append(RunResumed(at=2, options={"handed_over": True, "asked_before": 0} if resumed else {}))
+    assert watch(recorded(tmp_path, *events), "r", as_json=False, quiet=True) == FAILED
+    assert ("waiting for its cluster" in capsys.readouterr().err) is waits

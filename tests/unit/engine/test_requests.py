@@ -48,7 +48,14 @@ def listen(make_log: Callable[[], Log], monkeypatch: pytest.MonkeyPatch) -> tupl
     async def work() -> None:
         log = make_log()
         listening = asyncio.create_task(
-            Requests(RunState(PLAN), log, delivered.append, pause=told.append, lost=told.append).listen()
+            Requests(
+                RunState(PLAN),
+                log,
+                delivered.append,
+                pause=told.append,
+                lost=told.append,
+                asked_before=log.asked_before,
+            ).listen()
         )
         over = asyncio.create_task(log.over.wait())
         await asyncio.wait([listening, over], timeout=10, return_when=asyncio.FIRST_COMPLETED)

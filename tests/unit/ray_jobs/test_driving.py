@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flowmason_ray.api import PreparedRun, RunResult
-from flowmason_ray.engine.events import RunPaused
-from flowmason_ray.engine.run_log import RunStore, Said
+from flowmason_ray.engine.events import RunPaused, RunResumed
+from flowmason_ray.engine.run_log import Request, RunStore, Said
 from flowmason_ray.errors import PermanentError, RunNotFound, StoreError, StoreUnavailable
 from flowmason_ray.ray_jobs import driving
 from flowmason_ray.ray_jobs.driving import Order, drive
 from flowmason_ray.resuming import ResumedRun, prepare_resume
+from flowmason_ray.stores.group_commit import CommittingRunLog
 from flowmason_ray.wiring import open_workspace
 
 PATIENCE_S = 60.0
@@ -26,9 +28,9 @@ ASK = {"id": "ask", "component_type": "wait_for_approval", "config": {"message":
 class Handed:
     """A run that was begun here, and is left to a coordinator."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, stage: Mapping[str, Any] = ASK) -> None:
         file = root / "p.pipeline.json"
-        file.write_text(json.dumps({"name": "p", "stages": [ASK]}))
+        file.write_text(json.dumps({"name": "p", "stages": [stage]}))
         workspace = open_workspace(file)
         self.store: RunStore = workspace.store()
         self.prepared = PreparedRun(file, {}, on="local", store=self.store, workspace=workspace)
@@ -182,3 +184,110 @@ def test_one_that_stays_away_does(handed: Handed, monkeypatch: pytest.MonkeyPatc
             await asyncio.wait_for(handed.drive(), PATIENCE_S)
 
     asyncio.run(work())
+
+
+async def leave(handed: Handed, kind: str) -> None:
+    """Have a coordinator take the run up and die; while nobody has noticed that, ask something of it."""
+    await handed.prepared.accept()
+    log = handed.store.reopen(await handed.store.find(handed.run_id))
+    log.append(RunResumed(at=2, options={"handed_over": True, "asked_before": 0}))
+    await log.close()
+    await handed.store.request(handed.run_id, kind, {})
+
+
+@pytest.mark.parametrize(("kind", "status"), [("cancel", "cancelled"), ("pause", "paused")])
+def test_what_is_asked_while_it_is_started_again_is_done(handed: Handed, kind: str, status: str) -> None:
+    async def work() -> None:
+        await leave(handed, kind)
+        assert await asyncio.wait_for(handed.drive(again=True), PATIENCE_S) == status
+        resumed = [e.event async for e in handed.store.read(handed.run_id) if e.event["kind"] == RunResumed.kind]
+        assert resumed[-1]["options"] == {"handed_over": True, "asked_before": 0}, "one that dies now would heed it too"
+
+    asyncio.run(work())
+
+
+def test_what_is_asked_before_it_has_begun_is_done(handed: Handed) -> None:
+    async def work() -> None:
+        await handed.prepared.accept()
+        await handed.store.request(handed.run_id, "cancel", {})
+        handed.order = replace(handed.order, new=True)
+        assert await asyncio.wait_for(handed.drive(), PATIENCE_S) == "cancelled"
+
+    asyncio.run(work())
+
+
+def test_what_was_asked_before_somebody_takes_it_up_on_purpose_is_over(handed: Handed) -> None:
+    async def work() -> None:
+        await leave(handed, "cancel")
+        going = asyncio.create_task(handed.drive())
+
+        async def resumed_again() -> bool:
+            return (await handed.kinds()).count(RunResumed.kind) == 2
+
+        await handed.until(resumed_again)
+        await handed.store.request(handed.run_id, "pause", {})  # is taken after what was asked before
+        assert await asyncio.wait_for(going, PATIENCE_S) == "paused"
+
+    asyncio.run(work())
+
+
+def test_what_was_asked_before_a_pause_is_over_for_whoever_goes_on(handed: Handed) -> None:
+    async def work() -> None:
+        await leave(handed, "pause")
+        assert await asyncio.wait_for(handed.drive(again=True), PATIENCE_S) == "paused"
+        log = handed.store.reopen(await handed.store.find(handed.run_id))  # given to another, which dies at once
+        await log.close()
+        going = asyncio.create_task(handed.drive(again=True))
+
+        async def resumed_again() -> bool:
+            return (await handed.kinds()).count(RunResumed.kind) == 3
+
+        await handed.until(resumed_again)
+        await handed.store.request(handed.run_id, "cancel", {})
+        assert await asyncio.wait_for(going, PATIENCE_S) == "cancelled"
+
+    asyncio.run(work())
+
+
+SEND = '''
+"""A component that does something that cannot be taken back."""
+
+from pydantic import BaseModel
+from flowmason_ray import operator
+
+
+@operator(effect="effectful")
+class Send:
+    """Notes its call."""
+
+    class Input(BaseModel):
+        pass
+
+    class Output(BaseModel):
+        pass
+
+    def execute(self, input, context):
+        (context.project_dir / "sent.txt").touch()
+        return {}
+'''
+
+
+def test_no_effect_begins_that_was_asked_to_stop(
+    tmp_path: Path, handed: Handed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = CommittingRunLog.requests
+
+    async def slowly(self: CommittingRunLog, *, after: int) -> Sequence[Request]:
+        await asyncio.sleep(0.5)  # an effect would have begun meanwhile
+        return await requests(self, after=after)
+
+    async def work() -> None:
+        await leave(other, "cancel")
+        assert await asyncio.wait_for(other.drive(again=True), PATIENCE_S) == "cancelled"
+
+    (tmp_path / "components").mkdir()
+    (tmp_path / "components" / "send.py").write_text(SEND)
+    other = Handed(tmp_path, {"id": "send", "component_type": "send"})
+    monkeypatch.setattr(CommittingRunLog, "requests", slowly)
+    asyncio.run(work())
+    assert not (tmp_path / "sent.txt").exists()

@@ -10,8 +10,6 @@ import pytest
 
 pytest.importorskip("ray")
 
-from ray.exceptions import ActorAlreadyExistsError, RayActorError, RayError
-
 from flowmason_ray.engine.events import RunCreated, RunPaused, RunResumed
 from flowmason_ray.engine.reuse import InDoubt
 from flowmason_ray.engine.run_log import RunRecord
@@ -44,7 +42,7 @@ class Cluster:
             return "begun"
         if self.taken_for:
             self.taken_for -= 1
-            raise ActorAlreadyExistsError(f"The name {self._name} (namespace={NAMESPACE}) is already taken.")
+            raise detaching.ActorAlreadyExistsError(f"The name {self._name} (namespace={NAMESPACE}) is already taken.")
         self.made.append(self._name)
         return self
 
@@ -103,7 +101,7 @@ def test_one_that_is_just_leaving_is_waited_for(monkeypatch: pytest.MonkeyPatch,
     assert cluster.made == [name_of("r")]
 
 
-@pytest.mark.parametrize("answer", [("in_doubt", "it is not known"), RayError("the cluster is gone")])
+@pytest.mark.parametrize("answer", [("in_doubt", "it is not known"), detaching.RayError("the cluster is gone")])
 def test_what_was_made_here_and_takes_nothing_up_is_ended(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, answer: Any
 ) -> None:
@@ -117,7 +115,7 @@ def test_a_paused_run_counts_as_taken_up_when_its_log_says_so(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, resumed: bool
 ) -> None:
     asyncio.run(_record_paused(tmp_path, resumed=resumed))
-    said = hand_over(Cluster(answer=RayActorError()), monkeypatch, tmp_path, position=2)
+    said = hand_over(Cluster(answer=detaching.RayActorError()), monkeypatch, tmp_path, position=2)
     assert ("worker_died" in said) is not resumed
 
 
