@@ -258,5 +258,8 @@ def _value(text: Any, input: RedisStore.Input) -> Any:
         return text
     try:
         return json.loads(text)
-    except ValueError:
+    except (
+        ValueError,
+        RecursionError,
+    ):  # no JSON, or more than Python reads; an item that was popped must not get lost here
         return text
