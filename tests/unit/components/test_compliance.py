@@ -87,11 +87,13 @@ def test_policies_that_are_not_there_or_wrong(folder: Path) -> None:
     for name, text in (
         ("a.json", "{"),
         ("b.json", "[1]"),
+        ("deep.json", "[" * 100_000),
+        ("long.json", '{"id": "x", "text": "y", "n": ' + "9" * 5000 + "}"),
         ("c.json", '{"id": "x"}'),
         ("d.json", '{"id":"x","text":"y","metadata":3}'),
     ):
         (folder / "empty" / name).write_text(text)
-        assert refused(folder, path=f"empty/{name}").code == "invalid_policy"
+        assert refused(folder, path=f"empty/{name}").code == "invalid_policy", name
     (folder / "policies" / "again.md").write_text(GIFTS)
     assert "'policies/again.md', 'policies/gifts.md'" in refused(folder).message
     with pytest.raises(ValidationError, match="give 'query'"):

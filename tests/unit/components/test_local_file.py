@@ -94,6 +94,42 @@ def test_delete_copy_move_exists(tmp_path: Path):
     assert not do(tmp_path, "delete", "a").changed
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [("[" * 100_000 + "]" * 100_000, "nest too deeply"), ("9" * 5000, "4300 digits"), ("{", "line 1, column 2")],
+    ids=["deep", "digits", "torn"],
+)
+def test_json_that_cannot_be_read_is_told(tmp_path: Path, content: str, words: str):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(PermanentError, match=rf"File 'a\.json' is not JSON.*{words}") as caught:
+        do(tmp_path, "read", "a.json", format="json")
+    assert caught.value.code == "invalid_json"
+
+
+def test_json_that_cannot_be_written_is_told(tmp_path: Path):
+    deep: Any = 1
+    for _ in range(100_000):
+        deep = [deep]
+    for content, words in (
+        (deep, "nest too deeply"),
+        ([10**5000], "4300 digits"),
+        ({"a": "\ud800"}, "surrogate"),
+        ({"a": object()}, "Object of type object"),
+    ):
+        with pytest.raises(PermanentError, match=rf"'content' cannot be written as JSON: .*{words}") as caught:
+            do(tmp_path, "write", "a.json", content=content, format="json")
+        assert caught.value.code == "invalid_input"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("encoding", ["undefined", "zlib", "a\0", "idna"])
+def test_an_encoding_that_is_none_for_texts_is_told(tmp_path: Path, encoding: str):
+    (tmp_path / "a.txt").write_bytes(b"x" * 70 + b".")
+    if encoding != "idna":
+        assert refused(tmp_path, "read", "a.txt", encoding=encoding) == "encoding_error"
+    assert refused(tmp_path, "write", "b.txt", content="x" * 70 + ".", encoding=encoding) == "encoding_error"
+
+
 @pytest.mark.parametrize("overwrite", [True, False])
 def test_moving_what_is_not_there_fails_although_the_destination_exists(tmp_path: Path, overwrite: bool):
     do(tmp_path, "write", "kept.txt", content="old")
