@@ -143,6 +143,8 @@ def _misses(rule: Rule, data: Any, found: _Found) -> Iterator[_Miss]:
     if rule.expression is not None and not _true(rule, rule.expression, {"data": data, "value": value}):
         yield _Miss(f"{rule.expression!r} is not true", [Place(path=found.at)])
     texts = [text for at, part in found.parts for text in _texts(part, at)]
+    if rule.matches is not None or rule.not_matches is not None:
+        _check_unicode(rule, texts)
     if rule.matches is not None:
         pattern = _pattern(rule, rule.matches)
         if not any(pattern.search(text) for _, text in texts):
@@ -214,6 +216,18 @@ def _pattern(rule: Rule, source: str) -> Any:
         return compiled(source)
     except Fault as exc:
         raise PermanentError(f"Rule {rule.id!r}: {exc}", code="invalid_rule") from exc
+
+
+def _check_unicode(rule: Rule, texts: Iterable[tuple[str, str]]) -> None:
+    """Refuse texts in which RE2 cannot search."""
+    for where, text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError as exc:
+            raise PermanentError(
+                f"Rule {rule.id!r}: the text at {where!r} is not valid Unicode: character {exc.start} is half of a surrogate pair.",
+                code="invalid_input",
+            ) from None
 
 
 def _texts(value: Any, at: str) -> Iterator[tuple[str, str]]:

@@ -246,13 +246,30 @@ def test_many_places_are_counted() -> None:
 
 @pytest.mark.parametrize(
     "rule",
-    [{"matches": "("}, {"not_matches": r"(a)\1"}, {"expression": "data."}, {"when": "1 +"}, {"fields": {"a": {"gtt": 1, "eq": 2}}},
+    [{"matches": "("}, {"not_matches": "a{99999999999}"}, {"matches": "a{2,99999999999}"}, {"fields": {"a": {"matches": "a{999999999,}"}}},
+     {"matches": "x\\ud800"}, {"not_matches": r"(a)\1"}, {"expression": "data."}, {"when": "1 +"}, {"fields": {"a": {"gtt": 1, "eq": 2}}},
      {"forbidden_terms": [" "]}, {"path": "$..["}, {"expression": "data.total + 'x' > 1"}],
 )  # fmt: skip
 def test_rules_that_are_none(rule: dict[str, Any]) -> None:
     with pytest.raises(PermanentError, match="Rule 'r'") as caught:
         judge(Rule(id="r", **rule), OFFER)
     assert caught.value.code == "invalid_rule"
+
+
+def test_a_text_that_is_no_unicode_is_told() -> None:
+    for rule in (Rule(id="r", matches="x"), Rule(id="r", not_matches="x")):
+        with pytest.raises(
+            PermanentError, match=r"Rule 'r': the text at '/a' .* character 2 is half of a surrogate"
+        ) as caught:
+            judge(rule, {"a": "x \ud800"})
+        assert caught.value.code == "invalid_input"
+    assert judge(Rule(id="r", fields={"a": {"matches": "x"}}), {"a": "x \ud800"}).status == "failed"
+    assert judge(Rule(id="r", forbidden_terms=["x"]), {"a": "x \ud800"}).count == 1
+
+
+@pytest.mark.parametrize(("pattern", "text"), [(r"a\{99999999999}", "a{99999999999}"), ("a{3}", "aaa"), ("{a}", "{a}")])
+def test_braces_that_repeat_nothing_are_letters(pattern: str, text: str) -> None:
+    assert judge(Rule(id="r", matches=pattern), text).status == "passed"
 
 
 def check(**more: Any) -> RuleChecker.Output:
