@@ -117,8 +117,8 @@ class LocalFile:
 
     def _delete(self, input: Input, context: Context) -> Output:
         file = resolve_inside(context.project_dir, input.path)
-        given = context.project_dir.resolve() / input.path
-        if given.is_symlink():  # it goes, and what it leads to stays
+        given = Path(input.path)
+        if (context.project_dir / given).is_symlink():  # it goes, and what it leads to stays
             link = resolve_inside(context.project_dir, str(given.parent)) / given.name
             link.unlink()
             return self.Output(path=relative(context.project_dir, link), exists=False, changed=True)

@@ -163,6 +163,8 @@ def test_deleting_a_link_leaves_what_it_leads_to(tmp_path: Path):
         done = do(tmp_path, "delete", name)
         assert (done.changed, done.exists, done.path) == (True, False, name)
         assert not (tmp_path / name).is_symlink()
+    (tmp_path / "file").symlink_to("target.txt")
+    assert do(tmp_path, "delete", str(tmp_path / "file")).path == "file"
     assert (tmp_path / "target.txt").read_text() == "t"
     assert (tmp_path / "folder").is_dir()
 
