@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -230,13 +231,13 @@ def test_a_connection_that_breaks_at_commit_leaves_it_in_doubt(
         assert delivery.error is not None
         assert (delivery.error["code"], delivery.error["temporary"]) == ("sql_in_doubt", False)
         return
+    attempts: dict[str, Callable[[], object]] = {
+        "sql_execute": lambda: change(context, (insert, {"id": 1}), connection="postgres"),
+        "execute": lambda: pg(context, "execute", statements=[{"sql": insert, "parameters": {"id": 1}}]),
+        "copy_in": lambda: pg(context, "copy_in", table="orders", data=[{"id": 1}]),
+    }
     with pytest.raises(PermanentError, match=r"commit.*[Nn]obody knows") as caught:
-        if component == "sql_execute":
-            change(context, (insert, {"id": 1}), connection="postgres")
-        elif component == "execute":
-            pg(context, "execute", statements=[{"sql": insert, "parameters": {"id": 1}}])
-        else:
-            pg(context, "copy_in", table="orders", data=[{"id": 1}])
+        attempts[component]()
     assert caught.value.code == "sql_in_doubt"
 
 
