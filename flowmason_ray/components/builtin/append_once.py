@@ -28,7 +28,7 @@ def append_once(file: Path, data: bytes, key: str) -> bool:
     journal = file.with_name(f".{file.name}.appended")
     with journal.open("a+b", buffering=0) as log, file.open("a+b", buffering=0) as out:
         fcntl.flock(log, fcntl.LOCK_EX)
-        records = _records(log)
+        records = records_of(log)
         size = os.fstat(out.fileno()).st_size
         mine = next((r for r in reversed(records) if r["key"] == key), None)
         if mine is not None:
@@ -39,26 +39,32 @@ def append_once(file: Path, data: bytes, key: str) -> bool:
             if mine is records[-1] and size < mine["start"] + mine["length"]:
                 out.truncate(mine["start"])
                 size = min(size, mine["start"])
-        if len(records) >= 2 * KEPT_RECORDS:
-            log.truncate(0)
-            log.write(b"".join(_line(r) for r in records[-KEPT_RECORDS:]))
-        log.write(_line({"key": key, "start": size, "length": len(data)}))
-        os.fsync(log.fileno())
+        record(log, records, {"key": key, "start": size, "length": len(data)})
         out.write(data)
         os.fsync(out.fileno())
     return True
+
+
+def record(log: FileIO, records: list[dict[str, Any]], new: dict[str, Any]) -> None:
+    """Add a record to a journal that holds `records` and is locked by the caller; the oldest ones go when there are many."""
+    if len(records) >= 2 * KEPT_RECORDS:
+        log.truncate(0)
+        log.write(b"".join(_line(r) for r in records[-KEPT_RECORDS:]))
+    log.write(_line(new))
+    os.fsync(log.fileno())
 
 
 def _line(record: dict[str, Any]) -> bytes:
     return json.dumps(record).encode() + b"\n"
 
 
-def _records(log: FileIO) -> list[dict[str, Any]]:
+def records_of(log: FileIO) -> list[dict[str, Any]]:
+    """Return a journal's records, the oldest first."""
     log.seek(0)
     found: list[dict[str, Any]] = []
     for line in (log.read() or b"").splitlines():
         try:
             found.append(json.loads(line))
         except json.JSONDecodeError:
-            continue  # torn by a crash while it was written: the text of that append was not begun
+            continue  # torn by a crash while it was written: what it announces was not begun
     return found

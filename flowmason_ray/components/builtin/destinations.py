@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import json
 from collections.abc import Mapping
 from hashlib import sha256
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from flowmason_ray.components.builtin.contents import json_bytes
 from flowmason_ray.components.connection_names import names_connection
 from flowmason_ray.components.frames import is_frame
 from flowmason_ray.engine.component import Context
@@ -138,13 +138,13 @@ class PartContext:
 
 async def deliver(destination: AnyDestination, name: str, payload: Any, context: Context) -> Delivery:
     """Hand the payload over. What goes wrong is in the answer, and nothing is raised for it."""
-    component, config = _component(destination, payload)
     part = cast("Context", PartContext(context, name))
     facts: dict[str, Any] = {"destination": name, "type": destination.type}
     attempt = 0
     while True:
         attempt += 1
         try:
+            component, config = _component(destination, payload)
             output = await _called(component, config, part)
             return Delivery(**facts, status="delivered", attempts=attempt, output=output)
         except TemporaryError as exc:
@@ -201,7 +201,7 @@ def _fields(payload: Any) -> dict[str, Any]:
 
 
 def _text(payload: Any, indent: int | None = None) -> str:
-    return json.dumps(payload, ensure_ascii=False, indent=indent)
+    return json_bytes(payload, "The payload", indent=indent).decode()
 
 
 async def _called(name: str, config: Mapping[str, Any], context: Context) -> dict[str, Any]:

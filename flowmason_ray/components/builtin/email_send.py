@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import mimetypes
 import re
-from email.errors import MessageError
+from email.errors import MessageError, NonASCIILocalPartDefect
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP
@@ -32,6 +32,7 @@ from flowmason_ray.errors import PermanentError, StageError, TemporaryError
 
 with needs("The component 'email'", extra="email"):
     import aiosmtplib
+    import idna
 
 MAX_MESSAGE_BYTES = 25 * 1024 * 1024
 """What most servers take."""
@@ -119,7 +120,7 @@ def _addresses(field: list[str] | str) -> list[Address]:
     """
     found: list[Address] = []
     for text in [field] if isinstance(field, str) else field:
-        parsed = _parsed(text)
+        parsed = [_in_ascii(each, text) for each in _parsed(text)]
         if not parsed:
             raise PermanentError(
                 f"{text!r} is no mail address; write 'ada@example.com' or 'Ada <ada@example.com>'.",
@@ -127,6 +128,22 @@ def _addresses(field: list[str] | str) -> list[Address]:
             )
         found += parsed
     return found
+
+
+def _in_ascii(address: Address, text: str) -> Address:
+    """Return an address with its domain as the mail system knows it (IDNA 2008): `müller.de` is `xn--mller-kva.de`."""
+    if not address.username.isascii():
+        raise PermanentError(
+            f"{text!r}: before the '@' stand letters that only servers with SMTPUTF8 know, which is not used here.",
+            code="email_address",
+        )
+    if address.domain.isascii():
+        return address
+    try:
+        domain = idna.encode(address.domain, uts46=True).decode("ascii")
+    except idna.IDNAError as exc:
+        raise PermanentError(f"{text!r}: there can be no such domain ({exc}).", code="email_address") from exc
+    return Address(address.display_name, address.username, domain)
 
 
 def _parsed(text: str) -> list[Address]:
@@ -138,7 +155,8 @@ def _parsed(text: str) -> list[Address]:
     except (MessageError, ValueError, IndexError):
         return []
     addresses = cast("list[Address]", list(header.addresses))
-    return addresses if not header.defects and all(a.username and a.domain for a in addresses) else []
+    defects = [each for each in header.defects if not isinstance(each, NonASCIILocalPartDefect)]
+    return addresses if not defects and all(a.username and a.domain for a in addresses) else []
 
 
 def _message(input: Email.Input, sender: str, context: Context) -> EmailMessage:
@@ -173,7 +191,7 @@ def _message(input: Email.Input, sender: str, context: Context) -> EmailMessage:
         message.set_content(cast("str", input.html), subtype="html")
     for path in input.attachments:
         file = existing_file(context.project_dir, path)
-        kind, _, detail = (mimetypes.guess_type(file.name)[0] or "application/octet-stream").partition("/")
+        kind, _, detail = _media_type(file.name).partition("/")
         with file_errors(path):
             size = file.stat().st_size
             if size > MAX_MESSAGE_BYTES:
@@ -182,6 +200,14 @@ def _message(input: Email.Input, sender: str, context: Context) -> EmailMessage:
     return message
 
 
+def _media_type(name: str) -> str:
+    """Return what a file is by its name; one that is compressed is that, and not what is in it."""
+    found, compression = mimetypes.guess_type(name)
+    usual = "application/octet-stream"
+    return found or usual if compression is None else _COMPRESSED.get(compression, usual)
+
+
+_COMPRESSED = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz"}
 _HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
 _OURS = frozenset(
     {"from", "to", "cc", "bcc", "subject", "date", "message-id", "reply-to", "content-type", "mime-version", "sender"}

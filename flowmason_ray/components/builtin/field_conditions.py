@@ -38,7 +38,7 @@ class Test:
         """Tell whether the condition holds; values that cannot be compared do not meet it."""
         try:
             return bool(_OPERATORS[self.operator](found, self.wanted))
-        except TypeError:
+        except (TypeError, UnicodeEncodeError):  # the latter: RE2 searches in valid Unicode only
             return False
 
     def __str__(self) -> str:

@@ -13,14 +13,14 @@ URLs appear in outputs and messages without user, password, query and fragment: 
 from __future__ import annotations
 
 import base64
-import json
 import time
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import httpx
 from pydantic import BaseModel, ConfigDict, Field
 
 from flowmason_ray.components.base import operator
+from flowmason_ray.components.builtin.contents import json_bytes
 from flowmason_ray.components.builtin.http_exchange import Reply, shown
 from flowmason_ray.components.builtin.http_sending import body_of, refused, sent
 from flowmason_ray.components.frames import is_frame
@@ -67,7 +67,9 @@ class HttpRequest:
             default={}, description="Query parameters; a list repeats the name, null leaves it out.", repr=False
         )
         body: Any = Field(default=None, description="A text is sent as it is; any other value as JSON.")
-        form: dict[str, Any] | None = Field(default=None, description="Fields to send as a form, in place of 'body'.")
+        form: dict[str, Any] | None = Field(
+            default=None, description="Fields to send as a form, in place of 'body'; a list repeats the name."
+        )
         auth: Annotated[BearerAuth | BasicAuth, Field(discriminator="type")] | None = Field(
             default=None, description="How to authenticate."
         )
@@ -134,6 +136,8 @@ class HttpRequest:
 
 
 def _request(input: HttpRequest.Input, context: Context) -> httpx.Request:
+    _check_fields("params", input.params)
+    _check_fields("form", input.form or {})
     try:
         url = httpx.URL(input.url)
         if input.params:
@@ -157,10 +161,10 @@ def _request(input: HttpRequest.Input, context: Context) -> httpx.Request:
         headers.setdefault("idempotency-key", context.idempotency_key)
     content: bytes | None = None
     if isinstance(input.body, str):
-        content = input.body.encode()
+        content = _utf8(input.body)
         headers.setdefault("content-type", "text/plain; charset=utf-8")
     elif input.body is not None:
-        content = json.dumps(input.body, ensure_ascii=False, separators=(",", ":")).encode()
+        content = json_bytes(input.body, "'body'", compact=True, code="http_invalid_request")
         headers.setdefault("content-type", "application/json")
     if input.auth is not None:
         headers["authorization"] = _authorization(input.auth)
@@ -175,6 +179,34 @@ def _request(input: HttpRequest.Input, context: Context) -> httpx.Request:
         raise PermanentError(
             f"A header or form field cannot be sent: {type(exc).__name__}.", code="http_invalid_request"
         ) from None
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise PermanentError(
+            "'body' is not valid Unicode: it holds half of a surrogate pair.", code="http_invalid_request"
+        ) from None
+
+
+def _check_fields(what: str, fields: dict[str, Any]) -> None:
+    """Refuse what a field of a URL or of a form has no usual way to say: each server wants nested values written in its own."""
+    for name, value in fields.items():
+        for each in cast("list[Any]", value) if isinstance(value, list) else [value]:
+            if each is not None and not isinstance(each, str | int | float):
+                found = (
+                    "an object"
+                    if isinstance(each, dict)
+                    else "a list in a list"
+                    if isinstance(each, list)
+                    else type(each).__name__
+                )
+                raise PermanentError(
+                    f"{what!r}: field {name!r} holds {found}; a field is a text, a number, true, false, null, or a list of these. "
+                    "Write it out as the server wants it: as 'name[key]', or as JSON text ({{ … | tojson }}).",
+                    code="http_invalid_request",
+                )
 
 
 def _authorization(auth: BearerAuth | BasicAuth) -> str:

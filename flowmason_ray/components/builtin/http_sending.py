@@ -89,8 +89,8 @@ def body_of(reply: Reply) -> tuple[Any, Literal["json", "text", "base64"]]:
     if media_type == "application/json" or media_type.endswith("+json"):
         try:
             return json.loads(reply.body), "json"
-        except ValueError:
-            pass  # it says JSON and is not: show what came
+        except (ValueError, RecursionError):
+            pass  # it says JSON and is not, or more than can be read: show what came
     try:
         return reply.body.decode(reply.charset), "text"
     except (UnicodeDecodeError, LookupError):

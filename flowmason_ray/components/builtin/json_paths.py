@@ -10,12 +10,14 @@ Paths tell a missing value from a null; JMESPath cannot: there null counts as mi
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import jmespath
 from jmespath.exceptions import JMESPathError
+
+from flowmason_ray.spec.source import join_pointer
 
 MISSING: Final = object()
 """What a path finds where nothing is."""
@@ -106,6 +108,43 @@ def _step(match: re.Match[str]) -> Step:
         return _All()
     quoted = match["single"] if match["single"] is not None else match["double"]
     return re.sub(r"\\(.)", r"\1", quoted) if quoted is not None else match["key"]
+
+
+def pointer_of(value: Any, steps: Sequence[Step]) -> str:
+    """Return the JSON pointer (RFC 6901) of what `steps` find in `value`, or would; of the list or object, where they find several."""
+    at = ""
+    for step in steps:
+        if isinstance(step, (_All, slice)):
+            break
+        at += join_pointer(_token(value, step))
+        value = _child(value, step)
+    return at
+
+
+def located(value: Any, steps: Sequence[Step], at: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each value that `steps` find in `value`, with its JSON pointer (`at`: the one of `value`)."""
+    for position, step in enumerate(steps):
+        if isinstance(step, (_All, slice)):
+            keys: Any = ()
+            if isinstance(value, list):
+                keys = range(len(cast("list[Any]", value)))[step if isinstance(step, slice) else slice(None)]
+            elif isinstance(value, dict) and isinstance(step, _All):
+                keys = cast("dict[str, Any]", value)
+            for key in keys:
+                yield from located(value[key], steps[position + 1 :], at + join_pointer(key))
+            return
+        at += join_pointer(_token(value, step))
+        value = _child(value, step)
+        if value is MISSING:
+            return
+    yield at, value
+
+
+def _token(value: Any, step: str | int) -> str | int:
+    """Return a step as a pointer says it, which knows nothing of counting from the end."""
+    return (
+        len(cast("list[Any]", value)) + step if isinstance(value, list) and isinstance(step, int) and step < 0 else step
+    )
 
 
 def _walk(value: Any, steps: Sequence[Step]) -> Any:

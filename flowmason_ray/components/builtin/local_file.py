@@ -1,7 +1,7 @@
 """`local_file`: read, write and look around in the project's directory.
 
 Declared idempotent: doing an operation again with the same input leaves the same files. `append` would break that
-promise on a repeated attempt, so it keeps a journal beside the file (see `append_once`).
+promise on a repeated attempt, so it keeps a journal beside the file (see `append_once`), and so does `move` (see `move_once`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from flowmason_ray.components.base import operator
 from flowmason_ray.components.builtin.append_once import append_once
 from flowmason_ray.components.builtin.contents import ContentFormat, decoded, encoded
+from flowmason_ray.components.builtin.move_once import move_once, was_moved
 from flowmason_ray.components.files import existing_file, file_errors, relative, resolve_inside, write_atomic
 from flowmason_ray.engine.component import Context
 from flowmason_ray.errors import PermanentError
@@ -116,6 +117,11 @@ class LocalFile:
 
     def _delete(self, input: Input, context: Context) -> Output:
         file = resolve_inside(context.project_dir, input.path)
+        given = Path(input.path)
+        if (context.project_dir / given).is_symlink():  # it goes, and what it leads to stays
+            link = resolve_inside(context.project_dir, str(given.parent)) / given.name
+            link.unlink()
+            return self.Output(path=relative(context.project_dir, link), exists=False, changed=True)
         if not file.exists():
             if not input.missing_ok:
                 existing_file(context.project_dir, input.path)
@@ -136,13 +142,11 @@ class LocalFile:
     def _move(self, input: Input, context: Context) -> Output:
         source, destination = resolve_inside(context.project_dir, input.path), _destination(input)
         target = _target(context, destination, overwrite=True)
-        if not source.exists() and target.is_file():
-            # A repeated attempt: the first one has moved it already.
+        if not source.exists() and was_moved(context, target):
             return self._about(target, context, size_bytes=target.stat().st_size)
         source = existing_file(context.project_dir, input.path)
         _target(context, destination, overwrite=input.overwrite)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        source.replace(target)
+        move_once(context, source, target)
         return self._about(target, context, size_bytes=target.stat().st_size, changed=True)
 
     def _mkdir(self, input: Input, context: Context) -> Output:

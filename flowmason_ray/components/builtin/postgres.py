@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 
 from flowmason_ray.components.base import operator
 from flowmason_ray.components.builtin.examples import closed
-from flowmason_ray.components.builtin.sql_errors import sql_problem
+from flowmason_ray.components.builtin.sql_errors import commit_problem, sql_problem
 from flowmason_ray.components.builtin.sql_execute import Statement
 from flowmason_ray.components.builtin.sql_rows import ResultForm, RowsOutput, rows_output
 from flowmason_ray.components.builtin.sql_text import check_reads, with_names
@@ -85,7 +85,7 @@ class Postgres:
         """Do it.
 
         Raises:
-            PermanentError: `sql_error`, `sql_read_only`, `sql_conflict`, `sql_denied`, `unknown_parameter`, ….
+            PermanentError: `sql_error`, `sql_read_only`, `sql_conflict`, `sql_in_doubt`, `unknown_parameter`, ….
             TemporaryError: `sql_unavailable`, `sql_timeout`.
         """
         async with _connected(input, context) as connection:
@@ -170,11 +170,14 @@ async def _connected(input: Postgres.Input, context: Context) -> AsyncGenerator[
     if input.operation in ("query", "copy_out"):
         options += " -c default_transaction_read_only=on"
     more: dict[str, Any] = {} if connection.password is None else {"password": str(connection.password)}
+    problem = sql_problem
     try:
         async with await psycopg.AsyncConnection.connect(
             str(connection.url), connect_timeout=CONNECT_TIMEOUT_S, options=options, **more
         ) as made:
             yield made
+            if input.operation in ("execute", "copy_in"):
+                problem = commit_problem
     except psycopg.ProgrammingError as exc:
         if not exc.sqlstate and "connection" in str(exc):
             # libpq's words repeat the URL, which may hold a password.
@@ -184,7 +187,7 @@ async def _connected(input: Postgres.Input, context: Context) -> AsyncGenerator[
             ) from None
         raise sql_problem(exc, where) from exc
     except psycopg.Error as exc:
-        raise sql_problem(exc, where) from exc
+        raise problem(exc, where) from exc
 
 
 def _given(input: Postgres.Input, field: str) -> Any:

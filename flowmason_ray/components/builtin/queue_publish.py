@@ -10,12 +10,12 @@ of anything that is delivered at least once have to.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from pydantic import BaseModel, Field
 
 from flowmason_ray.components.base import operator
+from flowmason_ray.components.builtin.contents import json_bytes
 from flowmason_ray.components.builtin.examples import closed
 from flowmason_ray.components.connection_names import names_connection
 from flowmason_ray.connections import AmqpConnection, RedisConnection
@@ -82,7 +82,7 @@ class QueuePublish:
             TemporaryError: `redis_unavailable`, `amqp_unavailable`.
         """
         found = context.connection(input.connection, (RedisConnection, AmqpConnection))
-        payload = json.dumps(input.message, ensure_ascii=False, separators=(",", ":"))
+        payload = json_bytes(input.message, "'message'", compact=True).decode()
         if isinstance(found, RedisConnection):
             return await self._to_redis(input, payload, context)
         return await self._to_amqp(input, payload, found, context)

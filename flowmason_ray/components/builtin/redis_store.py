@@ -14,6 +14,7 @@ from typing import Any, Literal, cast
 from pydantic import BaseModel, Field
 
 from flowmason_ray.components.base import operator
+from flowmason_ray.components.builtin.contents import json_bytes
 from flowmason_ray.components.builtin.examples import closed
 from flowmason_ray.components.builtin.redis_client import call, call_once, connected
 from flowmason_ray.components.connection_names import names_connection
@@ -248,7 +249,7 @@ def _several(input: RedisStore.Input) -> list[str]:
 
 def _text(value: Any) -> str:
     """Return a text as it is, anything else as JSON."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return value if isinstance(value, str) else json_bytes(value, "'value'", compact=True).decode()
 
 
 def _value(text: Any, input: RedisStore.Input) -> Any:
@@ -258,5 +259,8 @@ def _value(text: Any, input: RedisStore.Input) -> Any:
         return text
     try:
         return json.loads(text)
-    except ValueError:
+    except (
+        ValueError,
+        RecursionError,
+    ):  # no JSON, or more than Python reads; an item that was popped must not get lost here
         return text

@@ -139,7 +139,12 @@ def _picture(chart: ChartPicture | str, alt: str, context: Context, beside: Path
     if content.lstrip().startswith("<svg"):
         return Picture(source=_embedded(content.encode(), "image/svg+xml"), alt=alt)
     if content.startswith("iVBOR"):  # the base64 of a PNG's first bytes
-        return Picture(source=f"data:image/png;base64,{''.join(content.split())}", alt=alt)
+        try:
+            return Picture(
+                source=_embedded(base64.b64decode("".join(content.split()), validate=True), "image/png"), alt=alt
+            )
+        except ValueError:
+            pass  # what else it is, the page must not repeat
     raise PermanentError(
         "A chart in a report is an SVG text, a PNG in base64, or the path of such a file.", code="report_chart"
     )

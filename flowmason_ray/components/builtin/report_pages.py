@@ -10,6 +10,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from html import escape
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from markdown_it import MarkdownIt
 
@@ -115,10 +116,11 @@ def markdown_page(title: str, subtitle: str | None, sections: Sequence[Section],
         if section.heading:
             parts.append(f"## {_inline(section.heading)}")
         if section.text:
-            parts.append(section.text.replace("<", "&lt;"))  # no raw HTML here either
+            # No raw HTML here either, and no pictures.
+            parts.append(section.text.replace("<", "&lt;").replace("![", "!\\["))
         if section.metrics:
             parts.append("\n".join(f"- **{_inline(k)}:** {_inline(_short(v))}" for k, v in section.metrics.items()))
-        parts.extend(f"![{_inline(p.alt)}](<{p.source}>)" for p in section.pictures)
+        parts.extend(f"![{_inline(p.alt)}](<{_address(p.source)}>)" for p in section.pictures)
         if section.table is not None:
             parts.append(_markdown_table(section.table, section.max_rows))
     parts.append(f"---\n\n*{_inline(str(footer))}*")
@@ -141,6 +143,11 @@ def _inline(text: str) -> str:
     return (
         re.sub(r"([\\`*_\[\]#|~])", r"\\\1", one_line).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     )
+
+
+def _address(source: str) -> str:
+    """Return an address as it stands in Markdown between `<` and `>`: what would end it, the name of a file may hold."""
+    return re.sub(r"[<>\\\x00-\x1f]", lambda found: quote(found.group()), source)
 
 
 def words(column: str) -> str:

@@ -20,7 +20,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from flowmason_ray.components.builtin.sql_errors import sql_problem
+from flowmason_ray.components.builtin.sql_errors import commit_problem, sql_problem
 from flowmason_ray.components.files import existing_file, resolve_inside
 from flowmason_ray.connections import PostgresConnection, SqlConnection
 from flowmason_ray.engine.component import Context
@@ -45,7 +45,7 @@ def opened(
         timeout: Seconds, where the database can be told: for each statement (PostgreSQL), for all (SQLite).
 
     Raises:
-        PermanentError: `invalid_input`, `sql_error`, `sql_denied`, `sql_read_only`, `sql_conflict`, `unknown_connection`, ….
+        PermanentError: `invalid_input`, `sql_error`, `sql_denied`, `sql_read_only`, `sql_conflict`, `sql_in_doubt`, ….
         TemporaryError: `sql_unavailable`, `sql_timeout`.
     """
     if (connection is None) == (database is None):
@@ -59,13 +59,18 @@ def opened(
     else:
         url = _url(context, connection)
     engine = _engine(url, where, read_only=read_only, timeout=timeout)
+    problem = sql_problem
     try:
         with engine.connect() as made:
             opened = made.execution_options(postgresql_readonly=True) if read_only else made
             yield opened
-            opened.rollback() if read_only else opened.commit()
+            if read_only:
+                opened.rollback()
+            else:
+                problem = commit_problem
+                opened.commit()
     except DBAPIError as exc:
-        raise sql_problem(exc.orig or exc, where) from exc
+        raise problem(exc.orig or exc, where) from exc
     except sqlite3.Error as exc:
         raise sql_problem(exc, where) from exc
     except SQLAlchemyError as exc:

@@ -9,6 +9,8 @@ from flowmason_ray.errors import PermanentError, StageError, TemporaryError
 
 _LATER = ("08", "40", "53", "57P", "58")
 """Connection exceptions, rollbacks (deadlock, serialization), no resources, the operator's intervention, system errors."""
+_BROKEN = ("08", "40003", "57P")
+"""Connection exceptions, "statement completion unknown", the operator's intervention: the answer to a COMMIT never came."""
 
 
 def sql_problem(exc: BaseException, where: str) -> StageError:
@@ -40,6 +42,28 @@ def sql_problem(exc: BaseException, where: str) -> StageError:
     if state.startswith(_LATER) or (not state and _cannot_connect(exc, lower)):
         return TemporaryError(f"{where} cannot be used now: {words}", code="sql_unavailable")
     return PermanentError(f"{where} says: {words}", code="sql_error")
+
+
+def commit_problem(exc: BaseException, where: str) -> StageError:
+    """Return the error for what a driver raised while it committed.
+
+    When the connection breaks then, the server may have committed and only its answer be lost. That is permanent: a retry, of a
+    stage or of a destination, would do it twice.
+
+    Args:
+        exc: See `sql_problem`.
+        where: See `sql_problem`.
+    """
+    state = str(getattr(exc, "sqlstate", None) or "")
+    lite = type(exc).__module__.startswith("sqlite3")
+    silent = not state and not lite and type(exc).__name__ in ("OperationalError", "InterfaceError")
+    if silent or state.startswith(_BROKEN):
+        return PermanentError(
+            f"{where} broke off while it was to commit: {_words(exc)} Nobody knows whether the statements took effect: "
+            "look there, and run the stage again if they did not.",
+            code="sql_in_doubt",
+        )
+    return sql_problem(exc, where)
 
 
 def _cannot_connect(exc: BaseException, words: str) -> bool:

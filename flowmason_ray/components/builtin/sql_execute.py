@@ -75,7 +75,7 @@ class SqlExecute:
         """Do it.
 
         Raises:
-            PermanentError: `sql_error`, `sql_conflict`, `sql_denied`, `unknown_parameter`, `invalid_parameter`, ….
+            PermanentError: `sql_error`, `sql_conflict`, `sql_in_doubt`, `unknown_parameter`, ….
             TemporaryError: `sql_unavailable`, `sql_timeout`.
         """
         prepared = [_prepared(each) for each in input.statements]

@@ -15,7 +15,6 @@ import base64
 import binascii
 import hashlib
 import hmac
-import json
 import time
 from collections.abc import Mapping
 from typing import Any, Literal, cast
@@ -24,6 +23,7 @@ import httpx
 from pydantic import BaseModel, Field
 
 from flowmason_ray.components.base import operator
+from flowmason_ray.components.builtin.contents import json_bytes
 from flowmason_ray.components.builtin.examples import closed
 from flowmason_ray.components.builtin.http_exchange import shown
 from flowmason_ray.components.builtin.http_sending import body_of, refused, sent
@@ -142,7 +142,7 @@ def _request(
 ) -> httpx.Request:
     if is_frame(input.payload):
         raise PermanentError("A table cannot be sent as it is; write it with table_write.", code="http_invalid_request")
-    body = json.dumps(input.payload, ensure_ascii=False, separators=(",", ":")).encode()
+    body = json_bytes(input.payload, "'payload'", compact=True)
     said = {
         "content-type": "application/json",
         "user-agent": "flowmason-ray",

@@ -15,6 +15,7 @@ from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from flowmason_ray.components.builtin.contents import json_flaw
 from flowmason_ray.components.documents.plain import decode, front_matter, read_markdown
 from flowmason_ray.components.files import existing_file, file_errors, relative, resolve_inside
 from flowmason_ray.components.vectors.port import words_of
@@ -88,8 +89,10 @@ def _read(file: Path, name: str) -> list[Policy]:
     if file.suffix == ".json":
         try:
             data: Any = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as exc:
-            raise PermanentError(f"File {name!r} is not JSON: {exc}.", code="invalid_policy") from exc
+        except (ValueError, RecursionError) as exc:
+            raise PermanentError(
+                f"File {name!r} is not JSON that can be read: {json_flaw(exc)}.", code="invalid_policy"
+            ) from exc
         items = cast("list[Any]", data) if isinstance(data, list) else [data]
         return [_policy(each, name) for each in items]
     about, skipped = front_matter(text)

@@ -6,18 +6,20 @@ pattern takes for ever), terms that must or must not be said, an expression of t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from flowmason_ray.components.builtin.field_conditions import field_tests
-from flowmason_ray.components.builtin.json_paths import MISSING, InvalidPath, find
+from flowmason_ray.components.builtin.json_paths import MISSING, InvalidPath, find, located, parse_path, pointer_of
+from flowmason_ray.components.compliance.terms import spans_of
 from flowmason_ray.errors import ExpressionError, PermanentError
 from flowmason_ray.spec.expressions import DictScope, Expression, ExpressionSyntaxError, parse_expression
 from flowmason_ray.spec.language.budget import Fault
 from flowmason_ray.spec.language.regexes import compiled
+from flowmason_ray.spec.source import join_pointer
 
 Severity = Literal["error", "warning", "info"]
 MAX_PLACES = 50
@@ -55,7 +57,9 @@ class Rule(BaseModel):
 class Place(BaseModel):
     """Where a rule does not hold."""
 
-    path: str = Field(description="A JSON pointer into the data; '' is the value itself.")
+    path: str = Field(
+        description="A JSON pointer into the data; '' is all of it, and what a JMESPath expression in 'path' has made."
+    )
     start: int | None = Field(default=None, description="In a text: where it begins, counted in characters from 0.")
     end: int | None = Field(default=None, description="Where it ends, exclusive.")
     line: int | None = Field(default=None, description="The line, from 1.")
@@ -77,6 +81,20 @@ class Verdict(BaseModel):
 class _Miss:
     message: str
     places: Sequence[Place] = ()
+    count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a rule looks at: the value, its JSON pointer, and the values that the path has found, each with its own.
+
+    `is_one`: whether the value stands in the data as it is, and is no list of values that the path has gathered.
+    """
+
+    value: Any
+    at: str
+    parts: Sequence[tuple[str, Any]]
+    is_one: bool = True
 
 
 def judge(rule: Rule, data: Any) -> Verdict:
@@ -87,8 +105,7 @@ def judge(rule: Rule, data: Any) -> Verdict:
     """
     if rule.when is not None and not _true(rule, rule.when, {"data": data, "value": data}):
         return Verdict(rule_id=rule.id, status="skipped", severity=rule.severity, message="It does not apply here.")
-    value = _value(rule, data)
-    misses = list(_misses(rule, data, value))
+    misses = list(_misses(rule, data, _found(rule, data)))
     if not misses:
         return Verdict(rule_id=rule.id, status="passed", severity=rule.severity, message="It holds.")
     places = [place for miss in misses for place in miss.places]
@@ -99,71 +116,83 @@ def judge(rule: Rule, data: Any) -> Verdict:
         severity=rule.severity,
         message=f"{rule.description}: {said}" if rule.description else said,
         where=places[:MAX_PLACES],
-        count=len(places),
+        count=sum(max(miss.count, len(miss.places)) for miss in misses),
     )
 
 
-def _value(rule: Rule, data: Any) -> Any:
+def _found(rule: Rule, data: Any) -> _Found:
     if rule.path is None:
-        return data
+        return _Found(data, "", [("", data)])
     try:
-        return find(data, rule.path)
+        value = find(data, rule.path)
     except InvalidPath as exc:
         raise PermanentError(f"Rule {rule.id!r}: {exc}", code="invalid_rule") from exc
+    steps = parse_path(rule.path.strip())
+    if steps is None:
+        return _Found(value, "", [("", text) for _, text in _texts(value, "")], is_one=False)
+    parts = list(located(data, steps))
+    return _Found(value, pointer_of(data, steps), parts, is_one=all(isinstance(step, str | int) for step in steps))
 
 
-def _misses(rule: Rule, data: Any, value: Any) -> Iterator[_Miss]:
+def _misses(rule: Rule, data: Any, found: _Found) -> Iterator[_Miss]:
+    value = found.value
     if value is MISSING:
         yield _Miss(f"there is nothing at {rule.path!r}")
         return
-    yield from _field_misses(rule, value)
+    yield from _field_misses(rule, found)
     if rule.expression is not None and not _true(rule, rule.expression, {"data": data, "value": value}):
-        yield _Miss(f"{rule.expression!r} is not true", [Place(path="")])
-    texts = list(_texts(value, "" if rule.path is None else rule.path))
+        yield _Miss(f"{rule.expression!r} is not true", [Place(path=found.at)])
+    texts = [text for at, part in found.parts for text in _texts(part, at)]
+    if rule.matches is not None or rule.not_matches is not None:
+        _check_unicode(rule, texts)
     if rule.matches is not None:
         pattern = _pattern(rule, rule.matches)
         if not any(pattern.search(text) for _, text in texts):
             yield _Miss(f"nothing matches {rule.matches!r}")
     if rule.not_matches is not None:
         pattern = _pattern(rule, rule.not_matches)
-        places = [p for where, text in texts for p in _spans(where, text, pattern)]
-        if places:
-            yield _Miss(f"{rule.not_matches!r} matches {len(places)} time(s)", places)
+        places, count = _places((at, text, (m.span() for m in pattern.finditer(text))) for at, text in texts)
+        if count:
+            yield _Miss(f"{rule.not_matches!r} matches {count} time(s)", places, count)
+    if not all(term.strip() for term in (*rule.required_terms, *rule.forbidden_terms)):
+        raise PermanentError(f"Rule {rule.id!r}: a term is empty.", code="invalid_rule")
     for term in rule.required_terms:
-        if not any(_term(rule, term).search(text) for _, text in texts):
+        if not any(True for _, text in texts for _ in spans_of(term, text)):
             yield _Miss(f"{term!r} is not said")
     for term in rule.forbidden_terms:
-        places = [p for where, text in texts for p in _spans(where, text, _term(rule, term))]
-        if places:
-            yield _Miss(f"{term!r} is said {len(places)} time(s)", places)
-    yield from _length_misses(rule, value)
+        places, count = _places((at, text, spans_of(term, text)) for at, text in texts)
+        if count:
+            yield _Miss(f"{term!r} is said {count} time(s)", places, count)
+    yield from _length_misses(rule, found)
 
 
-def _field_misses(rule: Rule, value: Any) -> Iterator[_Miss]:
+def _field_misses(rule: Rule, found: _Found) -> Iterator[_Miss]:
     try:
         tests = field_tests(rule.fields)
     except PermanentError as exc:
         raise PermanentError(f"Rule {rule.id!r}: {exc.message}", code="invalid_rule") from exc
     for test in tests:
-        found = test.find(value)
-        missing = found is MISSING and test.needs_value
-        if missing or not test.holds(found):
-            shown = "is not there" if found is MISSING else f"is {_short(found)}"
-            place = Place(path=test.path, text=None if found is MISSING else _short(found))
+        field = test.find(found.value)
+        missing = field is MISSING and test.needs_value
+        if missing or not test.holds(field):
+            shown = "is not there" if field is MISSING else f"is {_short(field)}"
+            within = pointer_of(found.value, parse_path(test.path.strip()) or ()) if found.is_one else ""
+            place = Place(path=found.at + within, text=None if field is MISSING else _short(field))
             yield _Miss(f"{test.path!r} {shown}, expected {test.operator} {test.wanted!r}", [place])
 
 
-def _length_misses(rule: Rule, value: Any) -> Iterator[_Miss]:
+def _length_misses(rule: Rule, found: _Found) -> Iterator[_Miss]:
+    value, place = found.value, Place(path=found.at)
     if rule.min_length is None and rule.max_length is None:
         return
     if not isinstance(value, str | list):
-        yield _Miss("its length is asked for, and it is neither a text nor a list", [Place(path=rule.path or "")])
+        yield _Miss("its length is asked for, and it is neither a text nor a list", [place])
         return
     length = len(cast("str | list[Any]", value))
     if rule.min_length is not None and length < rule.min_length:
-        yield _Miss(f"its length is {length}, at least {rule.min_length} is asked for", [Place(path=rule.path or "")])
+        yield _Miss(f"its length is {length}, at least {rule.min_length} is asked for", [place])
     if rule.max_length is not None and length > rule.max_length:
-        yield _Miss(f"its length is {length}, at most {rule.max_length} is allowed", [Place(path=rule.path or "")])
+        yield _Miss(f"its length is {length}, at most {rule.max_length} is allowed", [place])
 
 
 def _true(rule: Rule, source: str, variables: dict[str, Any]) -> bool:
@@ -189,35 +218,44 @@ def _pattern(rule: Rule, source: str) -> Any:
         raise PermanentError(f"Rule {rule.id!r}: {exc}", code="invalid_rule") from exc
 
 
-def _term(rule: Rule, term: str) -> Any:
-    words = term.split()
-    if not words:
-        raise PermanentError(f"Rule {rule.id!r}: a term is empty.", code="invalid_rule")
-    quoted = r"\s+".join("".join(c if c.isalnum() or ord(c) > 127 else f"\\{c}" for c in word) for word in words)
-    first = r"\b" if words[0][0].isascii() and words[0][0].isalnum() else ""
-    last = r"\b" if words[-1][-1].isascii() and words[-1][-1].isalnum() else ""
-    return _pattern(rule, f"(?i){first}{quoted}{last}")
+def _check_unicode(rule: Rule, texts: Iterable[tuple[str, str]]) -> None:
+    """Refuse texts in which RE2 cannot search."""
+    for where, text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError as exc:
+            raise PermanentError(
+                f"Rule {rule.id!r}: the text at {where!r} is not valid Unicode: character {exc.start} is half of a surrogate pair.",
+                code="invalid_input",
+            ) from None
 
 
-def _texts(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    """Yield every text inside a value with its JSON pointer, without recursion."""
-    left: list[tuple[str, Any]] = [("" if path.startswith("$") or not path else path, value)]
+def _texts(value: Any, at: str) -> Iterator[tuple[str, str]]:
+    """Yield every text inside a value with its JSON pointer (`at`: the one of the value), without recursion."""
+    left: list[tuple[str, Any]] = [(at, value)]
     while left:
         where, each = left.pop()
         if isinstance(each, str):
             yield where, each
         elif isinstance(each, dict):
             inner = cast("dict[str, Any]", each)
-            left += [(f"{where}/{k.replace('~', '~0').replace('/', '~1')}", v) for k, v in reversed(inner.items())]
+            left += [(where + join_pointer(key), v) for key, v in reversed(inner.items())]
         elif isinstance(each, list):
-            left += [(f"{where}/{n}", v) for n, v in reversed(list(enumerate(cast("list[Any]", each))))]
+            left += [(where + join_pointer(n), v) for n, v in reversed(list(enumerate(cast("list[Any]", each))))]
 
 
-def _spans(where: str, text: str, pattern: Any) -> Iterator[Place]:
-    for match in pattern.finditer(text):
-        start, end = match.span()
-        line = text.count("\n", 0, start) + 1
-        yield Place(path=where, start=start, end=end, line=line, text=text[start:end][:200])
+def _places(found: Iterable[tuple[str, str, Iterable[tuple[int, int]]]]) -> tuple[list[Place], int]:
+    """Return the first places of what was found in texts (pointer, text, spans), and how many there are."""
+    places: list[Place] = []
+    count = 0
+    for where, text, spans in found:
+        line, counted = 1, 0
+        for start, end in spans:
+            count += 1
+            if len(places) < MAX_PLACES:
+                line, counted = line + text.count("\n", counted, start), start
+                places.append(Place(path=where, start=start, end=end, line=line, text=text[start:end][:200]))
+    return places, count
 
 
 def _short(value: Any) -> str:

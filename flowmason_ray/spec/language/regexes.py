@@ -33,6 +33,8 @@ _SMALL_PROGRAM = 16
 _STEPS_PER_MATCH = 10
 """What it takes to hand one match over to Python."""
 
+_ENDLESS = _names.compile(r"\{(?:\d+,)?\d{9,}(?:,\d*)?\}")
+"""Repetitions whose number RE2 cannot hold: it takes them for the letters that they are written with, and says nothing."""
 _GROUP = _names.compile(r"\\(?:(\d)|g<(\w{1,60})>|(\\))")
 
 
@@ -46,6 +48,12 @@ def compiled(pattern: str) -> Any:
     import re2  # pyright: ignore[reportMissingTypeStubs]  # the package has none; imported when the first pattern is met
 
     library: Any = re2  # it has no types
+    endless = _ENDLESS.search(_names.sub(r"\\.", "", pattern, flags=_names.DOTALL))
+    if endless is not None:
+        raise Fault(
+            f"{pattern!r} is not a regular expression that can be used here (RE2 syntax): {endless.group()!r} repeats too often; "
+            "up to 1000 times is possible."
+        )
     options = library.Options()
     options.max_mem = _MAX_MEMORY
     options.log_errors = False

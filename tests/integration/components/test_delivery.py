@@ -276,6 +276,29 @@ def test_a_failure_is_temporary_only_if_nobody_has_it_yet(context: RecordingCont
         route(context, [gone, {"destination": {"type": "webhook", "connection": "hook"}}])
 
 
+@pytest.mark.parametrize(
+    "payload", [{"n": 10**5000}, {"text": "\ud800"}, {"table": object()}], ids=["digits", "surrogate", "table"]
+)
+def test_a_payload_that_no_json_can_say_is_told_for_each(
+    payload: Any, context: RecordingContext, receiver: Receiver
+) -> None:
+    everywhere: list[dict[str, Any]] = [
+        {"type": "webhook", "connection": "hook"},
+        {"type": "file", "path": "o/1.json"},
+        {"type": "file", "path": "o/1.jsonl", "mode": "append"},
+    ]
+    routes = [{"destination": each} for each in everywhere]
+    done = route(context, routes, payload, on_failure="continue")
+    assert [r.status for r in done.results] == ["failed"] * 3
+    for result in done.results:
+        assert result.error is not None
+        assert result.error["code"] == "invalid_input"
+        assert "cannot be written as JSON" in result.error["message"]
+    assert receiver.seen == []
+    with pytest.raises(PermanentError, match="cannot be written as JSON"):
+        send(context, payload=payload)
+
+
 def test_a_condition_that_cannot_be_evaluated_sends_nothing(context: RecordingContext, receiver: Receiver) -> None:
     hook = {"type": "webhook", "connection": "hook"}
     with pytest.raises(ExpressionError, match="'broken'"):

@@ -87,6 +87,40 @@ def test_a_mail_arrives_as_it_was_written(
     assert attached["raw"].get_content() == b"\x00\xff"
 
 
+def test_what_is_compressed_is_no_text(
+    mailbox: Mailbox, make_context: Callable[..., RecordingContext], tmp_path: Path
+) -> None:
+    expected = {
+        "data.csv.gz": "application/gzip",
+        "data.tar.gz": "application/gzip",
+        "notes.txt.bz2": "application/x-bzip2",
+        "notes.txt.xz": "application/x-xz",
+        "old.txt.Z": "application/octet-stream",
+        "odd.svgz": "application/gzip",
+    }
+    for name in expected:
+        (tmp_path / name).write_bytes(b"\x1f\x8b\x00\xff")
+    send(make_context(mailbox.port), attachments=list(expected))
+    (message,) = mailbox.messages
+    assert {part.get_filename(): part.get_content_type() for part in message.iter_attachments()} == expected
+    assert {part.get_content() for part in message.iter_attachments()} == {b"\x1f\x8b\x00\xff"}
+
+
+def test_domains_may_have_letters_of_any_script(
+    mailbox: Mailbox, make_context: Callable[..., RecordingContext]
+) -> None:
+    done = send(
+        make_context(mailbox.port, sender="Shop <shop@bücher.example>"),
+        to=["Äda <ada@MÜLLER.example>", "bob@straße.example"],
+        reply_to="help@bücher.example",
+    )
+    everybody = ["ada@xn--mller-kva.example", "bob@xn--strae-oqa.example"]
+    assert mailbox.envelopes == [("shop@xn--bcher-kva.example", everybody)]
+    assert done.accepted == everybody
+    assert mailbox.messages[0]["To"] == "Äda <ada@xn--mller-kva.example>, bob@xn--strae-oqa.example"
+    assert mailbox.messages[0]["Reply-To"] == "help@xn--bcher-kva.example"
+
+
 def test_html_alone_and_another_sender(mailbox: Mailbox, make_context: Callable[..., RecordingContext]) -> None:
     send(make_context(mailbox.port), body=None, html="<b>x</b>", from_address="other@example.com")
     (message,) = mailbox.messages
@@ -190,6 +224,8 @@ def test_a_connection_that_breaks_after_the_message_went_out_is_in_doubt(
     [
         ({"to": "nobody"}, "email_address", "'nobody' is no mail address"),
         ({"to": []}, "email_address", "names nobody"),
+        ({"to": "jürgen@example.com"}, "email_address", "'jürgen@example.com'.*SMTPUTF8"),
+        ({"to": f"ada@{'ü' * 70}.de"}, "email_address", "no such domain"),
         ({"to": "a@example.com\r\nBcc: evil@example.com"}, "email_address", "no mail address"),
         ({"subject": "x\r\nBcc: evil@example.com"}, "invalid_input", "header cannot be sent"),
         ({"headers": {"X-A": "b\r\nBcc: evil@example.com"}}, "invalid_input", "header cannot be sent"),

@@ -121,6 +121,51 @@ def test_bodies_forms_and_the_idempotency_key(server: Server):
     assert three.headers["idempotency-key"] == "mine"
 
 
+@pytest.mark.parametrize("what", ["params", "form"])
+@pytest.mark.parametrize(
+    ("value", "found"), [({"b": 1}, "an object"), ([1, {"b": 1}], "an object"), ([[1]], "a list in a list")]
+)
+def test_fields_that_nest_are_refused(server: Server, what: str, value: Any, found: str):
+    """Each server wants them written in its own way; Python's, which was sent, none does."""
+    error = refusal(server.url(), method="POST", **{what: {"good": 1, "a": value}})
+    assert (error.code, server.seen) == ("http_invalid_request", [])
+    assert f"'{what}': field 'a' holds {found}" in error.message
+
+
+def test_fields_of_a_form(server: Server):
+    call(server.url(), method="POST", form={"a": [1, 2.5, "x"], "b": True, "c": None, "d": "ü"})
+    assert server.seen[0].body == b"a=1&a=2.5&a=x&b=true&c=&d=%C3%BC"
+
+
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (nested(100_000), "nest too deeply"),
+        ({"n": 10**5000}, "4300 digits"),
+        ({"a": "\ud800"}, "surrogate"),
+        ("\ud800", "surrogate"),
+    ],
+)
+def test_a_body_that_cannot_be_written_is_refused(server: Server, body: Any, words: str):
+    error = refusal(server.url(), method="POST", body=body)
+    assert (error.code, server.seen) == ("http_invalid_request", [])
+    assert words in error.message
+
+
+def test_json_that_cannot_be_read_is_a_text(server: Server):
+    for text in ("[" * 100_000, "[" * 100_000 + "]" * 100_000, "9" * 5000):
+        server.answers["/much"] = (200, {"content-type": "application/json"}, text.encode())
+        out = call(server.url("/much"))
+        assert (out.body_encoding, out.body) == ("text", text)
+
+
 def test_authentication(server: Server):
     call(server.url(), auth={"type": "bearer", "token": "t0k"})
     call(server.url(), auth={"type": "basic", "username": "u", "password": "p"})

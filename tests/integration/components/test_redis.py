@@ -118,6 +118,58 @@ def test_counters_hashes_lists_sets_and_streams(context: RecordingContext, serve
     asyncio.run(story())
 
 
+@pytest.mark.parametrize("operation", ["incr", "hincr"])
+def test_counters_beyond_what_a_double_holds_are_exact(operation: str, context: RecordingContext, server: Any) -> None:
+    """Nanoseconds since 1970, for one: Lua's numbers keep 53 bits."""
+    more = {} if operation == "incr" else {"field": "f"}
+    for amount in (2**53 + 1, -(2**53) - 1, 2**63 - 1, -(2**63)):
+        server.flushdb()
+        once = replace(context, idempotency_key="the-same")
+        first = asyncio.run(do(once, operation, amount=amount, **more))
+        second = asyncio.run(do(once, operation, amount=amount, **more))
+        assert (first.result, second.result, second.repeated) == (amount, amount, True)
+
+
+@pytest.mark.parametrize("operation", ["push", "sadd", "srem", "hset"])
+def test_many_values_are_one_step(operation: str, context: RecordingContext, server: Any) -> None:
+    """Lua hands over 8,000 arguments at once."""
+    values = [f"v{n}" for n in range(20_001)]
+    if operation == "srem":
+        server.sadd("k", "stays", *values)
+    done = asyncio.run(do(context, operation, value={v: v for v in values} if operation == "hset" else values))
+    assert done.result == len(values)
+    left = {
+        "push": lambda: server.lrange("k", 0, -1) == values,
+        "sadd": lambda: server.smembers("k") == set(values),
+        "srem": lambda: server.smembers("k") == {"stays"},
+        "hset": lambda: server.hgetall("k") == {v: v for v in values},
+    }[operation]
+    assert left()
+
+
+def test_an_item_that_is_no_text_stays_in_the_list(context: RecordingContext, server: Any) -> None:
+    for item in (b"\xff\xfe", b"a\xc3\xc3\xa4\xa4", b"\xed\xa0\x80", b"\xf5\x80\x80\x80", b"\xc0\x80", b"cut \xe2\x82"):
+        server.delete("k")
+        server.rpush("k", "left", item, "right")
+        assert asyncio.run(do(context, "pop")).result == "right"
+        with pytest.raises(PermanentError, match="no UTF-8") as caught:
+            asyncio.run(do(context, "pop"))
+        assert caught.value.code == "redis_error"
+        assert asyncio.run(do(context, "pop", side="left")).result == "left"
+        assert server.llen("k") == 1
+    texts = ["plain", "Öl", "東京都", "a\0b", "\U0001f600\U0010ffff", "\ud7ff\ue000", ""]
+    server.rpush("texts", *texts)
+    assert [asyncio.run(do(context, "pop", "texts", side="left")).result for _ in texts] == texts
+
+
+def test_json_that_nests_too_deeply_stays_a_text(context: RecordingContext, server: Any) -> None:
+    deep = "[" * 100_000 + "]" * 100_000
+    server.set("k", deep)
+    server.rpush("l", deep)
+    assert asyncio.run(do(context, "get")).result == deep
+    assert asyncio.run(do(context, "pop", "l")).result == deep
+
+
 async def _twice(context: RecordingContext, operation: str, more: dict[str, Any]) -> tuple[Any, Any, Any]:
     once = replace(context, idempotency_key="the-same")
     first = await do(once, operation, **more)
@@ -173,6 +225,12 @@ def test_pop_gives_a_repeated_attempt_the_item_that_it_took(context: RecordingCo
             "'only_if' is for 'set'",
         ),
         ({"operation": "push", "value": []}, PermanentError, "invalid_input", "at least one"),
+        (
+            {"operation": "xadd", "value": {str(n): n for n in range(4000)}},
+            PermanentError,
+            "invalid_input",
+            "'XADD' with 8003 arguments",
+        ),
         ({"operation": "range", "start": "x"}, PermanentError, "invalid_input", "an index is a number"),
         ({"operation": "incr", "key": "text"}, PermanentError, "redis_error", "not an integer"),
         ({"operation": "push", "key": "text", "value": 1}, PermanentError, "redis_error", "WRONGTYPE"),

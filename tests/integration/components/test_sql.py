@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ import polars as pl
 import psycopg
 import pytest
 
+from flowmason_ray.components.builtin import destinations
+from flowmason_ray.components.builtin.destinations import DatabaseDestination, deliver
 from flowmason_ray.components.builtin.postgres import Postgres
+from flowmason_ray.components.builtin.sql_errors import commit_problem
 from flowmason_ray.components.builtin.sql_execute import SqlExecute
 from flowmason_ray.components.builtin.sql_query import SqlQuery
 from flowmason_ray.errors import PermanentError, StageError, TemporaryError
@@ -202,6 +206,77 @@ def test_what_cannot_be_done_is_said(
     assert caught.value.code == code
     for secret in (PASSWORD, "wrong-password"):
         assert secret not in caught.value.message
+
+
+CUT_AT_COMMIT = """
+create table orders (id int);
+create function cut() returns trigger language plpgsql as
+$$ begin perform pg_terminate_backend(pg_backend_pid()); return null; end $$;
+create constraint trigger cut_at_commit after insert on orders deferrable initially deferred for each row execute function cut();
+"""
+
+
+@pytest.mark.parametrize("component", ["sql_execute", "execute", "copy_in", "destination"])
+def test_a_connection_that_breaks_at_commit_leaves_it_in_doubt(
+    component: str, context: RecordingContext, postgres: Server
+) -> None:
+    """Nobody can tell whether the server had committed, so no retry may do it again."""
+    url = str(getattr(context.settings.connections["postgres"], "url", ""))
+    postgres.execute(CUT_AT_COMMIT, url.rpartition("/")[2])
+    insert = "insert into orders values (:id)"
+    if component == "destination":
+        given = DatabaseDestination(type="database", connection="postgres", statement=insert)
+        delivery = asyncio.run(deliver(given, "orders", {"id": 1}, context))
+        assert (delivery.status, delivery.attempts) == ("failed", 1)
+        assert delivery.error is not None
+        assert (delivery.error["code"], delivery.error["temporary"]) == ("sql_in_doubt", False)
+        return
+    attempts: dict[str, Callable[[], object]] = {
+        "sql_execute": lambda: change(context, (insert, {"id": 1}), connection="postgres"),
+        "execute": lambda: pg(context, "execute", statements=[{"sql": insert, "parameters": {"id": 1}}]),
+        "copy_in": lambda: pg(context, "copy_in", table="orders", data=[{"id": 1}]),
+    }
+    with pytest.raises(PermanentError, match=r"commit.*[Nn]obody knows") as caught:
+        attempts[component]()
+    assert caught.value.code == "sql_in_doubt"
+
+
+def test_a_connection_that_breaks_before_commit_may_be_tried_again(context: RecordingContext) -> None:
+    """What was not committed is rolled back: that it did not happen is known."""
+    cut = "select pg_terminate_backend(pg_backend_pid())"
+    for attempt in (
+        lambda: change(context, cut, connection="postgres"),
+        lambda: pg(context, "execute", statements=[{"sql": cut}]),
+    ):
+        with pytest.raises(TemporaryError) as caught:
+            attempt()
+        assert caught.value.code == "sql_unavailable"
+
+
+def test_a_destination_that_cannot_be_reached_is_tried_again(
+    context: RecordingContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(destinations, "FIRST_DELAY_S", 0.001)
+    given = DatabaseDestination(type="database", connection="nowhere", statement="select 1", attempts=2)
+    delivery = asyncio.run(deliver(given, "orders", {}, context))
+    assert (delivery.status, delivery.attempts) == ("failed", 2)
+    assert delivery.error is not None
+    assert delivery.error["code"] == "sql_unavailable"
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        (psycopg.OperationalError("server closed the connection unexpectedly"), "sql_in_doubt"),
+        (psycopg.errors.ConnectionFailure("gone"), "sql_in_doubt"),
+        (psycopg.errors.StatementCompletionUnknown("gone"), "sql_in_doubt"),
+        (psycopg.errors.SerializationFailure("try again"), "sql_unavailable"),
+        (psycopg.errors.UniqueViolation("twice"), "sql_conflict"),
+        (sqlite3.OperationalError("database is locked"), "sql_unavailable"),
+    ],
+)
+def test_what_a_failing_commit_means(said: Exception, code: str) -> None:
+    assert commit_problem(said, "Database 'x'").code == code
 
 
 def test_arrays_and_json_are_values_of_postgres(context: RecordingContext) -> None:

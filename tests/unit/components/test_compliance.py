@@ -87,11 +87,13 @@ def test_policies_that_are_not_there_or_wrong(folder: Path) -> None:
     for name, text in (
         ("a.json", "{"),
         ("b.json", "[1]"),
+        ("deep.json", "[" * 100_000),
+        ("long.json", '{"id": "x", "text": "y", "n": ' + "9" * 5000 + "}"),
         ("c.json", '{"id": "x"}'),
         ("d.json", '{"id":"x","text":"y","metadata":3}'),
     ):
         (folder / "empty" / name).write_text(text)
-        assert refused(folder, path=f"empty/{name}").code == "invalid_policy"
+        assert refused(folder, path=f"empty/{name}").code == "invalid_policy", name
     (folder / "policies" / "again.md").write_text(GIFTS)
     assert "'policies/again.md', 'policies/gifts.md'" in refused(folder).message
     with pytest.raises(ValidationError, match="give 'query'"):
@@ -165,7 +167,7 @@ def test_a_verdict_says_where() -> None:
     place = verdict.where[0]
     assert OFFER["text"][place.start : place.end] == "GUARANTEED"  # type: ignore[index]
     fields = judge(Rule(id="r", fields={"total": {"lt": 1}}), OFFER)
-    assert [(p.path, p.text) for p in fields.where] == [("total", "120")]
+    assert [(p.path, p.text) for p in fields.where] == [("/total", "120")]
     assert "expected lt 1" in fields.message
 
 
@@ -175,6 +177,68 @@ def test_places_are_characters_whatever_the_letters() -> None:
     assert text[place.start : place.end] == "duck"
 
 
+@pytest.mark.parametrize(
+    ("rule", "places"),
+    [
+        ({"forbidden_terms": ["bad"]}, ["/note", "/items/0/t", "/items/1/t", "/a~1b/~0"]),
+        ({"path": "$.note", "forbidden_terms": ["bad"]}, ["/note"]),
+        ({"path": "note", "forbidden_terms": ["bad"]}, ["/note"]),
+        ({"path": "$", "not_matches": "bad"}, ["/note", "/items/0/t", "/items/1/t", "/a~1b/~0"]),
+        ({"path": "$.items[*].t", "not_matches": "bad"}, ["/items/0/t", "/items/1/t"]),
+        ({"path": "$.items[*].t", "max_length": 1}, ["/items"]),
+        ({"path": "items[-1:]", "forbidden_terms": ["bad"]}, ["/items/1/t"]),
+        ({"path": "items[-1]", "forbidden_terms": ["bad"]}, ["/items/1/t"]),
+        ({"path": "$['a/b'].*", "forbidden_terms": ["bad"]}, ["/a~1b/~0"]),
+        ({"path": "items[?t == 'bad'].t", "forbidden_terms": ["bad"]}, ["", ""]),
+        ({"path": "$.note", "max_length": 1}, ["/note"]),
+        ({"path": "items", "expression": "value == 1"}, ["/items"]),
+        ({"fields": {"note": 1, "['a/b']['~']": 1, "items[-1].t": 1, "no.such": 1, "length(items)": 1}},
+         ["/note", "/a~1b/~0", "/items/1/t", "/no/such", ""]),
+        ({"path": "$.items[0]", "fields": {"t": 1}}, ["/items/0/t"]),
+        ({"path": "$.items[*]", "fields": {"[0].t": 1}}, ["/items"]),
+    ],
+)  # fmt: skip
+def test_places_are_json_pointers(rule: dict[str, Any], places: list[str]) -> None:
+    data = {"note": "bad", "items": [{"t": "bad"}, {"t": "bad"}], "a/b": {"~": "bad"}}
+    assert [p.path for p in judge(Rule(id="r", **rule), data).where] == places
+
+
+@pytest.mark.parametrize(
+    ("term", "text", "said"),
+    [
+        ("ration", "une opération", 0),
+        ("ber", "über alles", 0),
+        ("na", "naïve", 0),
+        ("caf", "café", 0),
+        ("cafe", "cafe\u0301 noir", 0),
+        ("Ölpreis", "Ölpreise steigen", 0),
+        ("Ölpreis", "Der ÖLPREIS (Ölpreis) steigt", 2),
+        ("été", "répété, l'été", 1),
+        ("東京", "東京都", 1),
+        ("AI", "生成AIは", 1),
+        ("서울", "서울은", 1),
+        ("C++", "C++ rocks, c++!", 2),
+        ("mail", "e-mail", 1),
+        ("a", "a_b a1 1a a", 1),
+        ("no risk", "no\u00a0 risk, casino risk", 1),
+        ("a a", "xa a a", 1),
+        ("a bc a b", "a bc a bc a b", 1),
+        (".*", "a .* b", 1),
+    ],
+)
+def test_terms_are_whole_words_in_every_language(term: str, text: str, said: int) -> None:
+    verdict = judge(Rule(id="r", forbidden_terms=[term]), text)
+    assert verdict.count == said
+    assert [(p.text or "").lower().split() for p in verdict.where] == [term.lower().split()] * said
+
+
+def test_places_in_long_texts_are_counted_from_where_the_last_one_was() -> None:
+    text = "fine\n" * 3 + "guaranteed\n" * 200_000
+    for rule in (Rule(id="r", forbidden_terms=["guaranteed"]), Rule(id="r", not_matches="guaranteed")):
+        verdict = judge(rule, text)
+        assert (verdict.count, verdict.where[0].line, verdict.where[-1].line) == (200_000, 4, 3 + MAX_PLACES)
+
+
 def test_many_places_are_counted() -> None:
     verdict = judge(Rule(id="r", forbidden_terms=["a"]), "a " * 200)
     assert (len(verdict.where), verdict.count) == (MAX_PLACES, 200)
@@ -182,13 +246,30 @@ def test_many_places_are_counted() -> None:
 
 @pytest.mark.parametrize(
     "rule",
-    [{"matches": "("}, {"not_matches": r"(a)\1"}, {"expression": "data."}, {"when": "1 +"}, {"fields": {"a": {"gtt": 1, "eq": 2}}},
+    [{"matches": "("}, {"not_matches": "a{99999999999}"}, {"matches": "a{2,99999999999}"}, {"fields": {"a": {"matches": "a{999999999,}"}}},
+     {"matches": "x\\ud800"}, {"not_matches": r"(a)\1"}, {"expression": "data."}, {"when": "1 +"}, {"fields": {"a": {"gtt": 1, "eq": 2}}},
      {"forbidden_terms": [" "]}, {"path": "$..["}, {"expression": "data.total + 'x' > 1"}],
 )  # fmt: skip
 def test_rules_that_are_none(rule: dict[str, Any]) -> None:
     with pytest.raises(PermanentError, match="Rule 'r'") as caught:
         judge(Rule(id="r", **rule), OFFER)
     assert caught.value.code == "invalid_rule"
+
+
+def test_a_text_that_is_no_unicode_is_told() -> None:
+    for rule in (Rule(id="r", matches="x"), Rule(id="r", not_matches="x")):
+        with pytest.raises(
+            PermanentError, match=r"Rule 'r': the text at '/a' .* character 2 is half of a surrogate"
+        ) as caught:
+            judge(rule, {"a": "x \ud800"})
+        assert caught.value.code == "invalid_input"
+    assert judge(Rule(id="r", fields={"a": {"matches": "x"}}), {"a": "x \ud800"}).status == "failed"
+    assert judge(Rule(id="r", forbidden_terms=["x"]), {"a": "x \ud800"}).count == 1
+
+
+@pytest.mark.parametrize(("pattern", "text"), [(r"a\{99999999999}", "a{99999999999}"), ("a{3}", "aaa"), ("{a}", "{a}")])
+def test_braces_that_repeat_nothing_are_letters(pattern: str, text: str) -> None:
+    assert judge(Rule(id="r", matches=pattern), text).status == "passed"
 
 
 def check(**more: Any) -> RuleChecker.Output:

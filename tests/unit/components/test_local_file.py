@@ -94,6 +94,81 @@ def test_delete_copy_move_exists(tmp_path: Path):
     assert not do(tmp_path, "delete", "a").changed
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [("[" * 100_000 + "]" * 100_000, "nest too deeply"), ("9" * 5000, "4300 digits"), ("{", "line 1, column 2")],
+    ids=["deep", "digits", "torn"],
+)
+def test_json_that_cannot_be_read_is_told(tmp_path: Path, content: str, words: str):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(PermanentError, match=rf"File 'a\.json' is not JSON.*{words}") as caught:
+        do(tmp_path, "read", "a.json", format="json")
+    assert caught.value.code == "invalid_json"
+
+
+def test_json_that_cannot_be_written_is_told(tmp_path: Path):
+    deep: Any = 1
+    for _ in range(100_000):
+        deep = [deep]
+    for content, words in (
+        (deep, "nest too deeply"),
+        ([10**5000], "4300 digits"),
+        ({"a": "\ud800"}, "surrogate"),
+        ({"a": object()}, "Object of type object"),
+    ):
+        with pytest.raises(PermanentError, match=rf"'content' cannot be written as JSON: .*{words}") as caught:
+            do(tmp_path, "write", "a.json", content=content, format="json")
+        assert caught.value.code == "invalid_input"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("encoding", ["undefined", "zlib", "a\0", "idna"])
+def test_an_encoding_that_is_none_for_texts_is_told(tmp_path: Path, encoding: str):
+    (tmp_path / "a.txt").write_bytes(b"x" * 70 + b".")
+    if encoding != "idna":
+        assert refused(tmp_path, "read", "a.txt", encoding=encoding) == "encoding_error"
+    assert refused(tmp_path, "write", "b.txt", content="x" * 70 + ".", encoding=encoding) == "encoding_error"
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_moving_what_is_not_there_fails_although_the_destination_exists(tmp_path: Path, overwrite: bool):
+    do(tmp_path, "write", "kept.txt", content="old")
+    assert refused(tmp_path, "move", "nosuch.txt", destination="kept.txt", overwrite=overwrite) == "file_not_found"
+    do(tmp_path, "write", "in.txt", content="new")
+    assert do(tmp_path, "move", "in.txt", destination="out.txt", overwrite=overwrite, key="one").changed
+    # The same attempt again, and not another one.
+    assert not do(tmp_path, "move", "in.txt", destination="out.txt", overwrite=overwrite, key="one").changed
+    with pytest.raises(PermanentError, match=r"no file 'in\.txt'"):
+        do(tmp_path, "move", "in.txt", destination="out.txt", overwrite=overwrite, key="two")
+    # Nor when something else lies there by now.
+    do(tmp_path, "write", "out.txt", content="of another stage")
+    with pytest.raises(PermanentError, match=r"no file 'in\.txt'"):
+        do(tmp_path, "move", "in.txt", destination="out.txt", overwrite=overwrite, key="one")
+
+
+def test_moves_are_remembered_for_a_while_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(append_module, "KEPT_RECORDS", 3)
+    for n in range(20):
+        do(tmp_path, "write", "a", content=str(n))
+        do(tmp_path, "move", "a", destination=f"b{n}", key=f"k{n}")
+    assert len((tmp_path / ".flowmason" / "moved.jsonl").read_text().splitlines()) <= 6
+    assert not do(tmp_path, "move", "a", destination="b19", key="k19").changed
+
+
+def test_deleting_a_link_leaves_what_it_leads_to(tmp_path: Path):
+    (tmp_path / "target.txt").write_text("t")
+    (tmp_path / "folder").mkdir()
+    for name, to in (("file", "target.txt"), ("folder/up", "../target.txt"), ("dir", "folder"), ("nowhere", "gone")):
+        (tmp_path / name).symlink_to(to)
+        done = do(tmp_path, "delete", name)
+        assert (done.changed, done.exists, done.path) == (True, False, name)
+        assert not (tmp_path / name).is_symlink()
+    (tmp_path / "file").symlink_to("target.txt")
+    assert do(tmp_path, "delete", str(tmp_path / "file")).path == "file"
+    assert (tmp_path / "target.txt").read_text() == "t"
+    assert (tmp_path / "folder").is_dir()
+
+
 def test_a_failed_write_leaves_the_old_content_and_no_litter(tmp_path: Path):
     file = tmp_path / "a"
     file.write_text("old")

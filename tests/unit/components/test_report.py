@@ -135,6 +135,37 @@ def test_charts_come_from_stages_files_and_texts(tmp_path: Path):
             make(tmp_path, sections=[{"chart": chart}])
 
 
+MARKDOWN = MarkdownIt("commonmark").enable("table")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["![x](http://e/t.png)", "\\\\![x](http://e/t.png)", "a![][r]\n\n[r]: http://e/t.png", "!![x](http://e/t.png)"],
+)
+@pytest.mark.parametrize("kind", ["html", "markdown"])
+def test_pictures_in_texts_stay_text(text: str, kind: str):
+    """A picture would be fetched when the page is opened, also by who reads the Markdown."""
+    content = page({"text": text, "heading": text, "metrics": {text: text}}, format=kind)
+    assert "img" not in Tags(content if kind == "html" else MARKDOWN.render(content)).names()
+
+
+@pytest.mark.parametrize("kind", ["html", "markdown"])
+@pytest.mark.parametrize("content", ["iVBOR>)\n\n# injected [x](http://e)", "iVBORw0KGgo", "iVBORé==", "iVBOR)!?"])
+def test_what_only_begins_like_a_picture_is_none(content: str, kind: str):
+    with pytest.raises(PermanentError) as caught:
+        make(sections=[{"chart": {"content": content}}], format=kind)
+    assert caught.value.code == "report_chart"
+
+
+def test_the_name_of_a_picture_says_nothing_in_markdown(tmp_path: Path):
+    name = "a>)\n\n# injected.svg"
+    (tmp_path / name).write_text(SVG)
+    make(tmp_path, sections=[{"chart": {"path": name}}], path="r.md")
+    tags = Tags(MARKDOWN.render((tmp_path / "r.md").read_text()))
+    assert [attrs["src"] for tag, attrs in tags.tags if tag == "img"] == ["a%3E)%0A%0A#%20injected.svg"]
+    assert len([tag for tag, _ in tags.tags if tag == "h1"]) == 1
+
+
 def test_markdown_pages_link_files_and_escape_cells(tmp_path: Path):
     (tmp_path / "c.svg").write_text(SVG)
     table = pl.DataFrame({"a": ["x|y", EVIL, "*b*\nc", None], "n": [1, 2, 3, 4]})

@@ -1,0 +1,43 @@
+"""Telling a move that was done already from a source that is not there.
+
+After a move its source is missing and its destination exists, and so it is when a path is misspelt. What an attempt is about to
+move is therefore written down first, in `.flowmason/moved.jsonl` of the project: its idempotency key, and which file (its inode,
+which a move keeps). A repeated attempt finds its line, and that file at the destination.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from pathlib import Path
+
+from flowmason_ray.components.builtin.append_once import record, records_of
+from flowmason_ray.engine.component import Context
+
+JOURNAL = Path(".flowmason") / "moved.jsonl"
+
+
+def move_once(context: Context, source: Path, target: Path) -> None:
+    """Move a file, and remember for a repeated attempt that it was us."""
+    journal = context.project_dir / JOURNAL
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with journal.open("a+b", buffering=0) as log:
+        fcntl.flock(log, fcntl.LOCK_EX)
+        record(log, records_of(log), {"key": context.idempotency_key, "file": _which(source)})
+    source.replace(target)
+
+
+def was_moved(context: Context, target: Path) -> bool:
+    """Tell whether an earlier attempt with the same key has moved what lies at `target`."""
+    journal = context.project_dir / JOURNAL
+    if not journal.is_file() or not target.is_file():
+        return False
+    with journal.open("rb", buffering=0) as log:
+        fcntl.flock(log, fcntl.LOCK_SH)
+        mine = [r for r in records_of(log) if r["key"] == context.idempotency_key]
+    return any(r["file"] == _which(target) for r in mine)
+
+
+def _which(file: Path) -> list[int]:
+    facts = file.stat()
+    return [facts.st_dev, facts.st_ino]
