@@ -193,6 +193,55 @@ def _put(folder: Path, name: str, text: str) -> bool:
     return True
 
 
+@pytest.mark.parametrize("depth", [300, 1500, 5000])
+def test_what_is_deep_in_a_web_page_is_read_or_told(tmp_path: Path, depth: int) -> None:
+    _put(tmp_path, "a.html", "<p>before</p>" + "<div>" * depth + "deep" + "</div>" * depth + "<p>after</p>")
+    if depth == 5000:
+        assert refused(tmp_path, "a.html") == "document_damaged"
+    else:
+        assert read(tmp_path, "a.html").text.split() == ["before", "deep", "after"]
+
+
+def test_a_long_text_of_a_web_page_is_read(tmp_path: Path) -> None:
+    _put(tmp_path, "a.html", "<p>" + "word " * 2_200_000 + "</p><p>after</p>")
+    assert read(tmp_path, "a.html").text.endswith("word\n\nafter")
+
+
+@pytest.mark.parametrize(
+    ("head", "encoding"),
+    [
+        ("<title>Gr\u00fc\u00dfe</title><meta charset=utf-8>", "utf-8"),
+        ("<script src=a.js charset=latin-1></script>", "utf-8"),
+        ("<!-- <meta charset=latin-1> -->", "utf-8"),
+        ("<title><meta charset=latin-1></title>", "utf-8"),
+        ("<meta charset='nonsense'>", "utf-8"),
+        ("<meta charset='rot13'>", "utf-8"),
+        ("<meta charset=utf-16>", "utf-8"),
+        ("<meta charset=utf-8>", "utf-16"),
+        ("<meta charset=latin-1>", "utf-8-sig"),
+        ("<title>Gr\u00fc\u00dfe \u20ac</title><meta http-equiv=Content-Type content='text/html; charset=ISO-8859-1'>", "cp1252"),
+        ("<meta charset=koi8-r>", "koi8-r"),
+    ],
+)  # fmt: skip
+def test_a_web_page_is_decoded_as_it_says(tmp_path: Path, head: str, encoding: str) -> None:
+    words = "\u0448\u0443\u0431\u0430" if encoding == "koi8-r" else "\u00fcber"
+    (tmp_path / "a.html").write_bytes(f"<html><head>{head}</head><body>{words}</body></html>".encode(encoding))
+    assert read(tmp_path, "a.html").text == words
+
+
+@pytest.mark.parametrize("page", ["", "  \n", "<!-- nothing -->", "<?php ?>", "<html></html>"])
+def test_a_web_page_without_anything_is_told(tmp_path: Path, page: str) -> None:
+    _put(tmp_path, "a.html", page)
+    assert refused(tmp_path, "a.html") == "document_has_no_text"
+
+
+def test_bytes_that_do_not_fit_a_web_pages_encoding_are_told(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_bytes(b"<p>caf\xe9</p>")
+    assert refused(tmp_path, "a.html") == "encoding_error"
+    (tmp_path / "a.html").write_bytes(b"<p>a\x00b</p>")
+    assert read(tmp_path, "a.html").text == "a\ufffdb"
+
+
 def test_a_deep_web_page_ends(tmp_path: Path) -> None:
     _put(tmp_path, "deep.html", "<div>" * 100_000 + "down here")
     try:
