@@ -146,9 +146,10 @@ def _declared(data: bytes) -> str:
 
 def _is_text(codec: str) -> bool:
     try:
-        return isinstance(b"a".decode(codec), str)
+        b"a".decode(codec)
     except (LookupError, UnicodeError):
         return False
+    return True
 
 
 class _Walk:
