@@ -106,7 +106,7 @@ def _refuse_bombs(file: Path, name: str) -> None:
 def _read(document: Document) -> Read:
     builder = TextBuilder()
     levels = {style.style_id: _level(style.name or "") for style in document.styles}
-    body: Any = document.element.body  # pyright: ignore[reportUnknownMemberType]  # lxml has no types
+    body = cast("Any", document).element.body  # lxml has no types
     for block in blocks_of(body):
         if is_table(block):
             builder.add("\n".join(rows_of(block)))

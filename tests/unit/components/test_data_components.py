@@ -50,6 +50,19 @@ def test_missing_fields_are_null_and_listed_unless_they_have_a_default():
     assert "belongs into 'values'" in context.messages("warning")[0]
 
 
+@pytest.mark.parametrize("data", [{"a.b": 1, "a": {"b": 2}}, {"a": {"b": 2}, "a.b": 1}])
+def test_flattening_loses_no_value(data: dict[str, Any]):
+    with pytest.raises(PermanentError, match=r"'a\.b'") as caught:
+        transform(data, flatten=True)
+    assert caught.value.code == "invalid_input"
+
+
+def test_a_rendered_expression_that_doubles_its_value_is_told():
+    with pytest.raises(PermanentError) as caught:
+        transform({"a": 1}, mapping={"x": "|".join(["[@,@]"] * 40)})
+    assert caught.value.code == "invalid_path"
+
+
 def test_a_null_that_is_there_is_found():
     out = transform({"a": None}, mapping={"a": "$.a"}, defaults={"a": 1})
     assert out.result == {"a": None}
