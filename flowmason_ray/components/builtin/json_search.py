@@ -121,7 +121,7 @@ class _Bounded(cast("type[Any]", TreeInterpreter)):
         """Return what a value takes when it is written down, in bytes, and how deep it is."""
         if isinstance(value, str):
             return _CONTAINER + len(value), 0
-        kind: Any = type(value)
+        kind = cast("Any", type)(value)
         if kind is not dict and kind is not list:
             return _SCALAR, 0
         known = self._known.get(id(value))
