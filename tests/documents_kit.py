@@ -25,7 +25,7 @@ def pdf_bytes(pages: Sequence[str], *, title: str | None = None) -> bytes:
     if title is not None:
         objects.append(f"<< /Title ({title}) /CreationDate (D:20240102030405Z) >>".encode())
         information = len(objects)
-    return _file(objects, information)
+    return pdf_file(objects, information)
 
 
 def _content(text: str) -> bytes:
@@ -35,7 +35,8 @@ def _content(text: str) -> bytes:
     return f"BT /F1 12 Tf 14 TL 72 770 Td\n{lines}\nET".encode("latin-1")
 
 
-def _file(objects: Sequence[bytes], information: int) -> bytes:
+def pdf_file(objects: Sequence[bytes], information: int = 0) -> bytes:
+    """Return a PDF file of these objects; the first is its catalogue, `information` the number of the one about it."""
     out = bytearray(b"%PDF-1.4\n")
     offsets: list[int] = []
     for number, body in enumerate(objects, start=1):

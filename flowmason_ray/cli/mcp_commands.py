@@ -32,6 +32,14 @@ def serve(
             help=f"Serve by HTTP instead of stdio; requests need the token in {TOKEN_VARIABLE}, or the one that is printed.",
         ),
     ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-host",
+            metavar="NAME",
+            help="With --http: another name that requests may carry as their host, such as a proxy's. Repeatable.",
+        ),
+    ] = None,
     project: Annotated[
         str, typer.Option("--project", metavar="DIR", help="The project to offer. Default: the one around here.")
     ] = ".",
@@ -59,6 +67,9 @@ def serve(
 
     if not Path(project).is_dir():
         raise InvalidCall(f"--project: there is no directory {project!r}.")
+    if allow_host and http is None:
+        raise InvalidCall("--allow-host is for --http; by stdio nobody names a host.")
+    also = [_host(name) for name in allow_host or ()]
     if on is not None:
         choose_executor(on)
     tools = ProjectTools(root=find_project(Path(project)).root, on=on, store=store, read_only=read_only)
@@ -67,15 +78,19 @@ def serve(
         return
     host, port = _address(http)
     token = _token(host)
-    from flowmason_ray.cli.mcp_server import PATH, listening
+    from flowmason_ray.cli.mcp_server import PATH, WILDCARDS, listening
     from flowmason_ray.cli.terminal import note
 
     with listening(host, port) as at:
         shown = f"[{host}]" if ":" in host else host
         note(f"Serving {tools.root.name} on http://{shown}:{at.getsockname()[1]}{PATH}")
+        if host in WILDCARDS and not also:
+            note(
+                "Requests that name another host than this machine's loopback are refused; --allow-host NAME adds names."
+            )
         if TOKEN_VARIABLE not in os.environ:
             note(f"Clients send the header 'Authorization: Bearer {token}'. To choose the token, set {TOKEN_VARIABLE}.")
-        asyncio.run(serve_http(tools, at, host, token))
+        asyncio.run(serve_http(tools, at, host, token, also=also))
 
 
 def _address(text: str) -> tuple[str, int]:
@@ -86,6 +101,28 @@ def _address(text: str) -> tuple[str, int]:
     if not colon or not host or not port.isdigit() or int(port) > 65535:
         raise InvalidCall(f"--http: {text!r} is no address; write HOST:PORT, for example 127.0.0.1:8765 (port 0: any).")
     return host, int(port)
+
+
+def _host(name: str) -> str:
+    """Return a host's name as requests carry it: in small letters, without brackets.
+
+    Raises:
+        InvalidCall: it is none.
+    """
+    from ipaddress import IPv6Address
+
+    from flowmason_ray.errors import InvalidCall
+
+    host = name.lower().removeprefix("[").removesuffix("]")
+    try:
+        return str(IPv6Address(host))
+    except ValueError:
+        pass
+    if not host or not all(part and part.replace("-", "").replace("_", "").isalnum() for part in host.split(".")):
+        raise InvalidCall(
+            f"--allow-host: {name!r} is no name of a host; write it without scheme and port, such as 'tools.example.org'."
+        )
+    return host
 
 
 def _token(host: str) -> str:

@@ -11,7 +11,7 @@ import asyncio
 import hmac
 import json
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -38,6 +38,7 @@ with needs("'fm mcp serve'", extra="mcp"):
 
 PATH = "/mcp"
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+WILDCARDS = frozenset({"0.0.0.0", "::"})  # compared with, not listened on
 _INSTRUCTIONS = (
     "Pipelines of a FlowMason project. list_pipelines says what there is; each runnable pipeline is also a tool of its own, "
     "'run_…', whose arguments are the pipeline's input. show_run tells what happened in a run."
@@ -134,21 +135,25 @@ def listening(host: str, port: int) -> socket.socket:
     return made
 
 
-async def serve_http(tools: ProjectTools, at: socket.socket, host: str, token: str) -> None:
+async def serve_http(
+    tools: ProjectTools, at: socket.socket, host: str, token: str, *, also: Sequence[str] = ()
+) -> None:
     """Speak by streamable HTTP on `/mcp` until a signal ends it.
 
     Args:
         tools: What is offered.
         at: The socket.
-        host: The host that clients name.
+        host: The host that it listens on, which clients name. One that means all of them is no name: then the loopback's are.
         token: What they present, as `Authorization: Bearer TOKEN`.
+        also: More names of hosts that requests may carry, such as the one of a proxy; each with any port, or none.
     """
     import uvicorn
 
-    names = [*LOOPBACK, "[::1]"] if host in LOOPBACK else [host]
+    names = [*_names(host), *(_shown(name) for name in also)]
+    hosts = [each for name in names for each in (name, f"{name}:*")]
     security = TransportSecuritySettings(
-        allowed_hosts=[f"{name}:*" for name in names],
-        allowed_origins=[f"http://{name}:*" for name in names],
+        allowed_hosts=hosts,
+        allowed_origins=[f"{scheme}://{each}" for scheme in ("http", "https") for each in hosts],
     )
     app = make_server(tools).streamable_http_app(streamable_http_path=PATH, host=host, transport_security=security)
     config = uvicorn.Config(guarded(app, token), log_config=None, lifespan="on", timeout_graceful_shutdown=5)
@@ -156,6 +161,17 @@ async def serve_http(tools: ProjectTools, at: socket.socket, host: str, token: s
         await uvicorn.Server(config).serve(sockets=[at])
     finally:
         await tools.finish()
+
+
+def _names(host: str) -> list[str]:
+    if host in LOOPBACK or host in WILDCARDS:
+        return [_shown(name) for name in LOOPBACK]
+    return [_shown(host)]
+
+
+def _shown(name: str) -> str:
+    """Return a host as requests carry it."""
+    return f"[{name}]" if ":" in name else name
 
 
 def guarded(app: Callable[[Scope, Receive, Send], Awaitable[None]], token: str) -> Callable[..., Awaitable[None]]:

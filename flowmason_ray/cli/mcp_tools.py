@@ -94,7 +94,7 @@ class ProjectTools:
         try:
             return await self._call(tool, arguments, progress)
         except FlowMasonError as exc:
-            return Answered(document=error_document(exc), is_error=True)
+            return Answered(document=self._placed(error_document(exc)), is_error=True)
 
     async def _call(self, tool: str, arguments: Mapping[str, Any], progress: Progress | None) -> Answered:
         general = next((each for each in _GENERAL if each.name == tool), None)
@@ -134,7 +134,7 @@ class ProjectTools:
         file = self._file(arguments["pipeline"])
         problems = await asyncio.to_thread(validate, file)
         ok = not any(problem.severity == "error" for problem in problems)
-        return Answered(document={"ok": ok, "problems": [problem.to_json() for problem in problems]})
+        return Answered(document=self._placed({"ok": ok, "problems": [problem.to_json() for problem in problems]}))
 
     async def _list_runs(self, arguments: dict[str, Any], progress: Progress | None) -> Answered:
         from flowmason_ray.cli.runs_commands import record_json, store_of
@@ -193,21 +193,40 @@ class ProjectTools:
     # -- the project's files -------------------------------------------------------------------------------------------
 
     def _file(self, path: str) -> Path:
-        from flowmason_ray.components.files import existing_file
+        """Return a pipeline of the project. Any other file is refused unread: what is said about it would quote it."""
+        from flowmason_ray.cli.pipeline_files import SUFFIX, is_found
+        from flowmason_ray.components.files import existing_file, resolve_inside
         from flowmason_ray.errors import PermanentError
 
         try:
+            if not is_found(self.root.resolve(), resolve_inside(self.root, path, reading=True)):
+                raise InvalidCall(f"{path!r} is no pipeline of the project: '*{SUFFIX}', in no hidden directory.")
             return existing_file(self.root, path)
         except PermanentError as exc:
             raise InvalidCall(exc.message) from exc
 
+    def _placed(self, document: dict[str, Any]) -> dict[str, Any]:
+        """Return the document with the files of its problems relative to the project; quotes from other files go."""
+        for problem in document.get("problems", ()):
+            file = problem.get("file")
+            if file is None:
+                continue
+            place = Path(file)
+            inside = place.is_relative_to(self.root)
+            problem["file"] = place.relative_to(self.root).as_posix() if inside else place.name
+            if not inside or not place.name.endswith(".pipeline.json"):
+                problem.pop("excerpt", None)
+        return document
+
     def _found(self) -> list[_Found]:
         """Return the project's pipelines, in the order of their paths; note those that cannot be read."""
-        from flowmason_ray.cli.pipeline_files import find_pipelines
+        from flowmason_ray.cli.pipeline_files import find_pipelines, is_found
         from flowmason_ray.wiring import load
 
         try:
-            files = find_pipelines([str(self.root)])[:MAX_PATHS]
+            root = self.root.resolve()
+            # What only looks like a pipeline and is a link to another file is none.
+            files = [each for each in find_pipelines([str(self.root)])[:MAX_PATHS] if is_found(root, each.resolve())]
         except InvalidCall:  # there is none
             files = []
         found: list[_Found] = []
@@ -217,7 +236,7 @@ class ProjectTools:
             try:
                 found.append(_Found(file=file, path=path, loaded=load(file)))
             except InvalidPipeline as exc:
-                self.broken[path] = exc.message
+                self.broken[path] = exc.message.replace(f"{self.root}/", "")
         return found
 
     def _runnable(self) -> dict[str, _Found]:

@@ -32,7 +32,19 @@ def find_pipelines(paths: Sequence[str]) -> list[Path]:
     return list(found)
 
 
+def is_found(root: Path, file: Path) -> bool:
+    """Tell whether looking for pipelines below `root` finds `file`, by its name and its place; both with links followed."""
+    if not file.is_relative_to(root):
+        return False
+    folders = file.relative_to(root).parts[:-1]
+    return file.name.endswith(SUFFIX) and not any(_passed_over(folder) for folder in folders)
+
+
+def _passed_over(folder: str) -> bool:
+    return folder.startswith(".") or folder in _PASSED_OVER
+
+
 def _below(directory: str) -> Iterator[Path]:
     for folder, folders, files in os.walk(directory):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in _PASSED_OVER)
+        folders[:] = sorted(name for name in folders if not _passed_over(name))
         yield from (Path(folder, name) for name in sorted(files) if name.endswith(SUFFIX))

@@ -137,7 +137,7 @@ def open_dataset(said: Mapping[str, Any], project_dir: Path) -> Dataset:
 def recorded_dataset(recorded: Mapping[str, Any], project_dir: Path) -> Dataset:
     """Return the dataset that a log tells of. It is not opened: whether the file is still the same is seen when it is read."""
     name: str = recorded["dataset"]
-    file = resolve_inside(project_dir, name)
+    file = resolve_inside(project_dir, name, reading=True)
     return Dataset(file, name, recorded["format"], recorded["size_bytes"], recorded["modified_ns"])
 
 

@@ -1,7 +1,7 @@
 """Files that components may touch: only those inside the project's directory, and written whole or not at all.
 
 A path from a pipeline is relative to the project. `..`, absolute paths and symbolic links are followed first and judged
-by where they lead; what leads outside is refused before anything is opened.
+by where they lead; what leads outside is refused before anything is opened. What the project executes or trusts is only read.
 """
 
 from __future__ import annotations
@@ -13,16 +13,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from flowmason_ray.components.protected import refuse_protected
 from flowmason_ray.errors import PermanentError, nearest
 
 T = TypeVar("T")
 
 
-def resolve_inside(project_dir: Path, path: str) -> Path:
+def resolve_inside(project_dir: Path, path: str, *, reading: bool = False) -> Path:
     """Return the absolute path that `path` means, with links followed.
 
+    Args:
+        project_dir: The project's directory.
+        path: Relative to it, or absolute.
+        reading: Whether nothing is going to be changed there; else what the project executes or trusts is refused.
+
     Raises:
-        PermanentError: `path_outside_project`, or `invalid_path` for one that no file can have.
+        PermanentError: `path_outside_project`, `path_protected`, or `invalid_path` for one that no file can have.
     """
     if not path or "\0" in path:
         raise PermanentError(f"The path {path!r} is empty or holds a NUL character.", code="invalid_path")
@@ -36,6 +42,8 @@ def resolve_inside(project_dir: Path, path: str) -> Path:
             f"The path {path!r} leads outside the project's directory. Use a path below it; links that leave it do not count.",
             code="path_outside_project",
         )
+    if not reading:
+        refuse_protected(root, found, path)
     return found
 
 
@@ -45,12 +53,12 @@ def relative(project_dir: Path, file: Path) -> str:
 
 
 def existing_file(project_dir: Path, path: str) -> Path:
-    """Return the file that `path` means.
+    """Return the file that `path` means, to be read.
 
     Raises:
         PermanentError: it is outside, missing (`file_not_found`, with the nearest name beside it) or a directory.
     """
-    file = resolve_inside(project_dir, path)
+    file = resolve_inside(project_dir, path, reading=True)
     if file.is_dir():
         raise PermanentError(f"{path!r} is a directory, not a file.", code="is_a_directory")
     if not file.exists():

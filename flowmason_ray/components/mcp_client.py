@@ -80,7 +80,7 @@ async def _client(server: McpServer, context: Context, words: IO[bytes]) -> Asyn
             command=server.command,
             args=server.args,
             env={key: str(value) for key, value in server.env.items()},
-            cwd=resolve_inside(context.project_dir, server.cwd),
+            cwd=resolve_inside(context.project_dir, server.cwd, reading=True),
         )
         # The library only hands it on as a file descriptor; a program may write bytes that are no text.
         with os.fdopen(os.dup(words.fileno()), "w", errors="replace") as log:

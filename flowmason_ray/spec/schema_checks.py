@@ -28,15 +28,16 @@ class CompiledSchema:
     """A schema with its validator and its references."""
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
-        from jsonschema import Draft202012Validator
         from jsonschema_specifications import REGISTRY  # pyright: ignore[reportMissingTypeStubs]  # it has none
         from referencing.jsonschema import DRAFT202012
+
+        from flowmason_ray.spec.bounded_validation import BoundedValidator
 
         self.schema: Mapping[str, Any] = _without_false(schema)
         resource = DRAFT202012.create_resource(cast("Any", self.schema))
         # A registry of our own: the library's default one would fetch what it does not know.
         registry = REGISTRY.with_resource(resource.id() or "", resource)
-        self.validator: Any = Draft202012Validator(
+        self.validator: Any = BoundedValidator(
             cast("Any", self.schema), registry=registry, format_checker=_format_checker()
         )
         self.resolver: Any = registry.resolver_with_root(resource)
@@ -75,6 +76,7 @@ def check_schema(schema: Mapping[str, Any]) -> list[Problem]:
 
 def _check_part(part: Mapping[str, Any], pointer: str, resolver: Any, compiled: CompiledSchema) -> Iterator[Problem]:
     yield from _check_references(part, pointer, resolver, compiled)
+    yield from _check_patterns(part, pointer)
     wanted = part.get("format")
     if isinstance(wanted, str) and wanted not in FORMATS:
         yield Problem(
@@ -125,10 +127,28 @@ def _check_references(
                 yield Problem(code="invalid_schema", message=message, path=f"{pointer}/{keyword}", found=reference)
 
 
+def _check_patterns(part: Mapping[str, Any], pointer: str) -> Iterator[Problem]:
+    from flowmason_ray.spec.bounded_validation import UnusablePattern, check_pattern
+
+    named = part.get("patternProperties")
+    places = [(f"{pointer}/pattern", part.get("pattern"))]
+    if isinstance(named, Mapping):
+        at = f"{pointer}/patternProperties"
+        places += [(f"{at}{join_pointer(pattern)}", pattern) for pattern in cast("Mapping[str, Any]", named)]
+    for place, pattern in places:
+        if isinstance(pattern, str):
+            try:
+                check_pattern(pattern)
+            except UnusablePattern as exc:
+                yield Problem(code="invalid_schema", message=str(exc), path=place, found=pattern)
+
+
 def _check_default(part: Mapping[str, Any], pointer: str, compiled: CompiledSchema) -> Iterator[Problem]:
     """A default that breaks its own schema would make every run without that input fail."""
     from jsonschema.exceptions import ValidationError
     from referencing.exceptions import Unresolvable
+
+    from flowmason_ray.spec.bounded_validation import UnusablePattern
 
     default = part["default"]
     if isinstance(default, (dict, list)):
@@ -137,7 +157,7 @@ def _check_default(part: Mapping[str, Any], pointer: str, compiled: CompiledSche
         return  # it only looks like one, under a keyword that JSON Schema does not know
     try:
         error: ValidationError | None = next(iter(compiled.validator.evolve(schema=part).iter_errors(default)), None)
-    except Unresolvable:
+    except (Unresolvable, UnusablePattern):
         return  # reported as such
     if error is not None:
         violation = violations_from([error], subject="default")[0]

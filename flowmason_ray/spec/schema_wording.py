@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
@@ -101,11 +100,13 @@ def _missing(error: Any, path: str, where: str, subject: str) -> Iterator[Proble
 
 
 def _not_allowed(error: Any, path: str, subject: str) -> Iterator[Problem]:
+    from flowmason_ray.spec.bounded_validation import matches
+
     known = cast("Mapping[str, Any]", error.schema.get("properties", {}))
     patterns = cast("Mapping[str, Any]", error.schema.get("patternProperties", {}))
     where = f"in {path!r} of the {subject}" if path else f"in the {subject}"
     for name in cast("Mapping[str, Any]", error.instance):
-        if name in known or any(re.search(pattern, name) for pattern in patterns):
+        if name in known or any(matches(pattern, name) for pattern in patterns):
             continue
         close = nearest(name, known)
         hint = None if close or not known else f"Allowed: {', '.join(known)}."

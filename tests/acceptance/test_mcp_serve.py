@@ -179,6 +179,11 @@ def test_what_goes_wrong_is_told(talking: Callable[..., None], project: Path) ->
         {"id": "loud", "component_type": "loud", "config": {"text": "{{ input.missing }}"}}]}  # fmt: skip
     (project / "fails.pipeline.json").write_text(json.dumps({k: v for k, v in fails.items() if v is not None}))
 
+    (project / ".env").write_text("PASSWORD=hunter2")
+    (project / "link.pipeline.json").symlink_to(".env")
+    (project / ".hidden").mkdir()
+    (project / ".hidden" / "x.pipeline.json").write_text("hunter2")
+
     async def talk(client: Client) -> None:
         async def problem(tool: str, **arguments: Any) -> Any:
             found = await document(client, tool, **arguments)
@@ -195,6 +200,17 @@ def test_what_goes_wrong_is_told(talking: Callable[..., None], project: Path) ->
         assert (failed["status"], failed["error"]["code"]) == ("failed", "missing_value")
         for path in ("../x.pipeline.json", "/etc/passwd", "nope.pipeline.json"):
             assert (await problem("run_pipeline", pipeline=path))["status"] == "invalid"
+        for tool in ("run_pipeline", "validate_pipeline"):
+            for path in (".env", "flowmason.json", "link.pipeline.json", ".hidden/x.pipeline.json", "."):
+                told = json.dumps(await problem(tool, pipeline=path))
+                assert "hunter2" not in told
+                assert str(project) not in told
+        listed = json.dumps(await document(client, "list_pipelines"))
+        assert "broken.pipeline.json" in listed
+        assert "hunter2" not in listed
+        assert str(project) not in listed
+        said = await document(client, "validate_pipeline", pipeline="broken.pipeline.json")
+        assert said["problems"][0]["file"] == "broken.pipeline.json"
         assert "run_fails" in json.dumps(await problem("run_fail"))
         assert (await problem("show_run", run="r_nothing"))["error"]["code"] == "run_not_found"
         assert "limit" in json.dumps(await problem("list_runs", limit=0))
@@ -306,6 +322,24 @@ def test_http_needs_the_token(project: Path) -> None:
         assert httpx.post(address, json=body, headers=known).status_code not in (401, 403, 421)
 
 
+def test_names_of_hosts_can_be_added(project: Path) -> None:
+    body = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+    known = {"accept": "application/json, text/event-stream", "authorization": f"Bearer {TOKEN}"}
+    options = ("--http", "0.0.0.0:0", "--allow-host", "Tools.example.org", "--allow-host", "fd00::1")
+    with http_server(project, *options) as (address, _):
+        address = address.replace("0.0.0.0", "127.0.0.1")
+
+        def status(host: str, **more: str) -> int:
+            return httpx.post(address, json=body, headers={**known, "host": host, **more}).status_code
+
+        for host in ("tools.example.org", "tools.example.org:8443", "[fd00::1]:80", "127.0.0.1:80", "localhost:1"):
+            assert status(host) not in (401, 403, 421), host
+        assert status("tools.example.org", origin="https://tools.example.org") not in (403, 421)
+        for host in ("evil.example", "x.tools.example.org", "tools.example.org.evil.example", "0.0.0.0:80"):
+            assert status(host) in (403, 421), host
+        assert status("tools.example.org", origin="https://evil.example") == 403
+
+
 def test_without_a_token_one_is_made(project: Path) -> None:
     async def run(address: str, token: str) -> int:
         async with asyncio.timeout(60), client_of(address, token) as client:
@@ -323,6 +357,7 @@ def test_without_a_token_one_is_made(project: Path) -> None:
         ("0.0.0.0:0", "", "other machines can connect"),
         ("127.0.0.1:0", "short", "at least 16"),
         ("127.0.0.1", TOKEN, "write HOST:PORT"),
+        ("127.0.0.1:0 --allow-host http://x", TOKEN, "without scheme and port"),
         ("127.0.0.1:99999", TOKEN, "write HOST:PORT"),
         ("203.0.113.7:80", TOKEN, "cannot listen"),
     ],
@@ -331,7 +366,7 @@ def test_what_is_refused_at_the_start(project: Path, address: str, token: str, s
     env = {**os.environ, **ENVIRONMENT, "FLOWMASON_MCP_TOKEN": token}
     if not token:
         del env["FLOWMASON_MCP_TOKEN"]
-    command = [sys.executable, "-m", "flowmason_ray", "mcp", "serve", "--http", address]
+    command = [sys.executable, "-m", "flowmason_ray", "mcp", "serve", "--http", *address.split()]
     done = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2, done.stderr
     assert said in done.stderr

@@ -37,6 +37,8 @@ MEDIA_TYPES: dict[Format, str] = {
     "html": "text/html",
     "vega-lite": "application/vnd.vegalite+json",
 }
+MAX_PIXELS = 40_000_000
+"""A PNG is drawn in memory, at four bytes a pixel and several times over."""
 _BY_EXTENSION: dict[str, Format] = {".svg": "svg", ".png": "png", ".html": "html", ".htm": "html", ".json": "vega-lite"}
 
 Shown = str | Encoding | None
@@ -94,10 +96,13 @@ class Chart:
         """Draw the chart.
 
         Raises:
-            PermanentError: `unknown_column`, `chart_type`, `chart_too_large`, `path_outside_project`, `file_error`.
+            PermanentError: `unknown_column`, `chart_type`, `chart_too_large`, `unknown_format`, `path_outside_project`,
+                `path_protected`, `file_error`.
         """
         target = resolve_inside(context.project_dir, input.path) if input.path is not None else None
-        kind = input.format or _BY_EXTENSION.get(Path(input.path or ".svg").suffix.lower(), "svg")
+        kind = input.format or _format_of(input.path)
+        if kind == "png":
+            _refuse_pixels(input)
         spec = build_spec(
             input.table,
             mark=input.mark,
@@ -121,6 +126,32 @@ class Chart:
             media_type=MEDIA_TYPES[kind],
             size_bytes=len(drawn),
         )
+
+
+def _format_of(path: str | None) -> Format:
+    suffix = Path(path or "").suffix.lower()
+    if suffix and suffix not in _BY_EXTENSION:
+        raise PermanentError(
+            f"A chart is not written as {suffix!r}; known are {', '.join(_BY_EXTENSION)}. For another ending say the 'format'.",
+            code="unknown_format",
+        )
+    return _BY_EXTENSION.get(suffix, "svg")
+
+
+def _refuse_pixels(input: Chart.Input) -> None:
+    panels, facet = 1, _field(input.facet)
+    if facet is not None and facet in input.table.columns:
+        panels = max(1, input.table[facet].n_unique())
+    pixels = int(panels * input.width * input.height * input.scale**2)
+    if pixels > MAX_PIXELS:
+        raise PermanentError(
+            f"The picture would have {pixels:,} pixels; up to {MAX_PIXELS:,} are drawn. Lower 'scale', 'width' or 'height', or draw SVG.",
+            code="chart_too_large",
+        )
+
+
+def _field(shown: Shown) -> str | None:
+    return shown.field if isinstance(shown, Encoding) else shown
 
 
 def _put(file: Path, data: bytes) -> None:

@@ -163,21 +163,24 @@ def build_spec(
     base = _ALTAIR.Chart(data)
     kind = _KINDS.get(mark, mark)
     drawn = getattr(base, f"mark_{kind}")(**_mark_options(mark, encodings, table.height))
-    channels = {name: _channel(name, e, table, mark, columns) for name, e in encodings.items()}
-    if "x" in channels and _labels_fit(encodings["x"], table, width):
-        channels["x"] = channels["x"].axis(labelAngle=0)
-    chart = drawn.encode(**channels)
     size: dict[str, Any] = {"width": width, "height": height}
     if title:
         size["title"] = _ALTAIR.TitleParams(text=title, **({"subtitle": subtitle} if subtitle else {}))
     try:
+        channels = {name: _channel(name, e, table, mark, columns) for name, e in encodings.items()}
+        if "x" in channels and _labels_fit(encodings["x"], table, width):
+            channels["x"] = channels["x"].axis(labelAngle=0)
+        chart = drawn.encode(**channels)
         spec: dict[str, Any] = chart.properties(**size).to_dict()
     except SchemaValidationError as exc:
-        raise PermanentError(
-            f"The chart is not possible like this: {str(exc).strip().splitlines()[0]}", code="chart_type"
-        ) from exc
+        raise PermanentError(f"The chart is not possible like this: {_first_words(exc)}", code="chart_type") from exc
     spec["config"] = dict(THEME)
     return spec
+
+
+def _first_words(exc: Exception) -> str:
+    words = " ".join(str(exc).split())
+    return words if len(words) <= 400 else f"{words[:400]}…"
 
 
 def _labels_fit(encoding: Encoding, table: pl.DataFrame, width: int) -> bool:

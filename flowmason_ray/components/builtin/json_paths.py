@@ -14,8 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-import jmespath
-from jmespath.exceptions import JMESPathError
+from flowmason_ray.components.builtin.json_search import InvalidPath, search
 
 from flowmason_ray.spec.source import join_pointer
 
@@ -34,10 +33,6 @@ _STEP = re.compile(
     )""",
     re.VERBOSE,
 )
-
-
-class InvalidPath(ValueError):
-    """A text that is neither a path nor a JMESPath expression."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,22 +57,6 @@ def find(data: Any, path: str) -> Any:
         raise InvalidPath(f"{path!r} is not a path; paths look like $.a.b[0], $.items[*].id or $['a key'].")
     found = search(data, text)
     return MISSING if found is None else found
-
-
-def search(data: Any, expression: str) -> Any:
-    """Return what the JMESPath `expression` finds in `data`; null for nothing.
-
-    Raises:
-        InvalidPath: it does not parse, or a function in it meets a value of the wrong type.
-    """
-    try:
-        return jmespath.search(expression, data)  # pyright: ignore[reportUnknownMemberType]  # ships no types
-    except JMESPathError as exc:
-        raise InvalidPath(f"{expression!r} is not a JMESPath expression for this value: {_one_line(exc)}") from exc
-
-
-def _one_line(exc: Exception) -> str:
-    return str(exc).strip().partition("\n")[0]
 
 
 def parse_path(text: str) -> Sequence[Step] | None:

@@ -19,7 +19,8 @@ from typing import Any, cast
 from pydantic import BaseModel, ConfigDict, Field
 
 from flowmason_ray.components.base import operator
-from flowmason_ray.components.builtin.json_paths import MISSING, InvalidPath, find, search
+from flowmason_ray.components.builtin.json_paths import MISSING, find
+from flowmason_ray.components.builtin.json_search import InvalidPath, search
 from flowmason_ray.components.frames import is_frame
 from flowmason_ray.engine.component import Context
 from flowmason_ray.errors import PermanentError
@@ -72,7 +73,8 @@ class JsonTransform:
         """Transform the value.
 
         Raises:
-            PermanentError: `invalid_path` for what is neither path nor JMESPath; `invalid_input` for a table.
+            PermanentError: `invalid_path` for what is neither path nor JMESPath, or makes too much; `invalid_input` for a table, and
+                where 'flatten' would lose a value.
         """
         if is_frame(input.data):
             raise PermanentError("json_transform takes JSON; for a table use table_sql.", code="invalid_input")
@@ -166,7 +168,14 @@ def _flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     out: dict[str, Any] = {}
     for key, value in fields.items():
         if isinstance(value, dict) and value:
-            out.update(_flat(cast("dict[str, Any]", value), f"{prefix}{key}."))
+            made: dict[str, Any] = _flat(cast("dict[str, Any]", value), f"{prefix}{key}.")
         else:
-            out[prefix + key] = value
+            made = {prefix + key: value}
+        for name, leaf in made.items():
+            if name in out:
+                raise PermanentError(
+                    f"'flatten' finds two values for {name!r}, since one name holds a dot. Rename or exclude one.",
+                    code="invalid_input",
+                )
+            out[name] = leaf
     return out

@@ -100,7 +100,7 @@ class LocalFile:
         return self._about(file, context, size_bytes=file.stat().st_size, changed=changed)
 
     def _list(self, input: Input, context: Context) -> Output:
-        folder = resolve_inside(context.project_dir, input.path)
+        folder = resolve_inside(context.project_dir, input.path, reading=True)
         if not folder.is_dir():
             raise PermanentError(f"{input.path!r} is not a directory in the project.", code="not_a_directory")
         if Path(input.pattern).is_absolute() or ".." in Path(input.pattern).parts:
@@ -112,7 +112,7 @@ class LocalFile:
         return self._about(folder, context, files=sorted(relative(root, p) for p in found))
 
     def _exists(self, input: Input, context: Context) -> Output:
-        file = resolve_inside(context.project_dir, input.path)
+        file = resolve_inside(context.project_dir, input.path, reading=True)
         return self._about(file, context, size_bytes=file.stat().st_size if file.is_file() else None)
 
     def _delete(self, input: Input, context: Context) -> Output:

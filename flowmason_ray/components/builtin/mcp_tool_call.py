@@ -26,6 +26,7 @@ from flowmason_ray.components.connection_names import names_connection
 from flowmason_ray.components.mcp_client import connected, effect_of, tools_of
 from flowmason_ray.engine.component import Context
 from flowmason_ray.errors import PermanentError, TemporaryError, nearest
+from flowmason_ray.spec.bounded_validation import BoundedValidator, UnusablePattern
 
 if TYPE_CHECKING:
     from mcp import Client
@@ -111,19 +112,21 @@ class McpToolCall:
 
     def _output(self, result: CallToolResult, tool: Tool, input: Input) -> Output:
         parts = [block.model_dump(mode="json", by_alias=True, exclude_none=True) for block in result.content]
-        size = sum(len(json.dumps(part)) for part in parts)
+        structured = result.structured_content
+        size = sum(_size(part) for part in (*parts, *([] if structured is None else [structured])))
         if size > MAX_RESULT_BYTES:
             raise PermanentError(
                 f"Tool {input.tool!r} returned {size:,} bytes; up to {MAX_RESULT_BYTES:,} are taken.",
                 code="mcp_too_large",
             )
+        _check_result(tool, result, input.server)
         content = "\n".join(part["text"] for part in parts if part["type"] == "text")
         if result.is_error and input.fail_on_error:
             raise PermanentError(
                 f"Tool {input.tool!r} of MCP server {input.server!r} reports an error: {content[:1000] or 'it says nothing more'}",
                 code="mcp_tool_error",
             )
-        data: Any = result.structured_content
+        data: Any = structured
         if data is None:
             data = _as_json(content)
         return self.Output.model_validate(
@@ -137,6 +140,8 @@ async def _call(client: Client, tool: Tool, input: McpToolCall.Input, context: C
         if message:
             context.log("info", message)
 
+    # The library would check the result with the server's own patterns in a way that may hang; `_check_result` does not.
+    client.session.validate_tool_result = _not_checked
     meta: Any = {KEY: context.idempotency_key}
     return await client.call_tool(tool.name, input.arguments, progress_callback=note, meta=meta)
 
@@ -165,20 +170,53 @@ def _check_effect(tool: Tool, input: McpToolCall.Input) -> None:
 
 
 def _check_arguments(tool: Tool, input: McpToolCall.Input) -> None:
-    """Refuse arguments that miss the tool's schema, before the server sees them. A schema that is none is the server's affair."""
+    """Refuse arguments that miss the tool's schema, before the server sees them."""
+    if errors := _misfits(tool.input_schema, input.arguments):
+        raise PermanentError(
+            f"The arguments of tool {tool.name!r} do not fit its schema: {_words(errors)}. It was not called.",
+            code="mcp_invalid_arguments",
+        )
+
+
+def _misfits(schema: dict[str, Any], value: Any) -> list[Any]:
+    """Return how a value misses a server's schema. What cannot be checked (a schema that is none, a pattern that RE2 does
+    not know) is the server's affair.
+    """
     try:
-        Draft202012Validator.check_schema(tool.input_schema)
+        Draft202012Validator.check_schema(schema)
         # A registry of its own: nothing is fetched, whatever the schema refers to.
         registry = cast("Any", Registry)()  # its resources have no type of their own
-        validator: Any = Draft202012Validator(tool.input_schema, registry=registry)
-        errors: list[Any] = list(validator.iter_errors(input.arguments))
-    except (SchemaError, Unresolvable, RecursionError):
+        return list(BoundedValidator(schema, registry=registry).iter_errors(value))
+    except (SchemaError, Unresolvable, UnusablePattern, RecursionError):
+        return []
+
+
+def _words(errors: Sequence[Any]) -> str:
+    return "; ".join(f"/{'/'.join(map(str, e.absolute_path))}: {e.message[:500]}" for e in errors[:5])
+
+
+def _size(part: Any) -> int:
+    """Return how many bytes a value takes as JSON."""
+    return len(json.dumps(part, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+
+
+async def _not_checked(name: str, result: CallToolResult) -> None:
+    pass
+
+
+def _check_result(tool: Tool, result: CallToolResult, server: str) -> None:
+    """Refuse a result that misses what the tool promises. What cannot be checked is taken, as for arguments."""
+    if tool.output_schema is None or result.is_error:
         return
-    if errors:
-        words = "; ".join(f"/{'/'.join(map(str, e.absolute_path))}: {e.message}" for e in errors[:5])
+    if result.structured_content is None and "structured_content" not in result.model_fields_set:
+        problem = "It has no structured content."
+    else:
+        errors = _misfits(tool.output_schema, result.structured_content)
+        problem = _words(errors) if errors else None
+    if problem is not None:
         raise PermanentError(
-            f"The arguments of tool {tool.name!r} do not fit its schema: {words}. It was not called.",
-            code="mcp_invalid_arguments",
+            f"What tool {tool.name!r} of MCP server {server!r} returned does not fit its output schema: {problem}",
+            code="mcp_error",
         )
 
 

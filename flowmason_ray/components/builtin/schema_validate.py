@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from typing import Any, cast
+from urllib.parse import unquote
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError, ValidationError
@@ -20,6 +21,7 @@ from flowmason_ray.components.base import operator
 from flowmason_ray.components.frames import is_frame
 from flowmason_ray.engine.component import Context
 from flowmason_ray.errors import PermanentError
+from flowmason_ray.spec.bounded_validation import BoundedValidator, UnusablePattern
 
 
 class SchemaViolation(BaseModel):
@@ -91,6 +93,10 @@ class SchemaValidate:
                 f"'json_schema' refers to {exc.ref!r}, which is not in the schema itself; nothing is fetched.",
                 code="invalid_schema",
             ) from exc
+        except UnusablePattern as exc:
+            raise PermanentError(
+                f"'json_schema' has a pattern that cannot be used: {exc}", code="invalid_schema"
+            ) from exc
         except RecursionError as exc:
             raise PermanentError("'json_schema' refers to itself without end.", code="invalid_schema") from exc
         errors = [_violation(e) for e in (found if input.collect_all_errors else found[:1])]
@@ -103,8 +109,9 @@ class SchemaValidate:
 
 def _violations(data: Any, schema: Any) -> list[ValidationError]:
     # An empty registry: what the schema does not hold itself is not found, and nothing is fetched.
-    make = cast("Any", Draft202012Validator)
-    validator = make(schema, format_checker=Draft202012Validator.FORMAT_CHECKER, registry=cast("Any", Registry)())
+    validator = BoundedValidator(
+        schema, format_checker=Draft202012Validator.FORMAT_CHECKER, registry=cast("Any", Registry)()
+    )
     return sorted(validator.iter_errors(data), key=lambda e: ([str(p) for p in e.absolute_path], str(e.validator)))
 
 
@@ -125,31 +132,95 @@ def _pointer(path: Any) -> str:
     return "".join("/" + str(p).replace("~", "~0").replace("/", "~1") for p in path)
 
 
-_SUBSCHEMA_MAPS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
-_SUBSCHEMA_LISTS = frozenset({"prefixItems", "anyOf", "oneOf"})
-_SUBSCHEMAS = frozenset({"items", "contains", "additionalProperties"})
+_VALUE_MAPS = frozenset({"properties", "patternProperties"})
+_VALUE_LISTS = frozenset({"prefixItems"})
+_VALUE_SCHEMAS = frozenset({"items", "contains", "unevaluatedItems", "additionalProperties", "unevaluatedProperties"})
+"""Keywords under which schemas of other values stand, not of the value itself."""
+_SAME_MAPS = frozenset({"$defs", "definitions", "dependentSchemas"})
+_SAME_LISTS = frozenset({"allOf", "anyOf", "oneOf"})
+_SAME_SCHEMAS = frozenset({"if", "then", "else"})
+"""Keywords under which further schemas of the same value stand; closed each by itself, they would refuse each other's names."""
 
 
 def closed(schema: Any) -> Any:
-    """Return `schema` with every object schema that names properties closed against others.
+    """Return `schema` with every object that it names properties of closed against others.
 
-    `allOf`, `if` and `not` are left alone: their parts describe the same object together and each alone is open.
+    An object is closed once, by its outermost schema, with `unevaluatedProperties`: that one sees what all parts (`allOf`, `anyOf`,
+    `$ref`, …) name together.
     """
+    return _closed(schema, schema)
+
+
+def _closed(schema: Any, root: Any) -> Any:
+    out = _closed_within(schema, root)
+    if _names_properties(schema, root, ()) and not {"additionalProperties", "unevaluatedProperties"} & set(out):
+        out["unevaluatedProperties"] = False
+    return out
+
+
+def _closed_within(schema: Any, root: Any) -> Any:
     if not isinstance(schema, dict):
         return schema
     out: dict[str, Any] = {}
     for key, value in cast("dict[str, Any]", schema).items():
-        if key in _SUBSCHEMA_MAPS and isinstance(value, dict):
-            out[key] = {k: closed(v) for k, v in cast("dict[str, Any]", value).items()}
-        elif key in _SUBSCHEMA_LISTS and isinstance(value, list):
-            out[key] = [closed(v) for v in cast("list[Any]", value)]
-        elif key in _SUBSCHEMAS:
-            out[key] = closed(value)
+        close = _closed_within if key in _SAME_MAPS | _SAME_LISTS | _SAME_SCHEMAS else _closed
+        if key in _VALUE_MAPS | _SAME_MAPS and isinstance(value, dict):
+            out[key] = {k: close(v, root) for k, v in cast("dict[str, Any]", value).items()}
+        elif key in _VALUE_LISTS | _SAME_LISTS and isinstance(value, list):
+            out[key] = [close(v, root) for v in cast("list[Any]", value)]
+        elif key in _VALUE_SCHEMAS | _SAME_SCHEMAS:
+            out[key] = close(value, root)
         else:
             out[key] = value
-    if "properties" in out and not {"additionalProperties", "unevaluatedProperties"} & set(out):
-        out["unevaluatedProperties"] = False
     return out
+
+
+def _names_properties(schema: Any, root: Any, seen: tuple[int, ...]) -> bool:
+    """Tell whether a schema names properties of its value, itself or by a part or a reference."""
+    if not isinstance(schema, dict) or id(cast("Any", schema)) in seen:
+        return False
+    rules = cast("dict[str, Any]", schema)
+    if any(key in rules for key in _VALUE_MAPS):
+        return True
+    parts: list[Any] = [rules.get(key) for key in _SAME_SCHEMAS]
+    for key in _SAME_LISTS:
+        parts += cast("list[Any]", rules[key]) if isinstance(rules.get(key), list) else []
+    if isinstance(rules.get("dependentSchemas"), dict):
+        parts += rules["dependentSchemas"].values()
+    if isinstance(rules.get("$ref"), str):
+        parts.append(_target(rules["$ref"], root))
+    return any(_names_properties(part, root, (*seen, id(rules))) for part in parts)
+
+
+def _target(reference: str, root: Any) -> Any:
+    """Return what a reference within the schema leads to; None for one that leads nowhere, which validating reports."""
+    place, mark, fragment = reference.partition("#")
+    if place or not mark:
+        return None
+    if fragment and not fragment.startswith("/"):
+        return _anchored(fragment, root)
+    found = root
+    for part in fragment.split("/")[1:]:
+        key = unquote(part).replace("~1", "/").replace("~0", "~")
+        if isinstance(found, dict):
+            found = cast("dict[str, Any]", found).get(key)
+        elif isinstance(found, list) and key.isdecimal() and int(key) < len(cast("list[Any]", found)):
+            found = cast("list[Any]", found)[int(key)]
+        else:
+            return None
+    return found
+
+
+def _anchored(name: str, part: Any) -> Any:
+    if isinstance(part, dict):
+        inside = cast("dict[str, Any]", part)
+        if inside.get("$anchor") == name:
+            return inside
+        return next((found for each in inside.values() if (found := _anchored(name, each)) is not None), None)
+    if isinstance(part, list):
+        each = (_anchored(name, item) for item in cast("list[Any]", part))
+        return next((found for found in each if found is not None), None)
+    return None
 
 
 def coerced(value: Any, schema: Any) -> Any:

@@ -47,7 +47,7 @@ def read_policies(project_dir: Path, path: str) -> list[Policy]:
         PermanentError: there is nothing (`no_policies`), a file is no policy (`invalid_policy`), or two have one id
             (`duplicate_policy`).
     """
-    found = resolve_inside(project_dir, path)
+    found = resolve_inside(project_dir, path, reading=True)
     files = _below(found, project_dir) if found.is_dir() else [existing_file(project_dir, path)]
     policies: list[Policy] = []
     for file in files:

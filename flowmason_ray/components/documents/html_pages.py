@@ -5,6 +5,7 @@ Scripts, styles and templates are left out. Nothing is fetched, and no entity re
 
 from __future__ import annotations
 
+import codecs
 import re
 from importlib import import_module
 from typing import Any
@@ -65,6 +66,13 @@ _BLOCKS = frozenset(
 )
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
 _SPACE = re.compile(r"[ \t\n\r\f]+")
+_NOT_READ = re.compile(rb"<!--.*?(?:-->|\Z)|<(script|style|title|noscript)\b.*?(?:</\1|\Z)", re.DOTALL | re.IGNORECASE)
+"""Where a `charset=` says nothing about the page."""
+_META = re.compile(rb"<meta\s[^<>]*?charset\s*=\s*[\"']?([A-Za-z0-9_.:-]+)", re.IGNORECASE)
+_XML = re.compile(rb"\s*<\?xml\s[^>]*?encoding\s*=\s*[\"']([A-Za-z0-9_.:-]+)", re.IGNORECASE)
+_DECLARED_WITHIN = 16_384
+"""Bytes from the beginning in which a page says its encoding."""
+_BOMS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
 
 def read_html(data: bytes, encoding: str | None, name: str) -> Read:
@@ -76,33 +84,72 @@ def read_html(data: bytes, encoding: str | None, name: str) -> Read:
         name: What it is called in messages.
 
     Raises:
-        PermanentError: `encoding_error`, or `document_has_no_text`.
+        PermanentError: `encoding_error`, `document_damaged`, or `document_has_no_text`.
     """
-    if encoding is not None:
-        data, known = _as_utf8(data, encoding, name), "utf-8"
-    else:
-        known = None if _declares_encoding(data) else "utf-8"
-    parser = _lxml.HTMLParser(encoding=known, no_network=True, huge_tree=False)
-    try:
-        root = _lxml.fromstring(data, parser)
-    except _lxml.XMLSyntaxError as exc:  # nothing in it, or deeper than any page is
-        raise PermanentError(f"File {name!r} cannot be read as HTML: {exc}.", code="document_damaged") from exc
-    read = _Walk().read(root)
-    if not read.text:
+    root = _parsed(_decoded(data, encoding, name), name)
+    read = None if root is None or not isinstance(root.tag, str) else _Walk().read(root)
+    if read is None or not read.text:
         raise PermanentError(f"File {name!r} holds no text.", code="document_has_no_text")
     return read
 
 
-def _as_utf8(data: bytes, encoding: str, name: str) -> bytes:
+def _parsed(text: str, name: str) -> Any:
+    """Return the root of the page; None when there is nothing in it."""
+    if not text.strip():
+        return None
+    # The parser would go by a declaration of another encoding, and take a NUL for the end.
+    data = text.replace("\x00", "\ufffd").encode("utf-8")
+    parser = _lxml.HTMLParser(encoding="utf-8", no_network=True, huge_tree=True)
     try:
-        return data.decode(encoding).encode("utf-8")
+        root = _lxml.fromstring(data, parser)
+    except _lxml.LxmlError as exc:
+        raise PermanentError(f"File {name!r} cannot be read as HTML: {exc}.", code="document_damaged") from exc
+    # What is deeper than the parser goes ends the page for it: without this, the rest would be lost silently.
+    fatal = next(iter(parser.error_log.filter_from_fatals()), None)
+    if fatal is not None:
+        raise PermanentError(
+            f"File {name!r} cannot be read as HTML beyond line {fatal.line}: {fatal.message.strip()}.",
+            code="document_damaged",
+        )
+    return root
+
+
+def _decoded(data: bytes, encoding: str | None, name: str) -> str:
+    chosen = encoding or _declared(data)
+    try:
+        return data.decode(chosen)
     except (UnicodeError, LookupError) as exc:
-        raise PermanentError(f"File {name!r} cannot be read as {encoding!r}: {exc}.", code="encoding_error") from exc
+        raise PermanentError(
+            f"File {name!r} cannot be read as {chosen!r}: {exc}. Say its 'encoding', for example 'windows-1252'.",
+            code="encoding_error",
+        ) from exc
 
 
-def _declares_encoding(data: bytes) -> bool:
-    head = data[:4096].lower()
-    return data[:2] in (b"\xff\xfe", b"\xfe\xff") or b"charset=" in head or b"encoding=" in head[:200]
+def _declared(data: bytes) -> str:
+    """Return the encoding that a page says it has, as browsers understand it; else UTF-8."""
+    for mark, encoding in _BOMS.items():
+        if data.startswith(mark):
+            return encoding
+    head = data[:_DECLARED_WITHIN]
+    found = _XML.match(head) or _META.search(_NOT_READ.sub(b" ", head))
+    if found is None:
+        return "utf-8"
+    try:
+        known = codecs.lookup(found[1].decode("ascii")).name
+    except LookupError:
+        return "utf-8"
+    if known in ("iso8859-1", "ascii"):
+        return "windows-1252"
+    # That it can be read at all shows that it is not in UTF-16; and some of Python's codecs are no encodings of texts.
+    return known if _is_text(known) and not known.startswith(("utf-16", "utf-32")) else "utf-8"
+
+
+def _is_text(codec: str) -> bool:
+    try:
+        b"a".decode(codec)
+    except (LookupError, UnicodeError):
+        return False
+    return True
 
 
 class _Walk:

@@ -7,6 +7,7 @@ the error says so: an empty success would let a search miss it for ever.
 from __future__ import annotations
 
 import logging
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ from flowmason_ray.errors import PermanentError
 with needs("Reading PDF files", extra="documents"):
     import pypdf
     from pypdf.errors import DependencyError, FileNotDecryptedError, LimitReachedError, PyPdfError
+    from pypdf.generic import ArrayObject, DictionaryObject, EncodedStreamObject, IndirectObject
 
 PAGE_GAP = "\n\n"
+MAX_PAGES = 50_000
 
 logging.getLogger("pypdf").setLevel(logging.ERROR)  # it warns of every oddity that it has coped with
 
@@ -49,6 +52,11 @@ def read_pdf(
         raise
     except FileNotDecryptedError as exc:
         raise PermanentError(f"File {name!r} is encrypted and needs a password.", code="document_encrypted") from exc
+    except NotImplementedError as exc:
+        if "encrypt" in str(exc).lower():
+            message = f"File {name!r} is encrypted in a way that is not known, such as with a certificate: {exc}."
+            raise PermanentError(message, code="document_encrypted") from exc
+        raise PermanentError(f"File {name!r} holds what cannot be read: {exc}.", code="document_damaged") from exc
     except DependencyError as exc:
         raise PermanentError(
             f"File {name!r} is encrypted in a way that needs a library more: {exc}.", code="document_encrypted"
@@ -67,6 +75,7 @@ def read_pdf(
         OverflowError,
         RecursionError,
         AssertionError,
+        zlib.error,
     ) as exc:
         # A damaged file fails anywhere inside the parser, with whatever Python raises there.
         raise PermanentError(
@@ -75,6 +84,7 @@ def read_pdf(
 
 
 def _read(reader: pypdf.PdfReader, name: str, ranges: Sequence[tuple[int, int | None]]) -> Read:
+    _refuse_unfolding(reader, name)
     count = len(reader.pages)
     if not count:
         raise PermanentError(f"File {name!r} has no pages.", code="document_damaged")
@@ -83,8 +93,10 @@ def _read(reader: pypdf.PdfReader, name: str, ranges: Sequence[tuple[int, int | 
     empty: list[int] = []
     at = 0
     for number in _wanted(ranges, count, name):
-        text = (reader.pages[number - 1].extract_text() or "").replace("\x00", "").strip()
+        page = reader.pages[number - 1]
+        text = (page.extract_text() or "").replace("\x00", "").strip()
         if not text:
+            _refuse_unreadable(page, number, name)
             empty.append(number)
         if parts:
             parts.append(PAGE_GAP)
@@ -104,6 +116,55 @@ def _read(reader: pypdf.PdfReader, name: str, ranges: Sequence[tuple[int, int | 
             code="document_has_no_text",
         )
     return Read(text="".join(parts), pages=spans, metadata=_metadata(reader, count), empty_pages=empty)
+
+
+def _refuse_unfolding(reader: pypdf.PdfReader, name: str) -> None:
+    """Refuse a tree of pages whose branches are used more than once: it unfolds eightfold and more with each level."""
+    root: Any = reader.root_object.get("/Pages")
+    left: list[Any] = [] if root is None else [root.get_object()]
+    seen: set[tuple[int, int]] = set()
+    pages = 0
+    while left:
+        node = left.pop()
+        kids: Any = node.get("/Kids") if isinstance(node, DictionaryObject) else None
+        if kids is None:
+            pages += 1
+            if pages > MAX_PAGES:
+                raise PermanentError(f"File {name!r} has more than {MAX_PAGES:,} pages.", code="document_too_large")
+            continue
+        for kid in kids.get_object():
+            child: Any = kid.get_object()
+            if isinstance(kid, IndirectObject) and isinstance(child, DictionaryObject) and "/Kids" in child:
+                if (kid.idnum, kid.generation) in seen:
+                    message = f"File {name!r} is damaged: a branch of its tree of pages is used more than once."
+                    raise PermanentError(message, code="document_damaged")
+                seen.add((kid.idnum, kid.generation))
+            left.append(child)
+
+
+def _refuse_unreadable(page: Any, number: int, name: str) -> None:
+    """Refuse a page whose content is there, and of which nothing can be unpacked: it is not empty."""
+    contents: Any = page.get("/Contents")
+    contents = None if contents is None else contents.get_object()
+    for each in contents if isinstance(contents, ArrayObject) else [contents]:
+        stream: Any = None if each is None else each.get_object()
+        if isinstance(stream, EncodedStreamObject) and _is_lost(stream):
+            raise PermanentError(
+                f"File {name!r} is damaged: the content of page {number} cannot be unpacked. Other 'pages' may be read.",
+                code="document_damaged",
+            )
+
+
+def _is_lost(stream: EncodedStreamObject) -> bool:
+    if stream.get_data().strip():  # fails for what is no filter
+        return False
+    filters: Any = stream.get("/Filter")
+    if list(filters if isinstance(filters, ArrayObject) else [filters]) != ["/FlateDecode"]:
+        return False
+    try:
+        return bool(zlib.decompress(stream._data).strip())  # pyright: ignore[reportPrivateUsage]  # what lies in the file
+    except zlib.error:
+        return bool(stream._data.strip())  # pyright: ignore[reportPrivateUsage]  # what lies in the file
 
 
 def _wanted(ranges: Sequence[tuple[int, int | None]], count: int, name: str) -> list[int]:

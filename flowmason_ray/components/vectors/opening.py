@@ -24,7 +24,8 @@ def store_of(context: Context, connection: str | None) -> VectorStore:
     if chosen is None:
         from flowmason_ray.components.vectors.sqlite import SqliteVectorStore
 
-        return SqliteVectorStore(resolve_inside(context.project_dir, settings.file))
+        # The settings name it, no config: it may lie where components write nothing else.
+        return SqliteVectorStore(resolve_inside(context.project_dir, settings.file, reading=True))
     target = context.connection(chosen, PostgresConnection)
     from flowmason_ray.components.vectors.pgvector import PgVectorStore
 

@@ -157,3 +157,35 @@ def test_the_spec_in_the_output_holds_no_data():
 def test_what_cannot_be_drawn_is_a_clear_error(options: dict[str, Any], words: str):
     with pytest.raises(PermanentError, match=words):
         draw(**options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"x": {"field": "n", "bin": 0}},
+        {"x": {"field": "n", "bin": -1}},
+        {"x": "n", "color": {"field": "n", "scheme": "nosuch"}},
+    ],
+)
+def test_settings_that_mean_nothing_are_told(options: dict[str, Any]):
+    with pytest.raises(PermanentError) as caught:
+        draw(y="x", **options)
+    assert caught.value.code == "chart_type"
+
+
+def test_a_picture_of_too_many_pixels_is_refused():
+    large: dict[str, Any] = {"width": 4000, "height": 4000}
+    for options in ({**large, "scale": 4}, {**large, "facet": "name", "scale": 1}):
+        with pytest.raises(PermanentError) as caught:
+            draw(x="n", y="x", format="png", **options)
+        assert caught.value.code == "chart_too_large"
+    assert draw(x="n", y="x", format="svg", width=4000, height=4000, scale=4).size_bytes > 0
+
+
+def test_a_path_of_another_format_is_refused(tmp_path: Path):
+    with pytest.raises(PermanentError, match=r"'\.pdf'") as caught:
+        draw(tmp_path, x="n", y="x", path="a.pdf")
+    assert caught.value.code == "unknown_format"
+    assert not (tmp_path / "a.pdf").exists()
+    assert draw(tmp_path, x="n", y="x", path="a.xml", format="svg").format == "svg"
+    assert draw(tmp_path, x="n", y="x", path="noending").format == "svg"

@@ -50,6 +50,19 @@ def test_missing_fields_are_null_and_listed_unless_they_have_a_default():
     assert "belongs into 'values'" in context.messages("warning")[0]
 
 
+@pytest.mark.parametrize("data", [{"a.b": 1, "a": {"b": 2}}, {"a": {"b": 2}, "a.b": 1}])
+def test_flattening_loses_no_value(data: dict[str, Any]):
+    with pytest.raises(PermanentError, match=r"'a\.b'") as caught:
+        transform(data, flatten=True)
+    assert caught.value.code == "invalid_input"
+
+
+def test_a_rendered_expression_that_doubles_its_value_is_told():
+    with pytest.raises(PermanentError) as caught:
+        transform({"a": 1}, mapping={"x": "|".join(["[@,@]"] * 40)})
+    assert caught.value.code == "invalid_path"
+
+
 def test_a_null_that_is_there_is_found():
     out = transform({"a": None}, mapping={"a": "$.a"}, defaults={"a": 1})
     assert out.result == {"a": None}
@@ -128,6 +141,78 @@ def test_closed_refuses_properties_that_are_not_named():
     data = {"id": 1, "items": [{"price": 1, "colour": "red"}], "extra": True}
     assert check(data).valid
     assert {e.path for e in check(data, closed=True).errors} == {"", "/items/0"}
+
+
+CLOSED: list[tuple[dict[str, Any], Any, Any]] = [
+    (
+        {"properties": {"kind": {}}, "anyOf": [{"properties": {"a": {}}}, {"properties": {"b": {}}}]},
+        {"kind": 1, "a": 2},
+        {"kind": 1, "c": 2},
+    ),
+    (
+        {"$ref": "#/$defs/base", "properties": {"own": {}}, "$defs": {"base": {"properties": {"id": {}}}}},
+        {"id": 1, "own": 2},
+        {"x": 1},
+    ),
+    (
+        {"allOf": [{"$ref": "#/$defs/a"}, {"properties": {"b": {}}}], "$defs": {"a": {"properties": {"a": {}}}}},
+        {"a": 1, "b": 2},
+        {"a": 1, "c": 2},
+    ),
+    ({"$ref": "#a", "$defs": {"x": {"$anchor": "a", "properties": {"a": {}}}}}, {"a": 1}, {"b": 1}),
+    ({"properties": {"child": {"$ref": "#"}}}, {"child": {"child": {}}}, {"child": {"x": {}}}),
+    (
+        {"if": {"properties": {"k": {"const": 1}}}, "then": {"properties": {"a": {}}}},
+        {"k": 1, "a": 1},
+        {"k": 2, "a": 1},
+    ),
+    ({"allOf": [{"properties": {"a": {"properties": {"b": {}}}}}]}, {"a": {"b": 1}}, {"a": {"c": 1}}),
+    (
+        {"items": {"oneOf": [{"type": "string"}, {"properties": {"a": {}}, "type": "object"}]}},
+        ["x", {"a": 1}],
+        [{"b": 1}],
+    ),
+    ({"type": "object"}, {"any": 1}, 3),
+    ({"patternProperties": {"^x_": {}}}, {"x_a": 1}, {"y": 1}),
+    ({"properties": {"a": {}}, "additionalProperties": {"type": "integer"}}, {"a": "x", "b": 1}, {"b": "x"}),
+]
+
+
+@pytest.mark.parametrize(("schema", "good", "bad"), CLOSED)
+def test_closing_looks_at_an_object_as_a_whole(schema: dict[str, Any], good: Any, bad: Any):
+    def errors(value: Any) -> list[Any]:
+        return (
+            SchemaValidate()
+            .execute(SchemaValidate.Input(data=value, json_schema=schema, closed=True), RecordingContext())
+            .errors
+        )
+
+    assert errors(good) == []
+    assert errors(bad) != []
+
+
+@pytest.mark.parametrize("schema", [{"pattern": "^(a+)+$"}, {"patternProperties": {"^(a+)+$": {}}, "additionalProperties": False},
+    {"patternProperties": {"^(a+)+$": {}}, "unevaluatedProperties": False}])  # fmt: skip
+@pytest.mark.timeout(60)  # that it ends at all is the property: with a matcher that backtracks it takes years
+def test_patterns_that_would_backtrack_end(schema: dict[str, Any]):
+    text = "a" * 60 + "!"
+    for value in (text, {text: 1}):
+        fits = isinstance(value, str) != ("pattern" in schema)
+        assert (
+            SchemaValidate().execute(SchemaValidate.Input(data=value, json_schema=schema), RecordingContext()).valid
+            == fits
+        )
+
+
+@pytest.mark.parametrize(
+    "schema", [{"pattern": "(?=a)b"}, {"not": {"pattern": r"(a)\1"}}, {"patternProperties": {"(?!a)": {}}}]
+)
+def test_patterns_that_cannot_be_used_are_no_schema(schema: dict[str, Any]):
+    for value in ("a", {"a": 1}):
+        if isinstance(value, dict) == ("patternProperties" in schema):
+            with pytest.raises(PermanentError, match="RE2") as caught:
+                SchemaValidate().execute(SchemaValidate.Input(data=value, json_schema=schema), RecordingContext())
+            assert caught.value.code == "invalid_schema"
 
 
 def test_coercion_reads_numbers_and_booleans():

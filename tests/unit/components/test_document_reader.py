@@ -11,7 +11,7 @@ import pytest
 from flowmason_ray.components.builtin.document_reader import DocumentReader
 from flowmason_ray.errors import PermanentError
 from flowmason_ray.testing.context import RecordingContext
-from tests.documents_kit import pdf_bytes, write_docx
+from tests.documents_kit import pdf_bytes, pdf_file, write_docx
 
 HTML = """<!doctype html><html lang="en"><head><title> The  Handbook </title><meta name="author" content="Ada">
 <style>p { color: red }</style></head><body><script>alert('x < y')</script>
@@ -167,6 +167,126 @@ def test_an_entity_of_a_word_file_reaches_nothing(tmp_path: Path) -> None:
         assert exc.code == "document_damaged"  # noqa: PT017  # both ends are right, as long as nothing is read
 
 
+def word(file: Path, body: str) -> None:
+    """Write a Word file with a body that no library would write."""
+    write_docx(file)
+    with zipfile.ZipFile(file) as archive:
+        members = {info.filename: archive.read(info) for info in archive.infolist()}
+    names = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main" '
+    names += 'xmlns:mc="http://schemas.openxmlformats.org/markup-compatibility/2006"'
+    members["word/document.xml"] = f"<w:document {names}><w:body>{body}</w:body></w:document>".encode()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+
+
+SPAN, HUGE = '<w:gridSpan w:val="2"/>', '<w:gridSpan w:val="999999999"/>'
+RESTART, MERGED = '<w:vMerge w:val="restart"/>', "<w:vMerge/>"
+
+
+def run(words: str) -> str:
+    return f"<w:r><w:t>{words}</w:t></w:r>"
+
+
+def cell(words: str, facts: str = "") -> str:
+    return f"<w:tc><w:tcPr>{facts}</w:tcPr><w:p>{run(words)}</w:p></w:tc>"
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (f"<w:sdt><w:sdtContent><w:p>{run('a')}</w:p></w:sdtContent></w:sdt>", "a"),
+        (f"<w:p>{run('a')}<w:sdt><w:sdtContent>{run('b')}</w:sdtContent></w:sdt>{run('c')}</w:p>", "abc"),
+        (f"<w:p><w:ins>{run('new')}</w:ins><w:del><w:r><w:delText>old</w:delText></w:r></w:del></w:p>", "new"),
+        (f"<w:p><w:moveTo>{run('here')}</w:moveTo><w:moveFrom>{run('there')}</w:moveFrom></w:p>", "here"),
+        (f"<w:p><w:fldSimple>{run('7')}</w:fldSimple><w:smartTag>{run('b')}</w:smartTag></w:p>", "7b"),
+        (f"<w:p><w:r><w:instrText>PAGE</w:instrText></w:r><w:hyperlink>{run('link')}</w:hyperlink></w:p>", "link"),
+        ("<w:p><w:r><w:t>a</w:t><w:tab/><w:t>b</w:t><w:br/><w:t>c</w:t><w:noBreakHyphen/></w:r></w:p>", "a\tb\nc-"),
+        (f"<w:tbl><w:tr><w:tc><w:p>{run('o')}</w:p><w:tbl><w:tr>{cell('i')}{cell('j')}</w:tr></w:tbl></w:tc></w:tr></w:tbl>", "o i | j"),
+        (f"<w:tbl><w:tr><w:sdt><w:sdtContent>{cell('a')}</w:sdtContent></w:sdt>{cell('b')}</w:tr></w:tbl>", "a | b"),
+        (
+            f"<w:tbl><w:tr>{cell('a', SPAN)}{cell('up', RESTART)}</w:tr>"
+            f"<w:tr>{cell('b')}{cell('c')}{cell('', MERGED)}</w:tr></w:tbl>",
+            "a | up\nb | c | up",
+        ),
+        (f"<w:tbl><w:tr><w:trPr><w:del/></w:trPr>{cell('old')}</w:tr><w:tr>{cell('new')}</w:tr></w:tbl>", "new"),
+        (
+            f"<w:p>{run('a')}<w:r><mc:AlternateContent><mc:Choice><w:txbxContent><w:p>{run('box')}</w:p></w:txbxContent></mc:Choice>"
+            f"<mc:Fallback><w:txbxContent><w:p>{run('box')}</w:p></w:txbxContent></mc:Fallback></mc:AlternateContent></w:r></w:p>",
+            "a\nbox",
+        ),
+    ],
+)  # fmt: skip
+def test_the_words_of_a_word_file_wherever_they_stand(tmp_path: Path, body: str, text: str) -> None:
+    word(tmp_path / "a.docx", body)
+    assert read(tmp_path, "a.docx").text == text
+
+
+@pytest.mark.timeout(60)  # that it ends at all is the property: columns were counted out one by one
+def test_a_span_of_a_cell_costs_nothing(tmp_path: Path) -> None:
+    word(tmp_path / "a.docx", f"<w:tbl><w:tr>{cell('x', HUGE)}</w:tr></w:tbl>")
+    assert read(tmp_path, "a.docx").text == "x"
+
+
+def test_a_word_file_of_very_many_tags_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flowmason_ray.components.documents import docx
+
+    word(tmp_path / "a.docx", "<w:p/>" * 5000 + f"<w:p>{run('x')}</w:p>")
+    assert read(tmp_path, "a.docx").text == "x"
+    monkeypatch.setattr(docx, "MAX_TAGS", 5000)
+    assert refused(tmp_path, "a.docx") == "document_too_large"
+
+
+def test_damaged_and_encrypted_archives_are_told(tmp_path: Path) -> None:
+    file = tmp_path / "a.docx"
+    word(file, f"<w:p>{run('words ' * 1000)}</w:p>")
+    sound = file.read_bytes()
+    with zipfile.ZipFile(file) as archive:
+        info = archive.getinfo("word/document.xml")
+    start = info.header_offset + 30 + len(info.filename)
+    file.write_bytes(sound[:start] + bytes(b ^ 0xFF for b in sound[start : start + 20]) + sound[start + 20 :])
+    assert refused(tmp_path, "a.docx") == "document_damaged"
+    entry = sound.index(b"PK\x01\x02")
+    file.write_bytes(sound[: entry + 8] + bytes([sound[entry + 8] | 1]) + sound[entry + 9 :])
+    assert refused(tmp_path, "a.docx") == "document_encrypted"
+    file.write_bytes(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(512))
+    assert refused(tmp_path, "a.docx") == "document_encrypted"
+
+
+def test_a_tree_of_pages_that_unfolds_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 9 9] >>"
+    levels = [b"<< /Type /Pages /Count 8 /Kids [" + b"%d 0 R " % (n + 1) * 8 + b"] >>" for n in range(2, 22)]
+    (tmp_path / "a.pdf").write_bytes(pdf_file([b"<< /Type /Catalog /Pages 2 0 R >>", *levels, page]))
+    assert refused(tmp_path, "a.pdf") == "document_damaged"
+    from flowmason_ray.components.documents import pdf
+
+    monkeypatch.setattr(pdf, "MAX_PAGES", 3)
+    (tmp_path / "b.pdf").write_bytes(pdf_bytes(["a", "b", "c"]))
+    assert read(tmp_path, "b.pdf").metadata["page_count"] == 3
+    (tmp_path / "b.pdf").write_bytes(pdf_bytes(["a", "b", "c", "d"]))
+    assert refused(tmp_path, "b.pdf") == "document_too_large"
+
+
+@pytest.mark.parametrize(("filter", "said"), [(b"/FlateDecode", "page 1"), (b"/BogusDecode", "BogusDecode")])
+def test_a_page_that_cannot_be_unpacked_is_no_scan(tmp_path: Path, filter: bytes, said: str) -> None:
+    page = b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 9 9] /Contents 4 0 R >>"
+    content = b"<< /Length 22 /Filter " + filter + b" >>\nstream\nBT (Hello, world) Tj ET\nendstream"
+    pages = b"<< /Type /Pages /Count 1 /Kids [3 0 R] >>"
+    (tmp_path / "a.pdf").write_bytes(pdf_file([b"<< /Type /Catalog /Pages 2 0 R >>", pages, page, content]))
+    with pytest.raises(PermanentError, match=said) as caught:
+        read(tmp_path, "a.pdf")
+    assert caught.value.code == "document_damaged"
+
+
+def test_encryption_with_a_certificate_is_told(tmp_path: Path) -> None:
+    sound = pdf_bytes(["a"])
+    more = b"6 0 obj\n<< /Filter /Adobe.PubSec /SubFilter /adbe.pkcs7.s5 /V 4 /R 4 >>\nendobj\n"
+    (tmp_path / "a.pdf").write_bytes(
+        sound.replace(b"/Root 1 0 R", b"/Root 1 0 R /ID [(a) (a)] /Encrypt " + more[8:].split(b"\nendobj")[0])
+    )
+    assert refused(tmp_path, "a.pdf") == "document_encrypted"
+
+
 def test_a_web_page(tmp_path: Path) -> None:
     (tmp_path / "a.html").write_text(HTML)
     output = read(tmp_path, "a.html")
@@ -191,6 +311,55 @@ def test_a_web_page_says_its_encoding(tmp_path: Path) -> None:
 def _put(folder: Path, name: str, text: str) -> bool:
     (folder / name).write_text(text)
     return True
+
+
+@pytest.mark.parametrize("depth", [300, 1500, 5000])
+def test_what_is_deep_in_a_web_page_is_read_or_told(tmp_path: Path, depth: int) -> None:
+    _put(tmp_path, "a.html", "<p>before</p>" + "<div>" * depth + "deep" + "</div>" * depth + "<p>after</p>")
+    if depth == 5000:
+        assert refused(tmp_path, "a.html") == "document_damaged"
+    else:
+        assert read(tmp_path, "a.html").text.split() == ["before", "deep", "after"]
+
+
+def test_a_long_text_of_a_web_page_is_read(tmp_path: Path) -> None:
+    _put(tmp_path, "a.html", "<p>" + "word " * 2_200_000 + "</p><p>after</p>")
+    assert read(tmp_path, "a.html").text.endswith("word\n\nafter")
+
+
+@pytest.mark.parametrize(
+    ("head", "encoding"),
+    [
+        ("<title>Gr\u00fc\u00dfe</title><meta charset=utf-8>", "utf-8"),
+        ("<script src=a.js charset=latin-1></script>", "utf-8"),
+        ("<!-- <meta charset=latin-1> -->", "utf-8"),
+        ("<title><meta charset=latin-1></title>", "utf-8"),
+        ("<meta charset='nonsense'>", "utf-8"),
+        ("<meta charset='rot13'>", "utf-8"),
+        ("<meta charset=utf-16>", "utf-8"),
+        ("<meta charset=utf-8>", "utf-16"),
+        ("<meta charset=latin-1>", "utf-8-sig"),
+        ("<title>Gr\u00fc\u00dfe \u20ac</title><meta http-equiv=Content-Type content='text/html; charset=ISO-8859-1'>", "cp1252"),
+        ("<meta charset=koi8-r>", "koi8-r"),
+    ],
+)  # fmt: skip
+def test_a_web_page_is_decoded_as_it_says(tmp_path: Path, head: str, encoding: str) -> None:
+    words = "\u0448\u0443\u0431\u0430" if encoding == "koi8-r" else "\u00fcber"
+    (tmp_path / "a.html").write_bytes(f"<html><head>{head}</head><body>{words}</body></html>".encode(encoding))
+    assert read(tmp_path, "a.html").text == words
+
+
+@pytest.mark.parametrize("page", ["", "  \n", "<!-- nothing -->", "<?php ?>", "<html></html>"])
+def test_a_web_page_without_anything_is_told(tmp_path: Path, page: str) -> None:
+    _put(tmp_path, "a.html", page)
+    assert refused(tmp_path, "a.html") == "document_has_no_text"
+
+
+def test_bytes_that_do_not_fit_a_web_pages_encoding_are_told(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_bytes(b"<p>caf\xe9</p>")
+    assert refused(tmp_path, "a.html") == "encoding_error"
+    (tmp_path / "a.html").write_bytes(b"<p>a\x00b</p>")
+    assert read(tmp_path, "a.html").text == "a\ufffdb"
 
 
 def test_a_deep_web_page_ends(tmp_path: Path) -> None:

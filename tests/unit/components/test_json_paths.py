@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowmason_ray.components.builtin.json_paths import MISSING, InvalidPath, find, parse_path
+from flowmason_ray.components.builtin.json_paths import MISSING, find, parse_path
+from flowmason_ray.components.builtin.json_search import InvalidPath, search
 
 DATA = {
     "a": {"b": [{"id": 1}, {"id": 2}, {}], "n": None, "with space": {"x": 9}, "dash-key": 3},
@@ -54,6 +55,43 @@ def test_what_is_not_there_is_missing_or_an_error(path: str):
 def test_what_is_no_path_is_refused(path: str):
     with pytest.raises(InvalidPath):
         find(DATA, path)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "|".join(["[@,@]"] * 40),
+        "|".join(["[@,@][]"] * 40),
+        "|".join(["{a: @, b: @}"] * 40),
+        "|".join(["[@,@]"] * 25) + "|to_string(@)",
+        "|".join(["[@,@]"] * 15) + "|" + "|".join(["[?@ == @]"] * 400),
+        "to_string(to_array(" * 40 + "'\"'" + "))" * 40,
+        "|".join(["[@]"] * 5000),
+        "(" * 5000 + "a" + ")" * 5000,
+        "map(&[@,@], @)|" * 40 + "@",
+    ],
+    ids=range(9),
+)  # fmt: skip
+@pytest.mark.timeout(60)  # that it ends at all is the property
+def test_an_expression_cannot_make_more_than_there_is_room_for(expression: str):
+    with pytest.raises(InvalidPath) as caught:
+        search([1], expression)
+    assert len(str(caught.value)) < 1000
+
+
+def test_large_data_can_be_rearranged():
+    rows = [{"id": n, "words": "word " * 20, "tags": ["a", "b"]} for n in range(20_000)]
+    found = search(rows, "[?length(words) > `5`].{id: id, first: tags[0], all: [words, words]}")
+    assert len(found) == 20_000
+    assert search(rows, "[?id > `19998`].id") == [19_999]
+
+
+@pytest.mark.parametrize(
+    "expression", ["items[?name > `3`]", "items[::0]", "items[::0].name", "{a: items[?name > `3`]}", "{a: items[::0]}"]
+)
+def test_what_does_not_fit_the_values_is_told(expression: str):
+    with pytest.raises(InvalidPath):
+        search({"items": [{"name": "text"}]}, expression)
 
 
 KEYS = st.text(min_size=1, max_size=8)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,58 @@ def test_nothing_leads_outside(tmp_path: Path, operation: str, path: str):
     (project / "link").symlink_to(tmp_path)
     assert refused(project, operation, path, content="x", destination="y.txt") == "path_outside_project"
     assert outside.read_text() == "secret"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "components/evil.py",
+        "out/../components/evil.py",
+        "Components/evil.py",
+        "link/evil.py",
+        "code/evil.py",
+        "own/evil.py",
+        "prompts/summarizer/v1.md",
+        "flowmason.json",
+        "FLOWMASON.JSON",
+        ".flowmason/runs.db",
+        ".git/hooks/post-checkout",
+        "data/runs.db-wal",
+        "deep/x.pipeline.json",
+        ".env",
+    ],
+)
+def test_nothing_writes_what_the_project_executes_or_trusts(tmp_path: Path, path: str):
+    settings = json.dumps({"components": ["own", "code"], "stores": {"runs": "data/runs.db"}})
+    for folder in ("own", "lib", "out", "components"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "flowmason.json").write_text(settings)
+    (tmp_path / "components" / "evil.py").write_text("kept")
+    (tmp_path / "link").symlink_to("components")
+    (tmp_path / "code").symlink_to("lib")
+    (tmp_path / "a.txt").write_text("a")
+    before = sorted(p for p in tmp_path.rglob("*"))
+    for operation in ("write", "append", "delete", "mkdir"):
+        assert refused(tmp_path, operation, path, content="x", missing_ok=True) == "path_protected"
+    assert refused(tmp_path, "move", path, destination="b.txt") == "path_protected"
+    for operation in ("copy", "move"):
+        assert refused(tmp_path, operation, "a.txt", destination=path) == "path_protected"
+    assert sorted(p for p in tmp_path.rglob("*")) == before
+    assert (tmp_path / "flowmason.json").read_text() == settings
+
+
+def test_what_is_protected_can_be_read_and_names_alike_written(tmp_path: Path):
+    (tmp_path / "flowmason.json").write_text("{}")
+    assert do(tmp_path, "read", "flowmason.json").content == "{}"
+    assert do(tmp_path, "list", "components/..", pattern="*").files == ["flowmason.json"]
+    for path in ("components.txt", "out/components/a.py", "data/flowmason.json", "x.json"):
+        assert do(tmp_path, "write", path, content="x").changed
+
+
+def test_components_in_the_projects_directory_itself_protect_its_code_only(tmp_path: Path):
+    (tmp_path / "flowmason.json").write_text('{"components": ["."]}')
+    assert refused(tmp_path, "write", "out/evil.py", content="x") == "path_protected"
+    assert do(tmp_path, "write", "out/a.txt", content="x").changed
 
 
 def test_a_destination_or_pattern_outside_is_refused_too(tmp_path: Path):

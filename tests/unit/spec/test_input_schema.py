@@ -178,6 +178,8 @@ class TestSchemas:
             ({"type": "objekt"}, "/type"),
             ({"properties": {"a": {"minimum": "x"}}}, "/properties/a/minimum"),
             ({"properties": {"a": {"pattern": "("}}}, "/properties/a/pattern"),
+            ({"properties": {"a": {"pattern": "(?=a)b"}}}, "/properties/a/pattern"),
+            ({"patternProperties": {r"^(a)\1": {}}}, r"/patternProperties/^(a)\1"),
             ({"items": [True]}, "/items"),
             ({"required": "a"}, "/required"),
         ],
@@ -186,6 +188,33 @@ class TestSchemas:
         assert self.problems(schema) == [("invalid_schema", path, "error")]
         with pytest.raises(InvalidPipeline):
             InputSchema(schema)
+
+    @pytest.mark.timeout(60)  # that it ends at all is the property: with a matcher that backtracks it takes years
+    def test_patterns_cannot_hang(self):
+        text, evil = "a" * 60 + "!", "^(a+)+$"
+        assert [p.code for p in InputSchema({"pattern": evil}).violations(text)] == ["pattern"]
+        assert self.problems({"pattern": evil, "default": text}) == [("invalid_default", "/default", "error")]
+        schema = {"patternProperties": {evil: {}}, "additionalProperties": False}
+        assert [p.code for p in InputSchema(schema).violations({text: 1})] == ["not_allowed"]
+        assert InputSchema(schema).violations({"aaa": 1}) == []
+
+    def test_patterns_are_those_of_json_schema(self):
+        for pattern, good, bad in (
+            ("^a$", "a", "a\n"),
+            (r"^\u00e9$", "é", "e"),
+            (r"^\\u0061$", "\\u0061", "a"),
+            (r"^\d$", "1", "١"),
+        ):
+            assert InputSchema({"pattern": pattern}).violations(good) == [], pattern
+            assert len(InputSchema({"pattern": pattern}).violations(bad)) == 1, pattern
+        assert len(InputSchema({"pattern": "^a$"}).violations("\ud800")) == 1
+
+    def test_multiples_are_decimal(self):
+        for step, good, bad in ((0.1, [0.3, 1.1, -0.7, 5], 0.35), (0.01, [19.99, 1e300], 0.005), (3, [9, 3.0], 10)):
+            for value in good:
+                assert InputSchema({"multipleOf": step}).violations(value) == [], (step, value)
+            assert len(InputSchema({"multipleOf": step}).violations(bad)) == 1
+        assert len(InputSchema({"multipleOf": 0.1}).violations(float("inf"))) == 1
 
     def test_references_are_never_fetched(self):
         assert self.problems({"$ref": "http://127.0.0.1:9/s.json"}) == [("external_ref", "/$ref", "error")]
