@@ -11,6 +11,7 @@ from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
 
 from flowmason_ray.components.frames import is_frame, to_frame
+from flowmason_ray.engine.json_values import json_row
 from flowmason_ray.errors import PermanentError, nearest
 
 
@@ -54,13 +55,7 @@ def as_table(data: Any) -> Any:
 
 def as_it_came(table: Any, data: Any) -> Any:
     """Return a DataFrame in the form that `data` (a `Rows`) has: itself, or its rows as objects of JSON."""
-    return table if is_frame(data) else [_json(row) for row in table.to_dicts()]
-
-
-def _json(row: dict[str, Any]) -> dict[str, Any]:
-    from flowmason_ray.components.builtin.sql_rows import json_value
-
-    return {name: json_value(value) for name, value in row.items()}
+    return table if is_frame(data) else [json_row(row) for row in table.to_dicts()]
 
 
 def require_fields(wanted: list[str], data: Any, name: str) -> None:
