@@ -302,7 +302,7 @@ def test_joins_keep_the_left_order():
         ({"on": "id"}, "'id' in the right table"),
         ({"left_on": "idd", "right_on": "key"}, r"left table. Did you mean 'id'\?"),
         ({"left_on": "id", "right_on": "v"}, "failed"),
-        ({"left_on": "id", "right_on": "key", "unique_right": True}, "failed"),
+        ({"left_on": "id", "right_on": "key", "unique_right": True}, "{'key': 2} occurs more than once"),
         ({"on": "id", "how": "cross"}, "no keys"),
     ],
 )
