@@ -290,3 +290,21 @@ def test_a_right_side_that_has_to_be_unique(how: str) -> None:
     do("join", left=left, right=right, on="id", how=how, unique_right=True)
     with pytest.raises(PermanentError, match=r"\{'id': 1\} occurs more than once in the right table"):
         do("join", left=left, right=[*right, {"id": 1, "a": 4}], on="id", how=how, unique_right=True)
+
+
+@pytest.mark.parametrize("by", ["x", "-x"])
+@pytest.mark.parametrize("nulls", ["first", "last"])
+def test_what_is_no_number_is_sorted_as_null_is(by: str, nulls: str) -> None:
+    nan = float("nan")
+    data = [{"x": 3.0, "n": 0}, {"x": nan, "n": 1}, {"x": 1.0, "n": 2}, {"x": None, "n": 3}, {"x": nan, "n": 4}, {"x": 2.0, "n": 5}]  # fmt: skip
+    numbers = [2, 5, 0] if by == "x" else [0, 5, 2]
+    expected = [*numbers, 1, 4, 3] if nulls == "last" else [3, 1, 4, *numbers]
+    for given_as in (data, pl.DataFrame(data)):
+        done = do("sort", data=given_as, by=by, nulls=nulls).data
+        rows: Any = done if given_as is data else done.to_dicts()
+        assert [row["n"] for row in rows] == expected
+
+
+def test_no_fields_are_all_fields() -> None:
+    data = [{"a": 1}, {"a": 2}, {"a": 2}]
+    assert both("deduplicate", data, by=[]).data == data[:2]
