@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
+from flowmason_ray.components.builtin import table_sql
 from flowmason_ray.components.builtin.table_files import TableRead, TableWrite
 from flowmason_ray.components.builtin.table_shape import TableAggregate, TableJoin
 from flowmason_ray.components.builtin.table_sql import TableSql, with_parameters
@@ -217,12 +219,42 @@ def test_sql_errors(query: str, code: str, words: str):
         "select * from \"read_csv\"('{f}')",
         "select * from sales where region in (select a from read_csv('{f}'))",
         "with x as (select * from read_ndjson('{f}')) select * from x",
+        "select * from read_csv\n-- a comment\n('{f}')",
+        "select 'it''s' as x, a from read_csv('{f}')",
+        "select '\\' as x, a from read_csv('{f}')",
+        "select '--' as x, a from read_csv('{f}')",
+        "select '/*' as x, a from read_csv('{f}') where a <> '*/'",
+        "select * from `read_csv`('{f}')",
+        "select * from Read_Parquet ('{f}')",
+        "select * from sales join read_ipc('{f}') as t on true",
+        "select '$$' as x, a from read_csv('{f}') where '$$' = '$$'",
     ],
 )
 def test_a_query_cannot_open_files(tmp_path: Path, query: str):
     (tmp_path / "secret").write_text("a\n1\n")
     with pytest.raises(PermanentError, match="no files"):
         sql(query.format(f=tmp_path / "secret"))
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["select * from read_csv('{f}')", "select region from sales where price in (select a from read_csv('{f}'))"],
+)
+def test_what_is_not_seen_in_the_query_is_seen_in_the_plan(tmp_path: Path, query: str, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "secret").write_text("a\n1\n")
+    monkeypatch.setattr(table_sql, "_READS_FILES", re.compile("(?!)"))
+    with pytest.raises(PermanentError, match="no files"):
+        sql(query.format(f=tmp_path / "secret"))
+
+
+@pytest.mark.parametrize("text", ["CSV SCAN [x]", "Csv SCAN [a.csv]", "read_csv('a')", "x read_csv (", "SCAN ["])
+def test_texts_and_names_are_no_files(text: str):
+    table = pl.DataFrame({"a": [text, "other"], text: [1, 2]})
+    found = sql("select a as read_csv from t where a = :text", {"text": text}, t=table)
+    assert found.to_dicts() == [{"read_csv": text}]
+    literal = text.replace("'", "''")
+    assert sql(f"select '{literal}' as x from t -- read_csv('x')", t=table).height == 2
+    assert sql("select read_csv.a from t as read_csv /* read_csv(1) */", t=table).height == 2
 
 
 def test_positive_control_polars_itself_would_open_the_file(tmp_path: Path):
