@@ -14,6 +14,7 @@ from typing import Any, cast
 from flowmason_ray.components.builtin.table_errors import table_errors
 from flowmason_ray.components.datasets import CHUNK_ROWS, ChunkIndex, Reader
 from flowmason_ray.components.extras import needs
+from flowmason_ray.components.table_texts import check_lines, require_unpacked
 from flowmason_ray.engine.json_values import json_row
 
 with needs("A dataset that is a table", extra="tables"):
@@ -31,6 +32,8 @@ def reader(file: Path, name: str, format: str) -> Reader:
     """
     with table_errors(f"Reading {name!r}"):
         if format in ("csv", "tsv"):
+            require_unpacked(file, name)
+            check_lines(file, name)
             return _CsvReader(file, name, "," if format == "csv" else "\t")
         return _ScanReader(file, name, format)
 

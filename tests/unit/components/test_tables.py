@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import gzip
 import re
+import zlib
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import polars as pl
+import pyarrow as pa  # pyright: ignore[reportMissingTypeStubs]  # it has none
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
+from pydantic import ValidationError
 
+from flowmason_ray.components import table_texts
 from flowmason_ray.components.builtin import table_sql
 from flowmason_ray.components.builtin.table_files import TableRead, TableWrite
 from flowmason_ray.components.builtin.table_shape import TableAggregate, TableJoin
@@ -341,3 +346,55 @@ def test_joins_keep_the_left_order():
 def test_join_errors(options: dict[str, Any], words: str):
     with pytest.raises(PermanentError, match=words):
         join(LEFT, RIGHT, **options)
+
+
+@pytest.mark.parametrize("component", [TableRead, TableWrite])
+@pytest.mark.parametrize("separator", ["é", '"', "\n", "\r"])
+def test_separators_that_cannot_be(component: Any, separator: str):
+    with pytest.raises(ValidationError, match="a separator is one ASCII character"):
+        component.Input.model_validate({"path": "a.csv", "table": SALES, "separator": separator})
+
+
+@pytest.mark.parametrize("pattern", ["**a.csv", "in/a**/*.csv", "\0*.csv"])
+def test_patterns_that_cannot_be(tmp_path: Path, pattern: str):
+    with pytest.raises(PermanentError, match="stands alone between slashes") as caught:
+        read(tmp_path, pattern)
+    assert caught.value.code == "invalid_path"
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.ndjson", "a.json"])
+def test_packed_files_are_read_within_bounds(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch):
+    write(tmp_path, name, pl.DataFrame({"a": [1] * 1000}))
+    plain = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(gzip.compress(plain[:100]) + gzip.compress(plain[100:]))  # several parts are one file
+    assert read(tmp_path, name).rows == 1000
+    monkeypatch.setattr(table_texts, "UNPACKED_BYTES", len(plain) - 1)
+    monkeypatch.setattr(table_texts, "UNPACKED_TIMES", 1)
+    with pytest.raises(PermanentError, match="becomes more than") as caught:
+        read(tmp_path, name)
+    assert caught.value.code == "table_error"
+    (tmp_path / name).write_bytes(gzip.compress(plain)[:-20])
+    with pytest.raises(PermanentError, match="cannot be unpacked"):
+        read(tmp_path, name)
+
+
+def test_zstd_is_measured_and_zlib_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    plain = b"a,b\n" + b"1,2\n" * 1000
+    (tmp_path / "a.csv").write_bytes(cast("Any", pa).compress(plain, codec="zstd", asbytes=True))
+    assert read(tmp_path, "a.csv").rows == 1000
+    monkeypatch.setattr(table_texts, "UNPACKED_BYTES", 1000)
+    monkeypatch.setattr(table_texts, "UNPACKED_TIMES", 1)
+    with pytest.raises(PermanentError, match="becomes more than"):
+        read(tmp_path, "a.csv")
+    (tmp_path / "a.csv").write_bytes(zlib.compress(plain))
+    with pytest.raises(PermanentError, match="packed with zlib"):
+        read(tmp_path, "a.csv")
+
+
+@pytest.mark.parametrize("text", ["a,b\r1,2\r3,4\r", "a,b\r1,2\n", '"a\n",b\r1,2\r'])
+def test_lines_that_end_with_cr_alone_are_no_empty_table(tmp_path: Path, text: str):
+    (tmp_path / "a.csv").write_bytes(text.encode())
+    with pytest.raises(PermanentError, match="end with CR alone"):
+        read(tmp_path, "a.csv")
+    (tmp_path / "a.csv").write_bytes(b'"a\r1",b\r\n"1\r2",3\r\n')
+    assert read(tmp_path, "a.csv").table.to_dicts() == [{"a\r1": "1\r2", "b": 3}]
