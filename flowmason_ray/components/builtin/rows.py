@@ -90,7 +90,7 @@ def _carried(rows: list[dict[str, Any]], only: Collection[str] | None, moved: Co
     for row in rows:
         for name, value in row.items():
             if value is not None and (only is None or name in only):
-                types.setdefault(name, set()).add(type(value))
+                types.setdefault(name, set()).add(type(cast("object", value)))
     texts = {n for n, found in types.items() if found <= {dict, list} or (len(found) > 1 and n in moved)}
     if not texts and only is None:
         return rows
