@@ -23,6 +23,7 @@ from typing import Any, Protocol, cast
 import orjson
 
 from flowmason_ray.components.files import existing_file, file_errors, resolve_inside
+from flowmason_ray.components.table_texts import require_unpacked
 from flowmason_ray.engine.values import ItemSource
 from flowmason_ray.errors import PermanentError, nearest
 
@@ -171,6 +172,7 @@ def _opened(dataset: Dataset) -> _Opened:
 
 def _reader(dataset: Dataset) -> Reader:
     if dataset.format == "ndjson":
+        require_unpacked(dataset.file, dataset.name)
         return LineReader(dataset.file, dataset.name)
     module: Any = importlib.import_module("flowmason_ray.components.table_datasets")  # needs polars
     return module.reader(dataset.file, dataset.name, dataset.format)

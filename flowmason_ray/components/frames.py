@@ -16,6 +16,7 @@ polars is imported by the first value that needs it, so that components which me
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, TypeGuard, cast
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -58,6 +59,7 @@ def to_frame(value: object) -> DataFrame:
                     "a table given as a list needs objects as rows, and row {index} is of type {found}",
                     {"index": index, "found": type(row).__name__},
                 )
+        _one_type_each(cast("list[dict[str, object]]", rows))
         try:
             # Every row is looked at for its type: a column whose first values are null is common in JSON.
             return pl.DataFrame(rows, infer_schema_length=None)
@@ -69,6 +71,54 @@ def to_frame(value: object) -> DataFrame:
         "frame_type",
         "expected a table (the output 'table' of a table_* stage) or a list of row objects, found {found}",
         {"found": type(value).__name__},
+    )
+
+
+_KINDS: dict[type, str] = {
+    bool: "true or false", int: "numbers", float: "numbers", str: "texts", list: "lists", dict: "objects",
+}  # fmt: skip
+_EXACT = 2**53
+"""Whole numbers up to here are floats, too."""
+
+
+def _one_type_each(rows: list[dict[str, object]]) -> None:
+    """Refuse rows in which a column mixes types: polars would write 1 as "1" and true as 1.0, and pair them with others.
+
+    Raises:
+        PydanticCustomError: names the column, two rows and their types (`frame_rows`).
+    """
+    for name in dict.fromkeys(key for row in rows for key in row):
+        _check_type(str(name), [row.get(name) for row in rows], range(len(rows)))
+
+
+def _check_type(name: str, values: list[object], rows: Sequence[int]) -> None:
+    types = set(map(type, values))
+    kinds = {_KINDS[each] for each in types if each in _KINDS}
+    if len(kinds) > 1:
+        first = {_KINDS[type(v)]: row for v, row in reversed(list(zip(values, rows, strict=True))) if type(v) in _KINDS}
+        (one, a), (other, b) = sorted(first.items(), key=lambda each: each[1])[:2]
+        raise _mixed(name, f"{one} (row {a}) and {other} (row {b})")
+    if int in types and float in types:
+        for value, row in zip(values, rows, strict=True):
+            if isinstance(value, int) and abs(value) > _EXACT:
+                real = rows[[type(v) for v in values].index(float)]
+                raise _mixed(
+                    name, f"the whole number {value} (row {row}), which is none beside a fraction (row {real})"
+                )
+    if dict in types:
+        objects = [(cast("dict[str, object]", v), row) for v, row in zip(values, rows, strict=True) if type(v) is dict]
+        for key in dict.fromkeys(key for each, _ in objects for key in each):
+            _check_type(f"{name}.{key}", [each.get(key) for each, _ in objects], [row for _, row in objects])
+    if list in types:
+        lists = [(cast("list[object]", v), row) for v, row in zip(values, rows, strict=True) if type(v) is list]
+        _check_type(f"{name}[]", [v for each, _ in lists for v in each], [row for each, row in lists for _ in each])
+
+
+def _mixed(name: str, found: str) -> PydanticCustomError:
+    return PydanticCustomError(
+        "frame_rows",
+        "the rows do not form a table: column {column} holds {found}, and a column has one type; make it one before",
+        {"column": repr(name), "found": found},
     )
 
 

@@ -14,6 +14,8 @@ from typing import Any, cast
 from flowmason_ray.components.builtin.table_errors import table_errors
 from flowmason_ray.components.datasets import CHUNK_ROWS, ChunkIndex, Reader
 from flowmason_ray.components.extras import needs
+from flowmason_ray.components.table_texts import check_lines, require_unpacked
+from flowmason_ray.engine.json_values import json_row
 
 with needs("A dataset that is a table", extra="tables"):
     import polars as pl
@@ -30,6 +32,8 @@ def reader(file: Path, name: str, format: str) -> Reader:
     """
     with table_errors(f"Reading {name!r}"):
         if format in ("csv", "tsv"):
+            require_unpacked(file, name)
+            check_lines(file, name)
             return _CsvReader(file, name, "," if format == "csv" else "\t")
         return _ScanReader(file, name, format)
 
@@ -60,7 +64,7 @@ class _CsvReader:
             frame = pl.read_csv(
                 BytesIO(b"".join(rows)), separator=self._separator, has_header=False, schema=self._schema
             )
-        return frame.to_dicts()
+        return [json_row(row) for row in frame.iter_rows(named=True)]
 
 
 class _ScanReader:
@@ -75,7 +79,8 @@ class _ScanReader:
     def chunk(self, number: int) -> Sequence[Any]:
         """Return rows as objects."""
         with table_errors(f"Reading {self._name!r}"):
-            return self._scan.slice(self.starts[number], CHUNK_ROWS).collect().to_dicts()
+            frame = self._scan.slice(self.starts[number], CHUNK_ROWS).collect()
+        return [json_row(row) for row in frame.iter_rows(named=True)]
 
 
 def _records(lines: Any) -> Iterator[bytes]:

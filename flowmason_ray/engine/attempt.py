@@ -224,9 +224,14 @@ def fail(exc: BaseException, path: str, attempt: int) -> Failure:
         )
     name = type(exc).__name__
     text = _words_of(exc)
+    code, message = "component_error", f"{name}: {text}" if text else name
+    if isinstance(exc, TypeError | ValueError) and "DataFrame" in text and "serializ" in text:
+        # What a field of an Input may hold, a table or only JSON, is known to the component alone; its encoder stumbles.
+        code = "invalid_input"
+        message = f"The component takes JSON, and found a table in it ({text}). Write the table with table_write, or hand on its values."
     return Failure(
-        code="component_error",
-        message=printable(f"{name}: {text}" if text else name),
+        code=code,
+        message=printable(message),
         stage=path,
         attempts=attempt,
         error_type=name,

@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 
 import orjson
 
+from flowmason_ray.engine.json_values import json_row
 from flowmason_ray.spec.language.values import LazyList
 
 INLINE_LIMIT_BYTES = 64 * 1024
@@ -95,7 +96,7 @@ class Items:
         return position if self.indices is None or self.batch is not None else self.indices[position]
 
     def item(self, position: int) -> Any:
-        """Return the item at `position`: an element, a frame's row as an object, or a list of those."""
+        """Return the item at `position`: an element, a frame's row as an object of JSON, or a list of those."""
         if self.batch is None:
             return self._element(position if self.indices is None else self.indices[position])
         return [self._element(index) for index in self._batch(position)]
@@ -116,7 +117,7 @@ class Items:
     def _element(self, index: int) -> Any:
         if isinstance(self.source, ItemSource):
             return self.source.item(index)
-        return self.source.row(index, named=True) if is_frame(self.source) else self.source[index]
+        return json_row(self.source.row(index, named=True)) if is_frame(self.source) else self.source[index]
 
 
 def not_recordable(value: Any) -> str | None:

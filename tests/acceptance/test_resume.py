@@ -131,6 +131,36 @@ def test_a_killed_loop_goes_on_with_the_item_that_was_in_flight(project: Project
     assert "is succeeded: only a run that was interrupted" in finished.stderr
 
 
+@pytest.mark.parametrize("items", ["{{stages.read.table}}", {"dataset": "days.csv"}], ids=["table", "file"])
+def test_dates_of_items_are_the_same_before_and_after(project: Project, items: Any):
+    (project.root / "days.csv").write_text("day,n\n2024-01-01,1\n2024-01-02,2\n", encoding="utf-8")
+    seen = "{{ stages.each.results[0].day == '2024-01-02' }}"
+    looped = loop(items=items, filter_expression="item.day == '2024-01-02'", collect="{{item}}")
+    looped[1]["depends_on"] = ["read"]
+    looped[2]["config"] = {"name": "day {{item.day}}"}
+    process = project.start(
+        [
+            {"id": "read", "component_type": "table_read", "config": {"path": "days.csv"}},
+            *looped[1:],
+            {"id": "before", "component_type": "work", "config": {"name": f"{seen}!"}},
+            {
+                "id": "gate",
+                "component_type": "work",
+                "config": {"name": "x", "after": "go"},
+                "depends_on": ["before"],
+            },
+        ],
+        output={"before": "{{stages.before.name}}", "after": seen, "results": "{{stages.each.results}}"},
+    )
+    project.kill_when(process, "stage_started", "gate")
+    (project.root / "go").touch()
+    done = project.fm("resume", "last", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["output"] == {
+        "before": "true!", "after": True, "results": [{"day": "2024-01-02", "n": 2}],
+    }  # fmt: skip
+
+
 def test_a_question_outlives_the_process_that_asked(project: Project):
     ask = {"id": "ask", "component_type": "wait_for_approval", "config": {"message": "Go?"}}
     process = project.start([ask], output={"answer": "{{stages.ask.data}}"})

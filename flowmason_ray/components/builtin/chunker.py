@@ -73,6 +73,22 @@ class Chunk(BaseModel):
     metadata: dict[str, Any] = Field(description="What 'metadata' says, the same for every chunk.")
 
 
+def sizes(strategy: str, size: int | None, overlap: int | None) -> tuple[int, int]:
+    """Return the size and the overlap that hold.
+
+    Raises:
+        ValueError: they cannot be; says why.
+    """
+    size = size or DEFAULT_SIZE[strategy]
+    if size < SMALLEST[strategy]:
+        raise ValueError(f"'chunk_size' is at least {SMALLEST[strategy]} for {strategy!r}")
+    if overlap is None:
+        overlap = 0 if strategy == "headings" else size // 10
+    if overlap >= size:
+        raise ValueError(f"'chunk_overlap' must be smaller than 'chunk_size', which is {size}")
+    return size, overlap
+
+
 @operator(effect="pure", cost="cpu", category="documents")
 class Chunker:
     """Cuts a text into chunks by characters, tokens, sentences or headings, and says where each one lies."""
@@ -120,24 +136,18 @@ class Chunker:
         def _one_text(self) -> Self:
             if (self.document is None) == (self.text is None):
                 raise ValueError("give either 'document' or 'text'")
-            size = self.size
-            if size < SMALLEST[self.strategy]:
-                raise ValueError(f"'chunk_size' is at least {SMALLEST[self.strategy]} for {self.strategy!r}")
-            if self.overlap >= size:
-                raise ValueError(f"'chunk_overlap' must be smaller than 'chunk_size', which is {size}")
+            sizes(self.strategy, self.chunk_size, self.chunk_overlap)
             return self
 
         @property
         def size(self) -> int:
             """The size that holds."""
-            return self.chunk_size or DEFAULT_SIZE[self.strategy]
+            return sizes(self.strategy, self.chunk_size, self.chunk_overlap)[0]
 
         @property
         def overlap(self) -> int:
             """The overlap that holds."""
-            if self.chunk_overlap is not None:
-                return self.chunk_overlap
-            return 0 if self.strategy == "headings" else self.size // 10
+            return sizes(self.strategy, self.chunk_size, self.chunk_overlap)[1]
 
     class Output(BaseModel):
         """The chunks."""

@@ -20,6 +20,7 @@ from flowmason_ray.components.builtin.field_conditions import Test, field_tests
 from flowmason_ray.components.builtin.json_paths import MISSING
 from flowmason_ray.components.frames import is_frame
 from flowmason_ray.engine.component import Context
+from flowmason_ray.engine.json_values import json_value
 from flowmason_ray.errors import ExpressionError, PermanentError
 from flowmason_ray.spec.expressions import DictScope, Expression, ExpressionSyntaxError, parse_expression
 
@@ -156,11 +157,12 @@ def _each(items: Iterable[Any], data: list[Any] | None, meets: Judge) -> Iterato
 
 
 def _filter_frame(frame: DataFrame, meets: Judge) -> DataFrame:
-    from polars import selectors  # there is a frame, so polars is there; the component itself works without
-
     if not frame.height:
         return frame
-    # The language knows JSON values only: dates and times are judged as ISO texts, which compare as they should.
+    # The language knows JSON values only: dates and times are judged as ISO texts, which compare as they should. NaN stays.
     untyped = cast("Any", frame)
-    rows = untyped.with_columns(selectors.temporal().dt.to_string("iso")).iter_rows(named=True)
+    rows = (
+        {n: v if isinstance(v, str | int | float | None) else json_value(v) for n, v in row.items()}
+        for row in untyped.iter_rows(named=True)
+    )
     return untyped.filter(list(_each(rows, None, meets)))

@@ -16,7 +16,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from flowmason_ray.components.base import node
-from flowmason_ray.components.builtin.chunker import Chunker, SourceDocument, chunk_id
+from flowmason_ray.components.builtin.chunker import Chunker, SourceDocument, chunk_id, sizes
 from flowmason_ray.components.builtin.examples import closed
 from flowmason_ray.components.connection_names import names_connection
 from flowmason_ray.components.vectors.opening import store_of
@@ -101,6 +101,7 @@ class IndexDocuments:
         def _something(self) -> Self:
             if not self.documents and not self.chunks and not self.sync:
                 raise ValueError("give 'documents' or 'chunks'")
+            sizes(self.strategy, self.chunk_size, self.chunk_overlap)
             return self
 
     class Output(BaseModel):

@@ -63,7 +63,7 @@ class Sort:
             found: Any = _sorted(input.data, fields, down, nulls_last=input.nulls == "last")
         else:
             table: Any = input.data
-            found = table.sort(fields, descending=down, nulls_last=input.nulls == "last", maintain_order=True)
+            found = _sorted_table(table, fields, down, nulls_last=input.nulls == "last")
         found = found if input.limit is None else found[: input.limit]
         return self.Output(data=found, count=len(found))
 
@@ -74,8 +74,11 @@ def _sorted(
     found = rows
     # The least important first: every sort keeps the order of what is equal, so the more important ones come on top.
     for field, descending in reversed(list(zip(fields, down, strict=True))):
-        there = [row for row in found if row.get(field) is not None]
         missing = [row for row in found if row.get(field) is None]
+        odd = [
+            row for row in found if row.get(field) != row.get(field)
+        ]  # NaN, which is neither more nor less than a number
+        there = [row for row in found if row.get(field) is not None and row[field] == row[field]]
         kinds = {_kind(row[field]) for row in there}
         if len(kinds) > 1 or kinds & {"an object", "a list"}:
             raise PermanentError(
@@ -83,8 +86,26 @@ def _sorted(
                 code="invalid_input",
             )
         there.sort(key=lambda row: row[field], reverse=descending)
-        found = [*there, *missing] if nulls_last else [*missing, *there]
+        found = [*there, *odd, *missing] if nulls_last else [*missing, *odd, *there]
     return found
+
+
+def _sorted_table(table: Any, fields: Sequence[str], down: Sequence[bool], *, nulls_last: bool) -> Any:
+    import polars as pl  # there is a table, so polars is there; the component itself works without
+
+    from flowmason_ray.components.builtin.table_errors import table_errors
+
+    keys: list[Any] = []
+    directions: list[bool] = []
+    for field, descending in zip(fields, down, strict=True):
+        if table.schema[field].is_float():  # NaN goes where null does, and not above all numbers
+            keys.append(pl.col(field).is_nan() | pl.col(field).is_null())
+            keys.append(pl.col(field).is_null())
+            directions += [not nulls_last, not nulls_last]
+        keys.append(pl.col(field))
+        directions.append(descending)
+    with table_errors("Sorting", table.columns):
+        return table.sort(keys, descending=directions, nulls_last=nulls_last, maintain_order=True)
 
 
 def _kind(value: object) -> str:
@@ -109,7 +130,9 @@ class Deduplicate:
         model_config = closed({"data": _PEOPLE, "by": ["age"]})
 
         data: Rows = Field(description="A list of objects, or a table.")
-        by: list[str] | str | None = Field(default=None, description="The fields that make rows equal; default: all.")
+        by: list[str] | str | None = Field(
+            default=None, description="The fields that make rows equal; default, and none: all."
+        )
         keep: Literal["first", "last", "none"] = Field(
             default="first", description="Which of equal rows stays; 'none' leaves only those that are alone."
         )
@@ -125,7 +148,7 @@ class Deduplicate:
         Raises:
             PermanentError: `unknown_column`.
         """
-        by = [input.by] if isinstance(input.by, str) else input.by
+        by = [input.by] if isinstance(input.by, str) else input.by or None
         require_fields(by or [], input.data, "'by'")
         if is_list(input.data):
             found: Any = _distinct(input.data, by, input.keep)

@@ -5,16 +5,21 @@ The table components do the work; a list becomes a table for it, and its result 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
 from flowmason_ray.components.base import operator
 from flowmason_ray.components.builtin.examples import closed
-from flowmason_ray.components.builtin.rows import Rows, as_it_came, as_table
+from flowmason_ray.components.builtin.rows import Rows, as_it_came, as_table, is_list, require_fields
 from flowmason_ray.components.builtin.rows_chosen import Chosen
-from flowmason_ray.components.builtin.table_shape import Aggregation, TableAggregate, TableJoin
+from flowmason_ray.components.builtin.table_shape import Aggregation, TableAggregate, TableJoin, names, parsed
+from flowmason_ray.components.extras import needs
 from flowmason_ray.engine.component import Context
+
+with needs("The table components", extra="tables"):
+    import polars as pl
 
 _ORDERS = [
     {"city": "Oslo", "total": 10},
@@ -59,8 +64,10 @@ class Aggregate:
             PermanentError: `unknown_column`, `unknown_operation`, `duplicate_column`, `table_error`.
         """
         groups = [input.group_by] if isinstance(input.group_by, str) else input.group_by
+        fields = _fields(groups, input.aggregations)
+        require_fields(fields, input.data, "aggregate")
         wanted = TableAggregate.Input(
-            table=as_table(input.data),
+            table=as_table(input.data, empty=dict.fromkeys(fields, pl.Int64()), only=fields),
             group_by=groups,
             aggregations=input.aggregations,
             sort=input.sort,
@@ -106,6 +113,26 @@ class Join:
         facts: dict[str, Any] = {
             n: getattr(input, n) for n in ("on", "left_on", "right_on", "how", "suffix", "unique_right")
         }
-        wanted = TableJoin.Input(left=as_table(input.left), right=as_table(input.right), **facts)
-        done = TableJoin().execute(wanted, context)
+        left_keys, right_keys = names(input.on or input.left_on), names(input.on or input.right_on)
+        left = as_table(input.left, moved=_but(left_keys, input.left))
+        right = as_table(input.right, like=input.left, moved=_but(right_keys, input.right))
+        if input.how == "cross" and not (left.height and right.height):
+            return self.Output(data=as_it_came(left.clear(), input.left), count=0)
+        # A list without objects has no fields: its keys are like the other side's.
+        keys = list(zip(left_keys, right_keys, strict=False))
+        if is_list(input.left) and not input.left:
+            left = pl.DataFrame(schema={a: right.schema.get(b, pl.Int64()) for a, b in keys})
+        if is_list(input.right) and not input.right:
+            right = pl.DataFrame(schema={b: left.schema.get(a, pl.Int64()) for a, b in keys})
+        done = TableJoin().execute(TableJoin.Input(left=left, right=right, **facts), context)
         return self.Output(data=as_it_came(done.table, input.left), count=done.rows)
+
+
+def _fields(groups: list[str], aggregations: Mapping[str, str | Aggregation]) -> list[str]:
+    named = (parsed(name, each) if isinstance(each, str) else each for name, each in aggregations.items())
+    return [*groups, *(each.column for each in named if each.column)]
+
+
+def _but(keys: list[str], data: Any) -> set[str]:
+    """Return the fields of a list's objects that are no keys."""
+    return {name for row in data for name in row} - {*keys} if is_list(data) else set()

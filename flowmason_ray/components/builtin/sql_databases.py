@@ -73,6 +73,12 @@ def opened(
         raise problem(exc.orig or exc, where) from exc
     except sqlite3.Error as exc:
         raise sql_problem(exc, where) from exc
+    except (OverflowError, UnicodeEncodeError) as exc:  # from drivers, for values that no column takes
+        raise PermanentError(
+            f"{where} cannot be given a value of 'parameters': {exc}. Whole numbers have 64 bits there, and texts are Unicode; "
+            "write a larger number as a text.",
+            code="invalid_parameter",
+        ) from exc
     except SQLAlchemyError as exc:
         raise PermanentError(f"{where}: {str(exc).partition(chr(10))[0]}", code="sql_error") from exc
     finally:

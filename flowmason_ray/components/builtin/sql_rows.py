@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
-from typing import Any, Literal, cast
+from typing import Any, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, Field
 
 from flowmason_ray.components.extras import needs
 from flowmason_ray.components.frames import Frame
+from flowmason_ray.engine.json_values import json_value
 from flowmason_ray.errors import PermanentError
 
 ResultForm = Literal["rows", "table"]
@@ -61,33 +59,3 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Any:
             f"The rows do not form a table: {str(exc).partition(chr(10))[0]}. Take them with result 'rows'.",
             code="table_error",
         ) from exc
-
-
-def json_value(value: Any) -> Any:
-    """Return a database's value as JSON.
-
-    Dates and times are ISO 8601, exact decimals numbers, bytes base64. Where every digit of a decimal counts, cast it to
-    text in the query.
-    """
-    match value:
-        case None | bool() | int() | str():
-            return value
-        case float():
-            return value if value == value and abs(value) != float("inf") else None
-        case Decimal():
-            if not value.is_finite():
-                return None
-            whole = value == value.to_integral_value() and abs(value) < 2**63
-            return int(value) if whole else float(value)
-        case datetime() | date() | time():
-            return value.isoformat()
-        case timedelta():
-            return value.total_seconds()
-        case bytes() | bytearray() | memoryview():
-            return base64.b64encode(bytes(cast("bytes", value))).decode("ascii")
-        case list() | tuple():
-            return [json_value(v) for v in value]  # pyright: ignore[reportUnknownVariableType]  # of a driver's making
-        case dict():
-            return {str(k): json_value(v) for k, v in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-        case _:
-            return str(value)

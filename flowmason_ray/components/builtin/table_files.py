@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from flowmason_ray.components.base import operator
 from flowmason_ray.components.builtin.table_errors import require_columns, table_errors
 from flowmason_ray.components.extras import needs
 from flowmason_ray.components.files import existing_file, file_errors, relative, resolve_inside, write_atomic
 from flowmason_ray.components.frames import Frame
+from flowmason_ray.components.table_texts import check_lines, check_unpacked
 from flowmason_ray.engine.component import Context
 from flowmason_ray.errors import PermanentError, nearest
 
@@ -52,6 +53,15 @@ _DTYPES: dict[str, Any] = {
 }
 
 
+def _separates(separator: str) -> str:
+    if not separator.isascii() or separator in '"\r\n':
+        raise ValueError(f"a separator is one ASCII character, and no quote or line end; found {separator!r}")
+    return separator
+
+
+Separator = Annotated[str, AfterValidator(_separates)]
+
+
 @operator(effect="idempotent", cost="io", category="tables")
 class TableRead:
     """Reads a table from CSV, TSV, Parquet, JSON, NDJSON or Arrow files of the project."""
@@ -70,7 +80,7 @@ class TableRead:
             default={},
             description="{column: type} where the guessed type is wrong: int, float, string, bool, date, datetime, time, categorical, int8 … uint64, float32.",
         )
-        separator: str | None = Field(
+        separator: Separator | None = Field(
             default=None, min_length=1, max_length=1, description="CSV: default ',' (TSV: tab)."
         )
         has_header: bool = Field(
@@ -125,6 +135,11 @@ def _files(path: str, context: Context) -> Sequence[Path]:
     if not any(c in path for c in "*?["):
         return [existing_file(context.project_dir, path)]
     root = context.project_dir.resolve()
+    if "\0" in path or any("**" in part and part != "**" for part in Path(path).parts):
+        raise PermanentError(
+            f"The pattern {path!r} cannot be one: '**' stands alone between slashes, as in 'data/**/*.csv'.",
+            code="invalid_path",
+        )
     if Path(path).is_absolute() or ".." in Path(path).parts:
         raise PermanentError(f"The pattern {path!r} must stay inside the project.", code="path_outside_project")
     found = [p.resolve() for p in sorted(root.glob(path)) if p.is_file() and p.resolve().is_relative_to(root)]
@@ -158,6 +173,10 @@ def _dtype(column: str, name: str) -> Any:
 
 def _scan(file: Path, name: str, input: TableRead.Input, dtypes: dict[str, Any]) -> pl.LazyFrame:
     kind = _format(name, input.format)
+    if kind in ("csv", "tsv", "json", "ndjson"):
+        check_unpacked(file, name)
+    if kind in ("csv", "tsv"):
+        check_lines(file, name)
     with table_errors(f"Reading {name!r}"):
         match kind:
             case "csv" | "tsv":
@@ -224,7 +243,7 @@ class TableWrite:
         table: Frame = Field(description="The table.")
         path: str = Field(description="The file, relative to the project; directories are made.")
         format: Format | None = Field(default=None, description="The format; default: by the file's extension.")
-        separator: str | None = Field(
+        separator: Separator | None = Field(
             default=None, min_length=1, max_length=1, description="CSV: default ',' (TSV: tab)."
         )
 

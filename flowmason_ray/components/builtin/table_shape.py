@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,6 +13,7 @@ from flowmason_ray.components.builtin.table_errors import require_columns, table
 from flowmason_ray.components.extras import needs
 from flowmason_ray.components.frames import Frame
 from flowmason_ray.engine.component import Context
+from flowmason_ray.engine.json_values import json_row
 from flowmason_ray.errors import PermanentError, nearest
 
 with needs("The table components", extra="tables"):
@@ -85,26 +86,26 @@ class TableAggregate:
         """
         available = input.table.columns
         require_columns(input.group_by, available, of="the table")
-        made = [_expression(name, wanted, available) for name, wanted in input.aggregations.items()]
+        made = [_expression(name, wanted, input.table.schema) for name, wanted in input.aggregations.items()]
         with table_errors("Aggregating", available):
             source = cast("Any", input.table)  # polars' own types lean on numpy's, which need not be there
             if input.group_by:
                 table = cast("pl.DataFrame", source.group_by(input.group_by, maintain_order=True).agg(made))
             else:
                 table = cast("pl.DataFrame", source.select(made))
-            table = _sorted(table, input.sort)
+            table = _sorted(in_64_bits(table, input.aggregations), input.sort)
         if input.limit is not None:
             table = table.head(input.limit)
         return self.Output(table=table, rows=table.height, columns=table.columns)
 
 
-def _expression(name: str, wanted: str | Aggregation, available: list[str]) -> pl.Expr:
-    chosen = _parsed(name, wanted) if isinstance(wanted, str) else wanted
+def _expression(name: str, wanted: str | Aggregation, schema: pl.Schema) -> pl.Expr:
+    chosen = parsed(name, wanted) if isinstance(wanted, str) else wanted
     if chosen.op == "rows" or (chosen.op == "count" and not chosen.column):
         return pl.len().alias(name)
     if not chosen.column:
         raise PermanentError(f"Aggregation {name!r}: {chosen.op!r} needs a column.", code="unknown_operation")
-    require_columns([chosen.column], available, of="the table")
+    require_columns([chosen.column], schema.names(), of="the table")
     column = pl.col(chosen.column)
     if chosen.op == "quantile":
         if chosen.q is None:
@@ -120,10 +121,38 @@ def _expression(name: str, wanted: str | Aggregation, available: list[str]) -> p
             + (f" Did you mean {near!r}?" if near else ""),
             code="unknown_operation",
         )
+    if chosen.op == "sum" and schema[chosen.column].is_integer():
+        column = column.cast(pl.Int128)  # 64 bits would wrap around
     return _OPERATIONS[chosen.op](column).alias(name)
 
 
-def _parsed(name: str, text: str) -> Aggregation:
+def in_64_bits(table: pl.DataFrame, columns: Iterable[str]) -> pl.DataFrame:
+    """Return the table with those of the columns that were summed with 128 bits as whole numbers of 64 bits.
+
+    Raises:
+        PermanentError: a sum needs more (`table_error`).
+    """
+    for name in columns:
+        if table.schema[name] != pl.Int128:
+            continue
+        least, most = cast("Any", table[name].min()), cast("Any", table[name].max())
+        if least is not None and not (least >= -(2**63) and most < 2**64 and (least >= 0 or most < 2**63)):
+            wrong = least if least < -(2**63) else most
+            raise PermanentError(
+                f"The sum {name!r} is {wrong}, which is no number of 64 bits. Make the column a float before, where "
+                "the last digits do not count.",
+                code="table_error",
+            )
+        table = table.with_columns(table[name].cast(pl.Int64 if most is None or most < 2**63 else pl.UInt64))
+    return table
+
+
+def parsed(name: str, text: str) -> Aggregation:
+    """Return what `text` asks for, such as "sum(price)".
+
+    Raises:
+        PermanentError: it does not read so (`unknown_operation`).
+    """
     match = _CALL.fullmatch(text)
     if match is None:
         raise PermanentError(
@@ -195,9 +224,10 @@ class TableJoin:
         options: dict[str, Any] = {}
         if input.how != "cross":
             options = {"left_on": left_on, "right_on": right_on, "coalesce": True}
-            options["validate"] = "m:1" if input.unique_right else "m:m"
         if input.how in ("semi", "anti"):
             del options["coalesce"]
+        if input.unique_right and right_on:
+            _require_unique(input.right, right_on)
         order = "right" if input.how == "right" else "left_right" if input.how == "full" else "left"
         with table_errors(f"Joining {left_on} with {right_on}"):
             table = cast("Any", input.left).join(
@@ -206,8 +236,18 @@ class TableJoin:
         return self.Output(table=table, rows=table.height, columns=table.columns)
 
 
+def _require_unique(table: pl.DataFrame, keys: list[str]) -> None:
+    found = cast("Any", table).select(keys).drop_nulls()  # null is no key
+    twice = found.filter(found.is_duplicated())
+    if twice.height:
+        raise PermanentError(
+            f"The key {json_row(twice.row(0, named=True))!r} occurs more than once in the right table, and 'unique_right' forbids that.",
+            code="table_error",
+        )
+
+
 def _keys(input: TableJoin.Input) -> tuple[list[str], list[str]]:
-    on, left, right = (_names(k) for k in (input.on, input.left_on, input.right_on))
+    on, left, right = (names(k) for k in (input.on, input.left_on, input.right_on))
     if input.how == "cross":
         if on or left or right:
             raise PermanentError("A cross join has no keys.", code="invalid_input")
@@ -223,5 +263,6 @@ def _keys(input: TableJoin.Input) -> tuple[list[str], list[str]]:
     return left, right
 
 
-def _names(keys: list[str] | str | None) -> list[str]:
+def names(keys: list[str] | str | None) -> list[str]:
+    """Return one name, several, or none as a list."""
     return [keys] if isinstance(keys, str) else list(keys or [])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, Literal, cast, get_args
 
 from flowmason_ray.errors import PermanentError, nearest
@@ -73,6 +74,12 @@ def _check(written: str, operator: str, value: Any) -> None:
         raise PermanentError(
             f"Filter {written!r}: {operator!r} takes {expected}; found {value!r}.", code="invalid_filter"
         )
+    for each in cast("list[Any]", value) if isinstance(value, list) else [value]:
+        if isinstance(each, int | float) and not -(2**63) <= each < 2**63 and (type(each) is int or not isfinite(each)):
+            raise PermanentError(
+                f"Filter {written!r}: {each!r} cannot be compared with: numbers are finite, and whole ones have 64 bits.",
+                code="invalid_filter",
+            )
 
 
 def _plain(value: Any) -> bool:

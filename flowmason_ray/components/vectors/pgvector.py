@@ -220,9 +220,9 @@ class PgVectorStore:
             f"SELECT {_HIT}, 1 - near.distance, near.vector::text FROM ("
             "  SELECT e.collection, e.id, e.vector, nullif(e.vector <=> %s::vector, 'NaN') AS distance"
             f"  FROM flowmason_entries AS e WHERE e.collection = %s AND {sql}"
-            '  ORDER BY distance NULLS FIRST, e.id COLLATE "C" LIMIT %s'
+            '  ORDER BY distance NULLS LAST, e.id COLLATE "C" LIMIT %s'
             ") AS near JOIN flowmason_entries AS e USING (collection, id)"
-            ' ORDER BY near.distance NULLS FIRST, e.id COLLATE "C"',
+            ' ORDER BY near.distance NULLS LAST, e.id COLLATE "C"',
             [_written(vector), number, *bindings, k],
         )
         return [_hit(row, with_vectors=with_vectors) for row in rows]

@@ -21,6 +21,8 @@ MAX_K = 1000
 """The most that one search returns: more is an export, not an answer."""
 MAX_DIMENSION = 16_000
 """What pgvector's type `vector` holds; models of 2025 make at most 4,096 numbers."""
+LARGEST = 3.4028234e38
+"""Stores keep the numbers of vectors with 32 bits."""
 _WORD = re.compile(r"[^\W_]+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
@@ -98,7 +100,8 @@ class VectorStore(Protocol):
         """Store entries; those whose id is there already replace what is there.
 
         Raises:
-            PermanentError: no such collection (`unknown_collection`), or a vector of another length (`collection_mismatch`).
+            PermanentError: no such collection (`unknown_collection`), a vector of another length (`collection_mismatch`), or
+                with numbers that are not finite (`invalid_vector`).
         """
         ...
 
@@ -137,8 +140,10 @@ class VectorStore(Protocol):
     ) -> Sequence[Hit]:
         """Return the `k` entries nearest to a vector among those that meet all conditions; the nearest first, exactly.
 
+        A vector of zeros has no direction: it comes behind all others, with the score 0.
+
         Raises:
-            PermanentError: no such collection, or a vector of another length.
+            PermanentError: no such collection, or a vector of another length or with numbers that are not finite.
         """
         ...
 
@@ -185,13 +190,20 @@ def check_vector(found: CollectionInfo, vector: Vector) -> None:
     """Refuse a vector that does not fit the collection.
 
     Raises:
-        PermanentError: `collection_mismatch`.
+        PermanentError: `collection_mismatch`; `invalid_vector` for numbers that are none, or that 32 bits do not hold.
     """
     if len(vector) != found.dimension:
         raise PermanentError(
             f"Collection {found.name!r} holds vectors of {found.dimension} numbers (model {found.model!r}); "
             f"found one of {len(vector)}.",
             code="collection_mismatch",
+        )
+    if not all(-LARGEST <= number <= LARGEST for number in vector):  # false for NaN, too
+        at, number = next((i, n) for i, n in enumerate(vector) if not -LARGEST <= n <= LARGEST)
+        raise PermanentError(
+            f"A vector for collection {found.name!r} holds {number!r} at place {at}; its numbers must be finite, and fit "
+            "into 32 bits. Look at what the embedding model returned.",
+            code="invalid_vector",
         )
 
 

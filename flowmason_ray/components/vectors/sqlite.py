@@ -258,8 +258,8 @@ class SqliteVectorStore:
             "SELECT e.id, e.document, e.text, e.metadata, 1 - near.distance, near.vector FROM ("
             "  SELECT e.number, v.vector, vec_distance_cosine(v.vector, ?) AS distance"
             f"  FROM entries AS e JOIN vectors AS v ON v.number = e.number WHERE e.collection = ? AND {sql}"
-            "  ORDER BY distance, e.id LIMIT ?"
-            ") AS near JOIN entries AS e ON e.number = near.number ORDER BY near.distance, e.id",
+            "  ORDER BY distance NULLS LAST, e.id LIMIT ?"
+            ") AS near JOIN entries AS e ON e.number = near.number ORDER BY near.distance NULLS LAST, e.id",
             [_packed(vector), number, *bindings, k],
         )
         return [_hit(row, with_vectors=with_vectors) for row in rows]

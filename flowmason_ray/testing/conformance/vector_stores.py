@@ -157,6 +157,22 @@ def _cosine(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 @_check
+def what_has_no_direction_comes_last(make: MakeStore) -> None:
+    """Behind what is opposite, and k = 1 returns what is near; vectors that are no numbers are refused."""
+    with make() as store:
+        store.create("c", model="m", dimension=2)
+        vectors = {"far": (-1, 0), "hit": (1, 0), "zero": (0, 0)}
+        store.upsert("c", [Entry(id=n, document="d", text="x", vector=v) for n, v in vectors.items()])
+        assert ids(store.query("c", (1, 0), k=3)) == ["hit", "far", "zero"]
+        assert ids(store.query("c", (1, 0), k=1)) == ["hit"]
+        for number in (math.nan, math.inf, -math.inf, 1e39):
+            bad = Entry(id="bad", document="d", text="x", vector=(number, 1))
+            assert refused(lambda bad=bad: store.upsert("c", [bad])) == "invalid_vector"
+            assert refused(lambda number=number: store.query("c", (1, number), k=1)) == "invalid_vector"
+        assert store.count("c") == 3
+
+
+@_check
 def storing_again_replaces(make: MakeStore) -> None:
     """Text, vector, metadata and words."""
     with filled(make) as store:

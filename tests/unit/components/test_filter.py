@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import polars as pl
@@ -105,3 +106,30 @@ def test_an_error_in_the_condition_names_the_item():
         keep(condition="item.n >")
     with pytest.raises(PermanentError, match="needs a list or a table"):
         keep({"a": 1}, condition="item.n > 1")
+
+
+@pytest.mark.parametrize(
+    ("condition", "fields"),
+    [
+        ("item.price == 0.1", {"price": 0.1}),
+        ("item.id == 9007199254740993", {"id": 9007199254740993}),
+        ("item.at == '2024-01-02T03:04:05'", {"at": "2024-01-02T03:04:05"}),
+        ("item.deep.day == '2024-01-02'", {"deep.day": "2024-01-02"}),
+        ("item.days[0] == '2024-01-02'", {"days[0]": "2024-01-02"}),
+        ("item.took > 60", {"took": {"gt": 60}}),
+    ],
+)
+def test_rows_of_tables_are_judged_as_json_by_both_kinds_of_condition(condition: str, fields: dict[str, Any]):
+    day = date(2024, 1, 2)
+    row = {
+        "price": Decimal("0.10"), "id": Decimal(9007199254740993), "at": datetime(2024, 1, 2, 3, 4, 5),
+        "deep": {"day": day}, "days": [day], "took": timedelta(seconds=90),
+    }  # fmt: skip
+    other = {
+        "price": Decimal("0.20"), "id": Decimal(9007199254740992), "at": datetime(2024, 1, 2, 3, 4, 6),
+        "deep": {"day": None}, "days": [None], "took": timedelta(seconds=30),
+    }  # fmt: skip
+    table = pl.DataFrame([row, other])
+    for options in ({"condition": condition}, {"field_conditions": fields}):
+        kept = keep(table, **options).data
+        assert kept.rows() == table.head(1).rows(), options

@@ -57,7 +57,11 @@ def test_no_rows_are_an_empty_frame():
         ({"a": [1]}, "expected a table .* found dict"),
         ("x", "found str"),
         ([{"a": 1}, 2], "row 1 is of type int"),
-        ([{"a": {"b": 1}}, {"a": [1]}], "do not form a table"),
+        ([{"a": {"b": 1}}, {"a": [1]}], r"column .a. holds objects \(row 0\) and lists \(row 1\)"),
+        (
+            [{"a": {"b": [1]}}, {"a": None}, {"a": {"b": [2, "x"]}}],
+            r"column .a.b\[\]. holds numbers \(row 0\) and texts \(row 2\)",
+        ),
         (FRAME.lazy(), "LazyFrame must be collected"),
     ],
 )

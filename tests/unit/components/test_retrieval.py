@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from flowmason_ray.components.builtin.index_documents import BATCH, IndexDocuments
+from flowmason_ray.components.builtin.index_documents import BATCH, IndexDocuments, IndexedDocument
 from flowmason_ray.components.builtin.retriever import Retriever
 from flowmason_ray.components.vectors.port import Hit
 from flowmason_ray.components.vectors.ranking import diverse, fused
@@ -187,3 +187,11 @@ def test_variety_counts_as_much_as_it_should() -> None:
     assert [h.id for h, _ in diverse(ranked, k=2, diversity=0)] == ["a", "b"]
     assert [h.id for h, _ in diverse(ranked, k=2, diversity=0.5)] == ["a", "c"]
     assert [h.id for h, _ in diverse(ranked, k=9, diversity=1)] == ["a", "c", "b"]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"), [({"chunk_size": 5}, "at least"), ({"chunk_size": 100, "chunk_overlap": 100}, "smaller")]
+)
+def test_sizes_that_cannot_be_are_told_before_anything_is_cut(sizes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        IndexDocuments.Input(documents=[IndexedDocument(text="x", source="a")], **sizes)

@@ -168,3 +168,143 @@ def test_what_cannot_be_done_is_said(name: str, config: dict[str, Any], code: st
     with pytest.raises(PermanentError, match=words) as caught:
         do(name, data=data, **config)
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "words"),
+    [
+        (
+            "aggregate",
+            {"group_by": "m", "aggregations": {"n": "count()"}},
+            "'m' holds numbers .row 0. and texts .row 2.",
+        ),
+        ("aggregate", {"aggregations": {"s": "sum(b)"}}, "'b' holds true or false .row 0. and numbers .row 1."),
+        ("aggregate", {"group_by": "i", "aggregations": {"n": "count()"}}, "9007199254740993 .row 0.*fraction .row 2."),
+        ("join", {"right": [{"m": 1}], "on": "m"}, "'m' holds numbers"),
+        ("join", {"right": [{"k": 1}, {"k": "1"}], "left_on": "b", "right_on": "k"}, "holds"),
+        ("pivot", {"index": "m", "columns": "k", "values": "b"}, "'m' holds numbers"),
+        ("unpivot", {"columns": ["k", "t"]}, "'k' is of the type number and 't' of the type String"),
+    ],
+)
+def test_mixed_types_are_refused_where_they_are_compared_or_computed_with(
+    name: str, config: dict[str, Any], words: str
+) -> None:
+    data = [
+        {"k": 1, "m": 1, "b": True, "i": 9007199254740993, "t": "a"},
+        {"k": 2, "m": None, "b": 2, "i": 9007199254740992, "t": "b"},
+        {"k": 3, "m": "1", "b": None, "i": 1.5, "t": "c"},
+    ]
+    with pytest.raises(PermanentError, match=words) as caught:
+        do(name, **{"left" if name == "join" else "data": data}, **config)
+    assert caught.value.code == "table_error"
+
+
+def test_what_is_only_moved_stays_what_it_was() -> None:
+    odd: list[Any] = [1, "1", True, 1.0, {"a": 1}, {"b": [1, "x", None]}, [], None, "x", 2**53 + 1]
+    data = [{"k": n, "odd": each} for n, each in enumerate(odd)]
+    joined = do("join", left=data, right=[{"k": n, "other": each} for n, each in enumerate(odd)], on="k").data
+    long = do("unpivot", data=data, index="odd", columns=["k"]).data
+    wide = do("pivot", data=[{**row, "c": "x"} for row in data], index="k", columns="c", values="odd").data
+    for found in (
+        [row["odd"] for row in joined],
+        [row["other"] for row in joined],
+        [row["odd"] for row in long],
+        [row["x"] for row in wide],
+    ):
+        assert [(type(each), each) for each in found] == [(type(each), each) for each in odd]
+    summed = do("aggregate", data=data, aggregations={"s": "sum(k)"}).data
+    assert summed == [{"s": sum(range(len(odd)))}]
+    by_object = do("aggregate", data=[{"o": {"a": 1, "b": 2}}, {"o": {"b": 2, "a": 1}}], group_by="o",
+                   aggregations={"n": "count()"})  # fmt: skip
+    assert by_object.data == [{"o": {"a": 1, "b": 2}, "n": 2}]
+
+
+def test_no_rows_are_no_groups_and_no_partners() -> None:
+    counted = {"n": "count()", "s": "sum(x)", "most": "max(x)", "mean": {"op": "mean", "column": "x"}}
+    assert do("aggregate", data=[], group_by=["c"], aggregations=counted).data == []
+    assert do("aggregate", data=[], aggregations=counted).data == [{"n": 0, "s": 0, "most": None, "mean": None}]
+    for key in (1, "a", None, 1.5):
+        one = [{"id": key}]
+        assert do("join", left=[], right=one, on="id").data == []
+        assert do("join", left=one, right=[], on="id").data == []
+        assert do("join", left=one, right=[], left_on="id", right_on="other", how="left").data == one
+        assert do("join", left=one, right=[], on="id", how="anti").data == one
+        assert do("join", left=[], right=one, on="id", how="right").data == one
+        assert do("join", left=[], right=one, on="id", how="full").data == one
+        assert do("join", left=one, right=[], how="cross").data == []
+    assert do("join", left=[], right=[], on="id").data == []
+    assert do("join", left=pl.DataFrame({"id": [1]}), right=[], on="id").data.height == 0
+    assert do("pivot", data=[], index="a", columns="b", values="c").data == []
+    assert do("unpivot", data=[], index="a").data == []
+
+
+@pytest.mark.parametrize("as_table", [False, True])
+def test_sums_do_not_wrap_around(as_table: bool) -> None:
+    def given_as(rows: list[dict[str, Any]]) -> Any:
+        return pl.DataFrame(rows) if as_table else rows
+
+    def read(done: Any) -> Any:
+        return done.data.to_dicts() if as_table else done.data
+
+    most = [{"g": 1, "c": "x", "n": 2**63 - 1}, {"g": 1, "c": "x", "n": 1}]
+    assert read(do("aggregate", data=given_as(most), aggregations={"s": "sum(n)"})) == [{"s": 2**63}]
+    wide = do("pivot", data=given_as(most), index="g", columns="c", values="n", aggregate="sum")
+    assert read(wide) == [{"g": 1, "x": 2**63}]
+    for rows in ([*most, most[0], most[0]], [{"g": 1, "c": "x", "n": -(2**63)}] * 2):
+        with pytest.raises(PermanentError, match="no number of 64 bits") as caught:
+            do("aggregate", data=given_as(rows), group_by="g", aggregations={"s": "sum(n)"})
+        assert caught.value.code == "table_error"
+        with pytest.raises(PermanentError, match="no number of 64 bits"):
+            do("pivot", data=given_as(rows), index="g", columns="c", values="n", aggregate="sum")
+
+
+def test_sums_of_short_numbers_do_not_wrap_around() -> None:
+    table = pl.DataFrame({"n": [2**31 - 1, 1]}, schema={"n": pl.Int32})
+    assert do("aggregate", data=table, aggregations={"s": "sum(n)"}).data.to_dicts() == [{"s": 2**31}]
+
+
+def test_filling_keeps_the_types() -> None:
+    numbers = [{"c": "a", "m": "j", "r": 1}, {"c": "b", "m": "f", "r": 2}]
+    texts = [{**row, "r": str(row["r"])} for row in numbers]
+    how: dict[str, Any] = {"index": "c", "columns": "m", "values": "r"}
+    filled = both("pivot", numbers, **how, fill=0).data
+    assert json.dumps(filled) == json.dumps([{"c": "a", "j": 1, "f": 0}, {"c": "b", "j": 0, "f": 2}])
+    assert do("pivot", data=texts, **how, fill=0).data[0] == {"c": "a", "j": "1", "f": 0}
+    assert do("pivot", data=numbers, **how, fill="-").data[0] == {"c": "a", "j": 1, "f": "-"}
+    assert both("pivot", texts, **how, fill="-").data[0] == {"c": "a", "j": "1", "f": "-"}
+    for rows, fill in ((texts, 0), (numbers, "-")):
+        with pytest.raises(PermanentError, match="does not fit column 'j'") as caught:
+            do("pivot", data=pl.DataFrame(rows), **how, fill=fill)
+        assert caught.value.code == "invalid_input"
+    for wrong in ({"index": "m"}, {"values": "m"}, {"values": "c"}):
+        with pytest.raises(PermanentError, match="are different fields") as caught:
+            do("pivot", data=numbers, **{**how, **wrong})
+        assert caught.value.code == "invalid_input"
+    with pytest.raises(PermanentError, match="cannot be names of fields"):
+        do("pivot", data=[{**row, "m": [1]} for row in numbers], **how)
+
+
+@pytest.mark.parametrize("how", ["inner", "left", "right", "full", "semi", "anti"])
+def test_a_right_side_that_has_to_be_unique(how: str) -> None:
+    left, right = [{"id": 1}], [{"id": 1, "a": 1}, {"id": None, "a": 2}, {"id": None, "a": 3}]
+    do("join", left=left, right=right, on="id", how=how, unique_right=True)
+    with pytest.raises(PermanentError, match=r"\{'id': 1\} occurs more than once in the right table"):
+        do("join", left=left, right=[*right, {"id": 1, "a": 4}], on="id", how=how, unique_right=True)
+
+
+@pytest.mark.parametrize("by", ["x", "-x"])
+@pytest.mark.parametrize("nulls", ["first", "last"])
+def test_what_is_no_number_is_sorted_as_null_is(by: str, nulls: str) -> None:
+    nan = float("nan")
+    data = [{"x": 3.0, "n": 0}, {"x": nan, "n": 1}, {"x": 1.0, "n": 2}, {"x": None, "n": 3}, {"x": nan, "n": 4}, {"x": 2.0, "n": 5}]  # fmt: skip
+    numbers = [2, 5, 0] if by == "x" else [0, 5, 2]
+    expected = [*numbers, 1, 4, 3] if nulls == "last" else [3, 1, 4, *numbers]
+    for given_as in (data, pl.DataFrame(data)):
+        done = do("sort", data=given_as, by=by, nulls=nulls).data
+        rows: Any = done if given_as is data else done.to_dicts()
+        assert [row["n"] for row in rows] == expected
+
+
+def test_no_fields_are_all_fields() -> None:
+    data = [{"a": 1}, {"a": 2}, {"a": 2}]
+    assert both("deduplicate", data, by=[]).data == data[:2]

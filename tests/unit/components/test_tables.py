@@ -1,15 +1,22 @@
 from __future__ import annotations
 
+import gzip
+import re
+import zlib
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import polars as pl
+import pyarrow as pa  # pyright: ignore[reportMissingTypeStubs]  # it has none
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
+from pydantic import ValidationError
 
+from flowmason_ray.components import table_texts
+from flowmason_ray.components.builtin import table_sql
 from flowmason_ray.components.builtin.table_files import TableRead, TableWrite
 from flowmason_ray.components.builtin.table_shape import TableAggregate, TableJoin
 from flowmason_ray.components.builtin.table_sql import TableSql, with_parameters
@@ -217,12 +224,42 @@ def test_sql_errors(query: str, code: str, words: str):
         "select * from \"read_csv\"('{f}')",
         "select * from sales where region in (select a from read_csv('{f}'))",
         "with x as (select * from read_ndjson('{f}')) select * from x",
+        "select * from read_csv\n-- a comment\n('{f}')",
+        "select 'it''s' as x, a from read_csv('{f}')",
+        "select '\\' as x, a from read_csv('{f}')",
+        "select '--' as x, a from read_csv('{f}')",
+        "select '/*' as x, a from read_csv('{f}') where a <> '*/'",
+        "select * from `read_csv`('{f}')",
+        "select * from Read_Parquet ('{f}')",
+        "select * from sales join read_ipc('{f}') as t on true",
+        "select '$$' as x, a from read_csv('{f}') where '$$' = '$$'",
     ],
 )
 def test_a_query_cannot_open_files(tmp_path: Path, query: str):
     (tmp_path / "secret").write_text("a\n1\n")
     with pytest.raises(PermanentError, match="no files"):
         sql(query.format(f=tmp_path / "secret"))
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["select * from read_csv('{f}')", "select region from sales where price in (select a from read_csv('{f}'))"],
+)
+def test_what_is_not_seen_in_the_query_is_seen_in_the_plan(tmp_path: Path, query: str, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "secret").write_text("a\n1\n")
+    monkeypatch.setattr(table_sql, "_READS_FILES", re.compile("(?!)"))
+    with pytest.raises(PermanentError, match="no files"):
+        sql(query.format(f=tmp_path / "secret"))
+
+
+@pytest.mark.parametrize("text", ["CSV SCAN [x]", "Csv SCAN [a.csv]", "read_csv('a')", "x read_csv (", "SCAN ["])
+def test_texts_and_names_are_no_files(text: str):
+    table = pl.DataFrame({"a": [text, "other"], text: [1, 2]})
+    found = sql("select a as read_csv from t where a = :text", {"text": text}, t=table)
+    assert found.to_dicts() == [{"read_csv": text}]
+    literal = text.replace("'", "''")
+    assert sql(f"select '{literal}' as x from t -- read_csv('x')", t=table).height == 2
+    assert sql("select read_csv.a from t as read_csv /* read_csv(1) */", t=table).height == 2
 
 
 def test_positive_control_polars_itself_would_open_the_file(tmp_path: Path):
@@ -302,10 +339,62 @@ def test_joins_keep_the_left_order():
         ({"on": "id"}, "'id' in the right table"),
         ({"left_on": "idd", "right_on": "key"}, r"left table. Did you mean 'id'\?"),
         ({"left_on": "id", "right_on": "v"}, "failed"),
-        ({"left_on": "id", "right_on": "key", "unique_right": True}, "failed"),
+        ({"left_on": "id", "right_on": "key", "unique_right": True}, "{'key': 2} occurs more than once"),
         ({"on": "id", "how": "cross"}, "no keys"),
     ],
 )
 def test_join_errors(options: dict[str, Any], words: str):
     with pytest.raises(PermanentError, match=words):
         join(LEFT, RIGHT, **options)
+
+
+@pytest.mark.parametrize("component", [TableRead, TableWrite])
+@pytest.mark.parametrize("separator", ["é", '"', "\n", "\r"])
+def test_separators_that_cannot_be(component: Any, separator: str):
+    with pytest.raises(ValidationError, match="a separator is one ASCII character"):
+        component.Input.model_validate({"path": "a.csv", "table": SALES, "separator": separator})
+
+
+@pytest.mark.parametrize("pattern", ["**a.csv", "in/a**/*.csv", "\0*.csv"])
+def test_patterns_that_cannot_be(tmp_path: Path, pattern: str):
+    with pytest.raises(PermanentError, match="stands alone between slashes") as caught:
+        read(tmp_path, pattern)
+    assert caught.value.code == "invalid_path"
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.ndjson", "a.json"])
+def test_packed_files_are_read_within_bounds(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch):
+    write(tmp_path, name, pl.DataFrame({"a": [1] * 1000}))
+    plain = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(gzip.compress(plain[:100]) + gzip.compress(plain[100:]))  # several parts are one file
+    assert read(tmp_path, name).rows == 1000
+    monkeypatch.setattr(table_texts, "UNPACKED_BYTES", len(plain) - 1)
+    monkeypatch.setattr(table_texts, "UNPACKED_TIMES", 1)
+    with pytest.raises(PermanentError, match="becomes more than") as caught:
+        read(tmp_path, name)
+    assert caught.value.code == "table_error"
+    (tmp_path / name).write_bytes(gzip.compress(plain)[:-20])
+    with pytest.raises(PermanentError, match="cannot be unpacked"):
+        read(tmp_path, name)
+
+
+def test_zstd_is_measured_and_zlib_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    plain = b"a,b\n" + b"1,2\n" * 1000
+    (tmp_path / "a.csv").write_bytes(cast("Any", pa).compress(plain, codec="zstd", asbytes=True))
+    assert read(tmp_path, "a.csv").rows == 1000
+    monkeypatch.setattr(table_texts, "UNPACKED_BYTES", 1000)
+    monkeypatch.setattr(table_texts, "UNPACKED_TIMES", 1)
+    with pytest.raises(PermanentError, match="becomes more than"):
+        read(tmp_path, "a.csv")
+    (tmp_path / "a.csv").write_bytes(zlib.compress(plain))
+    with pytest.raises(PermanentError, match="packed with zlib"):
+        read(tmp_path, "a.csv")
+
+
+@pytest.mark.parametrize("text", ["a,b\r1,2\r3,4\r", "a,b\r1,2\n", '"a\n",b\r1,2\r'])
+def test_lines_that_end_with_cr_alone_are_no_empty_table(tmp_path: Path, text: str):
+    (tmp_path / "a.csv").write_bytes(text.encode())
+    with pytest.raises(PermanentError, match="end with CR alone"):
+        read(tmp_path, "a.csv")
+    (tmp_path / "a.csv").write_bytes(b'"a\r1",b\r\n"1\r2",3\r\n')
+    assert read(tmp_path, "a.csv").table.to_dicts() == [{"a\r1": "1\r2", "b": 3}]

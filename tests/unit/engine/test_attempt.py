@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+import orjson
 import polars as pl
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from flowmason_ray.components.base import control_flow, operator, spec_of
 from flowmason_ray.engine.attempt import (
@@ -191,3 +194,13 @@ def test_a_long_traceback_keeps_its_end() -> None:
 )
 def test_details_become_json(details: Any, kept: Any) -> None:
     assert fail(PermanentError("m", details=details), "s", 1).details == kept
+
+
+@pytest.mark.parametrize("encode", [json.dumps, orjson.dumps, TypeAdapter(Any).dump_json])
+def test_a_table_where_a_component_takes_json_is_said_so(encode: Callable[[Any], Any]) -> None:
+    with pytest.raises((TypeError, ValueError)) as caught:
+        encode({"deep": [pl.DataFrame({"a": [1]})]})
+    failure = fail(caught.value, "s", 1)
+    assert failure.code == "invalid_input"
+    assert "found a table" in failure.message
+    assert fail(TypeError("Object of type set is not JSON serializable"), "s", 1).code == "component_error"

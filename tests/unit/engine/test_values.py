@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from datetime import date, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import polars as pl
@@ -48,3 +51,28 @@ def test_frames_are_shown_wherever_they_are() -> None:
     assert presentable({"a": [{"b": frame}], "c": 1}) == {"a": [{"b": [{"n": 1}]}], "c": 1}
     long = presentable(pl.DataFrame({"n": range(2000)}))
     assert (long["rows"], long["columns"], long["head"][9]) == (2000, ["n"], {"n": 9})
+
+
+def test_a_frames_rows_are_items_of_json() -> None:
+    frame = pl.DataFrame(
+        {
+            "day": [date(2024, 1, 3)],
+            "at": [datetime(2024, 1, 3, 4, 5)],
+            "price": [Decimal("1.50")],
+            "took": [timedelta(seconds=90)],
+            "raw": [b"\x00\x01"],
+            "odd": [float("nan")],
+            "deep": [{"days": [date(2024, 1, 4)]}],
+        }
+    )
+    item = Items(frame).item(0)
+    assert item == {
+        "day": "2024-01-03",
+        "at": "2024-01-03T04:05:00",
+        "price": 1.5,
+        "took": 90.0,
+        "raw": "AAE=",
+        "odd": None,
+        "deep": {"days": ["2024-01-04"]},
+    }
+    assert json.loads(json.dumps(item)) == item, "as it is read from a log"
