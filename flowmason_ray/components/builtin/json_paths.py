@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from flowmason_ray.components.builtin.json_search import InvalidPath, search
-
 from flowmason_ray.spec.source import join_pointer
 
 MISSING: Final = object()

@@ -16,6 +16,7 @@ from flowmason_ray.components.builtin.append_once import append_once
 from flowmason_ray.components.builtin.contents import ContentFormat, decoded, encoded
 from flowmason_ray.components.builtin.move_once import move_once, was_moved
 from flowmason_ray.components.files import existing_file, file_errors, relative, resolve_inside, write_atomic
+from flowmason_ray.components.protected import refuse_protected
 from flowmason_ray.engine.component import Context
 from flowmason_ray.errors import PermanentError
 
@@ -120,6 +121,7 @@ class LocalFile:
         given = Path(input.path)
         if (context.project_dir / given).is_symlink():  # it goes, and what it leads to stays
             link = resolve_inside(context.project_dir, str(given.parent)) / given.name
+            refuse_protected(context.project_dir.resolve(), link, input.path)
             link.unlink()
             return self.Output(path=relative(context.project_dir, link), exists=False, changed=True)
         if not file.exists():

@@ -82,6 +82,11 @@ def test_without_mapping_the_value_goes_through_the_other_steps():
     assert out.result == {"user.name": "Ann", "raw.n": [1, 2]}
 
 
+def test_a_number_of_too_many_digits_stays_the_text_that_it_is():
+    raw = '{"n": ' + "9" * 5000 + "}"
+    assert transform({"raw": raw}, parse_json_strings=True).result == {"raw": raw}
+
+
 def test_lists_are_transformed_item_by_item():
     assert transform([{"a": {"b": 1}, "x": 2}], flatten=True, exclude_fields=["x"]).result == [{"a.b": 1}]
 

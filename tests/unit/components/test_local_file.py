@@ -216,6 +216,10 @@ def test_deleting_a_link_leaves_what_it_leads_to(tmp_path: Path):
         done = do(tmp_path, "delete", name)
         assert (done.changed, done.exists, done.path) == (True, False, name)
         assert not (tmp_path / name).is_symlink()
+    (tmp_path / "p.pipeline.json").symlink_to("target.txt")
+    with pytest.raises(PermanentError) as caught:
+        do(tmp_path, "delete", "p.pipeline.json")
+    assert caught.value.code == "path_protected"
     (tmp_path / "file").symlink_to("target.txt")
     assert do(tmp_path, "delete", str(tmp_path / "file")).path == "file"
     assert (tmp_path / "target.txt").read_text() == "t"
