@@ -194,7 +194,7 @@ class TestSchemas:
         text, evil = "a" * 60 + "!", "^(a+)+$"
         assert [p.code for p in InputSchema({"pattern": evil}).violations(text)] == ["pattern"]
         assert self.problems({"pattern": evil, "default": text}) == [("invalid_default", "/default", "error")]
-        schema = {"patternProperties": {evil: {}}, "additionalProperties": False}
+        schema: dict[str, Any] = {"patternProperties": {evil: {}}, "additionalProperties": False}
         assert [p.code for p in InputSchema(schema).violations({text: 1})] == ["not_allowed"]
         assert InputSchema(schema).violations({"aaa": 1}) == []
 
