@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from contextlib import suppress
+from itertools import count
 from random import SystemRandom
 from time import monotonic, sleep, time
 from typing import Any
@@ -45,7 +46,8 @@ TELLERS = 2**32
 """By how much the numbers of one teller's messages differ from another's: an attempt that is carried out again, because its worker
 died, begins to count anew."""
 
-randbits = SystemRandom().getrandbits
+_tellers = count(SystemRandom().getrandbits(30))
+"""Numbers for this process's tellers, from where no other process's are likely to begin; the system is asked once, not for each attempt."""
 
 _ray: Any = ray
 _cloudpickle: Any = cloudpickle
@@ -61,7 +63,7 @@ class Teller:
         self._path = path
         self._attempt = attempt
         self._lock = threading.Lock()
-        self._count = randbits(30) * TELLERS
+        self._count = next(_tellers) * TELLERS
         self._chars = 0
         self._dropped = 0
         self._left = float(MOST_MESSAGES)
