@@ -90,6 +90,7 @@ def serve_http() -> None:
 
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
+    listening.listen()  # before anybody is told: what comes while the server starts waits, and is not refused
     print(listening.getsockname()[1], flush=True)
     app = make_server().streamable_http_app()
 
