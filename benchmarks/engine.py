@@ -5,7 +5,8 @@
 
 References: for `local` the asyncio floor (one task per node, no plan, no log, no validation: what no engine can beat by
 much); for `ray` what a good engineer would write by hand, references passed straight on: one Ray task per node, and a pool of
-warm actors. A measurement is one whole run, planning excluded (reported by itself); contenders take turns, and medians are
+warm actors; and, as the floor of whatever decides in one process what runs next, a loop that awaits the result of each call to
+such actors before it makes those that need it, and does nothing else (not for d, whose values it would carry). A measurement is one whole run, planning excluded (reported by itself); contenders take turns, and medians are
 compared. `--declare cpu`: the components of a to d say that they compute, and what earlier turns measured tells that they are
 quick; the runs are kept in memory for that. `--cpus` sets Ray's logical cores: with workload e at 1, 2 and 4 it shows whether parallelism is used.
 """
@@ -64,8 +65,8 @@ def ray_tasks_by_hand(workload: Graph) -> Callable[[], Awaitable[None]]:
     return run
 
 
-def ray_actors_by_hand(workload: Graph, actors: int) -> Callable[[], Awaitable[None]]:
-    """A pool of warm actors, one per core, which get nodes in turn."""
+def ray_actors(number: int) -> list[Any]:
+    """Return a pool of warm actors which carry out nodes."""
     import ray
 
     @ray.remote
@@ -73,14 +74,35 @@ def ray_actors_by_hand(workload: Graph, actors: int) -> Callable[[], Awaitable[N
         def node(self, kind: str, *values: Any) -> Any:
             return compute(kind, list(values))
 
-    pool: list[Any] = [Worker.remote() for _ in range(actors)]
+    return [Worker.remote() for _ in range(number)]
+
+
+def ray_actors_by_hand(workload: Graph, pool: list[Any]) -> Callable[[], Awaitable[None]]:
+    """Actors, one per core, get nodes in turn."""
+    import ray
 
     async def run() -> None:
         references: dict[str, Any] = {}
         for position, (name, (kind, above)) in enumerate(workload.nodes.items()):
-            node: Any = pool[position % actors].node
+            node: Any = pool[position % len(pool)].node
             references[name] = node.remote(kind, *(references[each] for each in above))
         await asyncio.to_thread(ray.get, list(references.values()))
+
+    return run
+
+
+def ray_actors_awaited(workload: Graph, pool: list[Any]) -> Callable[[], Awaitable[None]]:
+    """The same, but every result is awaited before the nodes that need it are asked for."""
+
+    async def run() -> None:
+        tasks: dict[str, asyncio.Task[Any]] = {}
+
+        async def node(actor: Any, kind: str, above: tuple[str, ...]) -> Any:
+            return await actor.node.remote(kind, *[await tasks[each] for each in above])
+
+        for position, (name, (kind, above)) in enumerate(workload.nodes.items()):
+            tasks[name] = asyncio.create_task(node(pool[position % len(pool)], kind, above))
+        await asyncio.gather(*tasks.values())
 
     return run
 
@@ -139,9 +161,13 @@ async def measure(name: str, said: argparse.Namespace, folder: Path) -> dict[str
         await asyncio_floor(workload)
 
     references: dict[str, Contender] = {"asyncio floor": floor}
+    floors: dict[str, Contender] = {}
     if said.executor == "ray":
-        references = {"Ray tasks": ray_tasks_by_hand(workload), "Ray actors": ray_actors_by_hand(workload, said.cpus)}
-    times: dict[str, list[float]] = {"ours": [], **{who: [] for who in references}}
+        pool = ray_actors(said.cpus)
+        references = {"Ray tasks": ray_tasks_by_hand(workload), "Ray actors": ray_actors_by_hand(workload, pool)}
+        if name != "d":
+            floors = {"awaited one by one": ray_actors_awaited(workload, pool)}
+    times: dict[str, list[float]] = {"ours": [], **{who: [] for who in references}, **{who: [] for who in floors}}
     for turn in range(said.repeat + 1):
         prepared = ours.prepare()
 
@@ -149,7 +175,7 @@ async def measure(name: str, said: argparse.Namespace, folder: Path) -> dict[str
             (await prepared.run()).raise_for_status()
 
         taken = {"ours": await _timed(run)}
-        for who, reference in references.items():
+        for who, reference in {**references, **floors}.items():
             taken[who] = await _timed(reference)
         if turn:  # the first turn warms up: imports, workers, caches
             for who, seconds in taken.items():
@@ -165,6 +191,7 @@ async def measure(name: str, said: argparse.Namespace, folder: Path) -> dict[str
         "us_per_stage": round(median["ours"], 1),
         "best_us_per_stage": round(min(times["ours"]) * 1e6 / stages, 1),
         "references": {who: round(median[who], 1) for who in references},
+        "floors": {who: round(median[who], 1) for who in floors},
         "ratio": round(median["ours"] / min(median[who] for who in references), 2),
         "plan_us_per_stage": round(statistics.median(ours.plan_s) * 1e6 / stages, 1),
     }
@@ -191,7 +218,7 @@ async def main(arguments: list[str] | None = None) -> int:
             if not options.json:
                 print(
                     f"{row['workload']}  {row['stages']:>6} stages  {row['us_per_stage']:>10.1f} us/stage"
-                    f"  {', '.join(f'{who} {us:.1f}' for who, us in row['references'].items())}  ratio {row['ratio']:.2f}"
+                    f"  {', '.join(f'{who} {us:.1f}' for who, us in {**row['references'], **row['floors']}.items())}  ratio {row['ratio']:.2f}"
                     f"  (best {row['best_us_per_stage']:.1f}, planning {row['plan_us_per_stage']:.1f})",
                     flush=True,
                 )
