@@ -7,13 +7,10 @@ scheduled near its data.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any
-
-import orjson
 
 from flowmason_ray.components.base import CONTENT_ATTRIBUTE
 from flowmason_ray.engine.component import ComponentSpec
@@ -212,24 +209,10 @@ def reference_to(component: ComponentSpec) -> ComponentRef:
 
 
 def stage_data(stage: PlanStage) -> StageData:
-    """Return what a worker needs of a stage, with a digest by which it compiles each once."""
-    component = stage.component
-    reference = None if component is None else reference_to(component)
-    source: Sequence[Any] = (
-        stage.id,
-        reference and tuple(reference),
-        stage.template.source,
-        stage.fixed,
-        stage.when.source if stage.when else None,
-        stage.schema.schema if stage.schema else None,
-        stage.resources.get("memory_mib"),
-        stage.llm,
-    )
-    digest = sha256(orjson.dumps(source, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)).hexdigest()
+    """Return what a worker needs of a stage."""
     return StageData(
-        digest=digest,
         id=stage.id,
-        component=reference,
+        component=None if stage.component is None else reference_to(stage.component),
         template=stage.template.source,
         fixed=stage.fixed,
         when=stage.when.source if stage.when else None,

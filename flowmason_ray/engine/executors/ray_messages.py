@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from hashlib import blake2b
 from pickle import HIGHEST_PROTOCOL, dumps, loads
 from platform import node
 from typing import Any, Literal, NamedTuple
+
+import orjson
 
 from flowmason_ray import __version__
 from flowmason_ray.engine.digests import Contents
@@ -39,12 +41,9 @@ class ComponentRef(NamedTuple):
     """The digest of what was in the file. Where the file lies may differ between machines, what is in it must not."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StageData:
-    """A stage as data: what a worker needs to run an attempt of it. Packed once, by `ray_bindings.stage_data`."""
+class StageData(NamedTuple):
+    """A stage as data, all of it JSON: what a worker needs to run an attempt of it. Packed once, by `ray_packing`."""
 
-    digest: str
-    """Identifies the content, so that a worker compiles a stage once."""
     id: str
     component: ComponentRef | None
     """None for a hidden stage."""
@@ -84,7 +83,7 @@ class AttemptData(NamedTuple):
     """One attempt as data."""
 
     digest: str
-    """The stage's (`StageData.digest`)."""
+    """Identifies the stage's content, so that a worker compiles it once."""
     stage: bytes
     """The packed `StageData`; read by workers that do not know the digest yet."""
     bindings: Bindings
@@ -187,7 +186,30 @@ def unsealed(message: bytes, sender: Sender) -> memoryview:
     )
 
 
-def pack(message: CallData | CallReport | StageData) -> bytes:
+def pack_stage(stage: StageData, code: bytes = b"") -> tuple[str, bytes]:
+    """Return a digest of a stage, and the packed stage.
+
+    Args:
+        stage: The stage.
+        code: What its component consists of, if that travels by value: a worker may know a class of the same name with other content.
+    """
+    fields = [tuple(each) if isinstance(each, ComponentRef) else each for each in stage]  # orjson knows no named tuples
+    content = sealed(orjson.dumps(fields))
+    # Not SHA-256: of texts as short as these OpenSSL's takes ten times as long, once for each stage of each run.
+    return blake2b(content + code, digest_size=20).hexdigest(), content
+
+
+def unpack_stage(packed: bytes) -> StageData:
+    """Return what `pack_stage` was given.
+
+    Raises:
+        VersionMismatch: it was packed by another version.
+    """
+    stage = StageData(*orjson.loads(unsealed(packed, "driver")))
+    return stage if stage.component is None else stage._replace(component=ComponentRef(*stage.component))
+
+
+def pack(message: CallData | CallReport) -> bytes:
     """Return a message as bytes."""
     return sealed(dumps(message, protocol=HIGHEST_PROTOCOL))
 

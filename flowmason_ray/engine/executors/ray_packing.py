@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from hashlib import sha256
 from typing import Any
 
 import ray
@@ -13,7 +12,7 @@ from ray import cloudpickle
 from flowmason_ray.engine.component import ComponentSpec
 from flowmason_ray.engine.executor import RunInfo
 from flowmason_ray.engine.executors.ray_bindings import stage_data
-from flowmason_ray.engine.executors.ray_messages import pack
+from flowmason_ray.engine.executors.ray_messages import pack_stage
 from flowmason_ray.engine.executors.ray_stages import pack_run
 from flowmason_ray.engine.executors.ray_worker import run_call
 from flowmason_ray.engine.plan import PlanStage
@@ -57,11 +56,8 @@ class Packing:
         key = id(stage)
         found = self._stages.get(key)
         if found is None:
-            data = stage_data(stage)
-            content = self._content(stage.component) if stage.component is not None else b""
-            # A worker may know a class of this name with other content, from an earlier run of the same process.
-            digest = sha256(data.digest.encode() + content).hexdigest() if content else data.digest
-            found = self._stages[key] = (digest, pack(data))
+            code = self._content(stage.component) if stage.component is not None else b""
+            found = self._stages[key] = pack_stage(stage_data(stage), code)
         return found
 
     def _content(self, component: ComponentSpec) -> bytes:

@@ -33,7 +33,7 @@ from flowmason_ray.engine.executors.ray_messages import (
     ComponentRef,
     StageData,
     sealed,
-    unpack,
+    unpack_stage,
     unsealed,
 )
 from flowmason_ray.engine.secrecy import Secret
@@ -92,7 +92,7 @@ def work_of(data: AttemptData, classes: Mapping[str, Any]) -> Work:
         data: The attempt.
         classes: Component classes that cannot be imported here, by name.
     """
-    return _cached(_stages, data.digest, KEPT_STAGES, lambda: _compile(unpack(data.stage, "driver"), classes))
+    return _cached(_stages, data.digest, KEPT_STAGES, lambda: _compile(unpack_stage(data.stage), classes))
 
 
 _ray: Any = ray

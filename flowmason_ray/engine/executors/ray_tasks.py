@@ -36,8 +36,8 @@ from flowmason_ray.engine.executors.ray_bindings import (
     bind,
     binding,
     reads_remote,
+    reference_to,
     remote_values,
-    stage_data,
 )
 from flowmason_ray.engine.executors.ray_calls import (
     Arrivals,
@@ -297,7 +297,7 @@ class RayTasksExecutor:
             waiting = Call(members, name=name, near=preferred_node(options), cores=cores)
             self._note(waiting)
             self._pools.classes = self._packing.classes
-            reference = stage_data(first.stage).component
+            reference = reference_to(component)
             self._pools.pool(component, options, reference).submit(waiting, data, arguments.given)
             return
         if mailbox is None and first.stage.timeout_s is not None:

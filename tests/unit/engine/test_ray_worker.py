@@ -31,7 +31,9 @@ from flowmason_ray.engine.executors.ray_messages import (
     Report,
     VersionMismatch,
     pack,
+    pack_stage,
     unpack,
+    unpack_stage,
 )
 from flowmason_ray.engine.executors.ray_stages import ComponentChanged, component_of, pack_run, run_of
 from flowmason_ray.engine.executors.ray_worker import execute, gather_results, run_attempts, run_call
@@ -102,7 +104,7 @@ def attempts_of(*classes: type, paths: tuple[str, ...] = ("a",)) -> tuple[Attemp
     stages = [stage(path, names[i % len(names)], config={"of": path}) for i, path in enumerate(paths)]
     plan = make_plan(load_pipeline_data(pipeline(*stages)), registry)
     made = [stage_data(each) for each in plan.root.stages if each.component is not None]
-    return tuple(AttemptData(data.digest, pack(data), Bindings(), data.id, 1, 0.0, None, live=False) for data in made)
+    return tuple(AttemptData(*pack_stage(data), Bindings(), data.id, 1, 0.0, None, live=False) for data in made)
 
 
 def carried_out(
@@ -290,3 +292,8 @@ def test_what_is_packed_is_unpacked() -> None:
     (attempt,) = attempts_of(SendText)
     call = CallData(b"run", (attempt,))
     assert unpack(pack(call)) == call
+    stage = unpack_stage(attempt.stage)
+    assert stage.component is not None
+    assert (stage.id, stage.component.name) == ("a", "send_text")
+    assert pack_stage(stage) == (attempt.digest, attempt.stage)
+    assert pack_stage(stage, b"another class")[0] != attempt.digest
