@@ -15,18 +15,18 @@ Project = Annotated[
 
 
 @command
-def cancel(run: RunId, project: Project = ".") -> None:
+def cancel(run: RunId, project: Project = ".") -> int:
     """Cancel a run: one that is under way wherever it was started, or one that is paused or was interrupted."""
     import asyncio
 
     from flowmason_ray.cli.run_requests import cancel_run
     from flowmason_ray.cli.runs_commands import store_of
 
-    asyncio.run(cancel_run(store_of(project), run))
+    return asyncio.run(cancel_run(store_of(project), run))
 
 
 @command
-def pause(run: RunId, project: Project = ".") -> None:
+def pause(run: RunId, project: Project = ".") -> int:
     """Stop a run that is under way where it is. 'fm resume RUN' goes on with it, from here or elsewhere.
 
     Stages that can be repeated are stopped; those with an effect that must not be repeated are waited for.
@@ -36,4 +36,4 @@ def pause(run: RunId, project: Project = ".") -> None:
     from flowmason_ray.cli.run_requests import pause_run
     from flowmason_ray.cli.runs_commands import store_of
 
-    asyncio.run(pause_run(store_of(project), run))
+    return asyncio.run(pause_run(store_of(project), run))

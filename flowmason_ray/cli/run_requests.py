@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from flowmason_ray.cli.errors import CANCELLED
+from flowmason_ray.cli.reactions import PATIENCE_S, POLL_S, Reactions
 from flowmason_ray.cli.terminal import note
 from flowmason_ray.engine.events import RUN_ENDED
 from flowmason_ray.errors import InvalidCall, InvalidInput, nearest
@@ -16,12 +18,9 @@ from flowmason_ray.errors import InvalidCall, InvalidInput, nearest
 if TYPE_CHECKING:
     from flowmason_ray.engine.run_log import RunRecord, RunStore
 
-PATIENCE_S = 60.0
-"""How long is waited for the run to react: it looks for requests twice a second, but stopping stages takes a moment, and a busy
-machine or disk may hold it up for a while."""
-_POLL_S = 0.1
 _RECORDING_S = 1.0
 """How long is waited for a question that is not in the log yet: a person sees it a moment before it is recorded."""
+_LEAVING = "Ctrl-C ends the waiting, not what was asked."
 _ENDED = frozenset(event.kind for event in RUN_ENDED)
 
 
@@ -41,7 +40,7 @@ async def answer_stage(store: RunStore, run: str, path: str, text: str, by: str 
     deadline = monotonic() + _RECORDING_S
     asking, position = await _asking(store, record)
     while path not in asking and monotonic() < deadline:  # another process writes the log: no event tells
-        await asyncio.sleep(_POLL_S)
+        await asyncio.sleep(POLL_S)
         asking, position = await _asking(store, record)
     if path not in asking:
         close = nearest(path, asking)
@@ -56,13 +55,14 @@ async def answer_stage(store: RunStore, run: str, path: str, text: str, by: str 
         if problems:
             raise InvalidInput(problems)
     await store.request(record.run_id, "answer", {"path": path, "data": data, "by": by or _user()})
-    if not await _seen(store, record, position, lambda e: e["kind"] == "approval_answered" and e.get("path") == path):
+    reactions = Reactions(store, record, after=position)
+    if not await reactions.seen(lambda e: e["kind"] == "approval_answered" and e.get("path") == path):
         raise InvalidCall(f"Run {record.run_id!r} did not take the answer within {PATIENCE_S:g} s; is it still there?")
     note(f"Answered {path} of run {record.run_id}.")
 
 
-async def cancel_run(store: RunStore, run: str) -> None:
-    """Cancel a run that is under way, or could be taken up again.
+async def cancel_run(store: RunStore, run: str) -> int:
+    """Cancel a run that is under way, or could be taken up again; return the exit code.
 
     Raises:
         InvalidCall: it is over, or did not react.
@@ -74,25 +74,51 @@ async def cancel_run(store: RunStore, run: str) -> None:
         message = f"The run was cancelled (by {_user()}, 'fm cancel')."
         await end_stopped(store, record, code="cancelled", message=message)
         note(f"Run {record.run_id} has ended: cancelled.")
-        return
+        return 0
     record = await _under_way(store, run)
-    position = await _last_position(store, record)
+    reactions = Reactions(store, record)
+    await reactions.catch_up()
     await store.request(record.run_id, "cancel", {"message": f"The run was cancelled (by {_user()}, 'fm cancel')."})
-    if not await _seen(store, record, position, lambda e: e["kind"] in _ENDED):
+
+    def say(waited_for: str, under_way: str) -> str:
+        what = f"; under way: {under_way}" if under_way else ""
+        return f"Waiting until run {record.run_id} has ended, up to {PATIENCE_S:g} s{what}. {_LEAVING}"
+
+    try:
+        ended = await reactions.seen(lambda e: e["kind"] in _ENDED, say=say)
+    except asyncio.CancelledError:  # Ctrl-C: nobody else cancels what a command does
+        note(f"No longer waiting; run {record.run_id} is still to end.")
+        return CANCELLED
+    if not ended:
         raise InvalidCall(f"Run {record.run_id!r} did not end within {PATIENCE_S:g} s; is its process still there?")
     note(f"Run {record.run_id} has ended: {(await store.find(record.run_id)).status}.")
+    return 0
 
 
-async def pause_run(store: RunStore, run: str) -> None:
-    """Pause a run.
+async def pause_run(store: RunStore, run: str) -> int:
+    """Pause a run; return the exit code.
 
     Raises:
         InvalidCall: it is not under way, or did not react.
     """
     record = await _under_way(store, run)
-    position = await _last_position(store, record)
+    reactions = Reactions(store, record)
+    await reactions.catch_up()
     await store.request(record.run_id, "pause", {"by": _user()})
-    if not await _seen(store, record, position, lambda e: e["kind"] == "run_paused" or e["kind"] in _ENDED):
+
+    def say(waited_for: str, under_way: str) -> str:
+        head = f"Waiting until run {record.run_id} has paused, up to {PATIENCE_S:g} s"
+        if waited_for:
+            return f"{head}: what {waited_for} does must not be repeated, so it is not interrupted. {_LEAVING}"
+        what = f"; under way: {under_way}" if under_way else ""
+        return f"{head}{what}. An effect that must not be repeated is not interrupted. {_LEAVING}"
+
+    try:
+        stopped = await reactions.seen(lambda e: e["kind"] == "run_paused" or e["kind"] in _ENDED, say=say)
+    except asyncio.CancelledError:  # as in `cancel_run`
+        note(f"No longer waiting; run {record.run_id} is still to pause.")
+        return CANCELLED
+    if not stopped:
         raise InvalidCall(
             f"Run {record.run_id!r} has not paused within {PATIENCE_S:g} s. It pauses as soon as the stages whose effects must "
             "not be repeated have ended ('fm runs show' lists what runs), if its process is still there."
@@ -102,13 +128,7 @@ async def pause_run(store: RunStore, run: str) -> None:
         note(f"Run {record.run_id} is paused. Go on with it: fm resume {record.run_id}")
     else:
         note(f"Run {record.run_id} ended before it could pause: {status}.")
-
-
-async def _last_position(store: RunStore, record: RunRecord) -> int:
-    position = 0
-    async for recorded in store.read(record.run_id):
-        position = recorded.position
-    return position
+    return 0
 
 
 async def _under_way(store: RunStore, run: str) -> RunRecord:
@@ -123,30 +143,13 @@ async def _asking(store: RunStore, record: RunRecord) -> tuple[dict[str, Mapping
     """Return the stages that wait for an answer with their forms, and the position up to which that holds."""
     asking: dict[str, Mapping[str, Any] | None] = {}
     position = 0
-    async for recorded in _events(store, record, 0):
-        position, event = recorded
+    async for recorded in store.read(record.run_id):
+        position, event = recorded.position, recorded.event
         if event["kind"] == "approval_requested":
             asking[event["path"]] = event.get("form")
         elif event["kind"] in ("approval_answered", "stage_ended"):
             asking.pop(event["path"], None)
     return asking, position
-
-
-async def _events(store: RunStore, record: RunRecord, after: int) -> AsyncIterator[tuple[int, Mapping[str, Any]]]:
-    async for recorded in store.read(record.run_id, after=after):
-        yield recorded.position, recorded.event
-
-
-async def _seen(store: RunStore, record: RunRecord, after: int, wanted: Callable[[Mapping[str, Any]], bool]) -> bool:
-    """Wait until an event behind position `after` is the wanted one."""
-    deadline = monotonic() + PATIENCE_S
-    while monotonic() < deadline:
-        async for position, event in _events(store, record, after):
-            after = position
-            if wanted(event):
-                return True
-        await asyncio.sleep(_POLL_S)
-    return False
 
 
 def _user() -> str:

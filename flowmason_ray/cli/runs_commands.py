@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from flowmason_ray.cli.control_commands import cancel
 from flowmason_ray.cli.errors import command
 
 if TYPE_CHECKING:
@@ -195,13 +196,7 @@ def answer(
     _wait(answer_stage(store_of(project), run, path.strip("/"), data, by))
 
 
-@group.command("cancel")
-@command
-def cancel(run: RunId, project: Project = ".") -> None:
-    """Cancel a run that is under way, wherever it was started."""
-    from flowmason_ray.cli.run_requests import cancel_run
-
-    _wait(cancel_run(store_of(project), run))
+group.command("cancel")(cancel)
 
 
 @group.command("prune")

@@ -13,6 +13,9 @@ from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage
 from flowmason_ray.engine.component import Effect
 from flowmason_ray.engine.events import Event, StageFailed, StageStopped
 
+WAITED_FOR = "The run is to pause; it waits for this stage, whose effect must not be repeated."
+"""What is said of a stage that is waited for. `fm pause` reads it beside the run log, to name the stage."""
+
 
 class Pause:
     """What is under way in one run, and what becomes of it when somebody pauses the run."""

@@ -45,7 +45,7 @@ from flowmason_ray.engine.events import (
 )
 from flowmason_ray.engine.executor import Executor, Preparing, RunInfo
 from flowmason_ray.engine.kept import plain
-from flowmason_ray.engine.pausing import Pause
+from flowmason_ray.engine.pausing import WAITED_FOR, Pause
 from flowmason_ray.engine.plan import Plan
 from flowmason_ray.engine.replay import Replayed
 from flowmason_ray.engine.requests import Requests
@@ -478,8 +478,7 @@ class Runner:
                 self._pause.hold(command)
             held.clear()
         for path in self._pause.waits_for:
-            message = "The run is to pause; it waits for this stage, whose effect must not be repeated."
-            self._deliver(StageLogged(at=time(), path=path, level="warning", message=message))
+            self._deliver(StageLogged(at=time(), path=path, level="warning", message=WAITED_FOR))
         self._arrived.set()
 
     def _lose(self, error: StoreError) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sqlite3
 import subprocess
 import time
@@ -153,6 +154,30 @@ def test_an_effect_that_must_not_be_repeated_is_waited_for(project: Project) -> 
     assert called.count("pay") == 1
     assert called.count("tell") == 1
     assert called.count("slow") == 2
+
+
+def test_who_waits_is_told_what_for_and_can_leave_it(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    process = project.start_with(stage("pay", "effectful", "go"), stage("slow", "pure", "later"))
+    project.wait_for_call("pay")
+    project.wait_for_call("slow")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a child inherits what is ignored
+    pausing = project.begin("pause", "last")
+    signal.signal(signal.SIGINT, before)
+    assert pausing.stderr is not None
+    told = pausing.stderr.readline()  # while it waits: the payment goes on until we say so
+    assert "pay" in told
+    assert "not interrupted" in told
+    assert "up to 60 s" in told
+    assert "Ctrl-C" in told
+    pausing.send_signal(signal.SIGINT)
+    out, err = pausing.communicate(timeout=WAIT_S)
+    assert pausing.returncode == 130
+    assert out == ""
+    assert "is still to pause" in err
+    assert "Cancelled" not in err, "nothing was"
+    project.touch("go")
+    process.communicate(timeout=WAIT_S)
+    assert process.returncode == PAUSED, "what was asked stands"
 
 
 def test_a_run_that_is_pausing_can_be_cancelled(project: Project) -> None:
