@@ -12,17 +12,15 @@ import sqlite3
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from time import monotonic, sleep
 from uuid import uuid4
 
 from flowmason_ray.errors import StoreError, StoreUnavailable
+from flowmason_ray.sqlite_wal import use_wal
 
 SCHEMA_REVISION = 3
 """The revision of the schema that this version reads and writes; the number of the newest migration."""
 BUSY_TIMEOUT_S = 30.0
 """How long a commit waits for another process's commit; those take milliseconds, unless the disk is in trouble."""
-BUSY_PAUSE_S = 0.01
-"""How long we wait before we ask again where SQLite itself does not wait."""
 
 NOW = "(julianday('now') - 2440587.5) * 86400.0"
 """Seconds since the epoch, by the clock of the machine that the file is on: the store's time, exact to a millisecond.
@@ -146,7 +144,7 @@ def open_for_writing(file: Path) -> sqlite3.Connection:
     file.parent.mkdir(parents=True, exist_ok=True)
     connection = sqlite3.connect(file, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
     try:
-        _use_wal(connection)
+        use_wal(connection.execute, sqlite3.OperationalError, patience_s=BUSY_TIMEOUT_S, is_busy=_is_busy)
         connection.execute("PRAGMA synchronous=FULL")
         found = revision(connection, file)
         if found == 0:
@@ -161,21 +159,9 @@ def open_for_writing(file: Path) -> sqlite3.Connection:
     return connection
 
 
-def _use_wal(connection: sqlite3.Connection) -> None:
-    """Turn on write-ahead logging, waiting for others as every other statement does.
-
-    SQLite calls no busy handler here: of two processes that make one file, one is refused at once.
-    """
-    deadline = monotonic() + BUSY_TIMEOUT_S
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode=WAL")
-            return
-        except sqlite3.OperationalError as exc:
-            # An extended code has the primary one in its lowest byte (sqlite.org/rescode.html).
-            if exc.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or monotonic() > deadline:
-                raise
-        sleep(BUSY_PAUSE_S)
+def _is_busy(error: sqlite3.OperationalError) -> bool:
+    # An extended code has the primary one in its lowest byte (sqlite.org/rescode.html).
+    return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def _create(connection: sqlite3.Connection) -> int:

@@ -15,7 +15,6 @@ import struct
 from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from time import monotonic, sleep
 from typing import Any, Self, cast
 
 from flowmason_ray.components.extras import needs
@@ -33,6 +32,7 @@ from flowmason_ray.components.vectors.port import (
     search_words,
 )
 from flowmason_ray.errors import PermanentError, TemporaryError
+from flowmason_ray.sqlite_wal import use_wal
 
 with needs("The embedded vector store", extra="retrieval"):
     import apsw
@@ -63,19 +63,6 @@ CREATE TRIGGER entries_updated AFTER UPDATE OF text ON entries BEGIN
 """
 
 
-def _use_wal(connection: Connection) -> None:
-    """Turn on write-ahead logging; SQLite's own waiting for others does not hold for this (as in `stores.sqlite_files`)."""
-    deadline = monotonic() + _BUSY_MS / 1000
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL").fetchall()
-            return
-        except apsw.BusyError:
-            if monotonic() > deadline:
-                raise
-        sleep(0.01)
-
-
 class SqliteVectorStore:
     """Collections in a SQLite file (`port.VectorStore`)."""
 
@@ -99,7 +86,7 @@ class SqliteVectorStore:
                 connection.enable_load_extension(False)
                 # 16 KiB: a vector of 1,536 numbers takes 6 KiB and lies in one page. It only counts for a new file.
                 connection.execute("PRAGMA page_size = 16384")
-                _use_wal(connection)
+                use_wal(lambda sql: connection.execute(sql).fetchall(), apsw.BusyError, patience_s=_BUSY_MS / 1000)
                 for pragma in ("synchronous = NORMAL", "foreign_keys = ON"):
                     connection.execute(f"PRAGMA {pragma}").fetchall()
                 _prepare(connection, self._file)
