@@ -254,15 +254,16 @@ def _code_of(error: BaseException) -> tuple[str, str]:
         message = "Ray killed the worker process that ran the attempt, because the memory of its node was running out."
         return "out_of_memory", message
     if isinstance(getattr(error, "cause", error), (ObjectStoreFullError, OutOfDiskError)):
-        return "object_store_full", f"What the attempt made has no room in the cluster: {words_of(error)}"
+        return "object_store_full", f"What the attempt made has no room in the cluster: {_last_words_of(error)}"
     if isinstance(error, (WorkerCrashedError, RayActorError, NodeDiedError)):
         return "worker_died", "The worker process that ran the attempt died (killed, out of memory, or crashed)."
-    if _NOT_IMPORTED in str(error):
-        return "not_importable", words_of(error)
+    unimportable = _failed_import(error)
+    if unimportable is not None:
+        return "not_importable", unimportable
     cause = getattr(error, "cause", error)
     if isinstance(cause, FlowMasonError):
         return cause.code, cause.message
-    return "executor_error", words_of(error)
+    return "executor_error", _last_words_of(error)
 
 
 def stopped(member: Member) -> StageStopped:
@@ -272,13 +273,24 @@ def stopped(member: Member) -> StageStopped:
 
 def words_of(error: BaseException) -> str:
     """Return what an error of Ray's says: of one that wraps another, the other; its last line, where its point is."""
+    return _failed_import(error) or _last_words_of(error)
+
+
+def _failed_import(error: BaseException) -> str | None:
+    """Return what to do about an import that fails on a worker; None: the error is another."""
+    text = str(error)
+    if _NOT_IMPORTED not in text:
+        return None
+    # Ray's words, with the whole `sys.path`, are around the traceback.
+    why = next((line for line in reversed(text.splitlines()) if _RAISED.match(line)), "the import fails")
+    return (
+        f"The worker cannot import what a component needs. {why.strip()}. Install the same packages on every node of the cluster, "
+        "or send the project along ('fm submit')."
+    )
+
+
+def _last_words_of(error: BaseException) -> str:
     cause = getattr(error, "cause", None)
-    if _NOT_IMPORTED in str(error):  # Ray's words, with the whole `sys.path`, around the traceback
-        why = next((line for line in reversed(str(error).splitlines()) if _RAISED.match(line)), "the import fails")
-        return (
-            f"The worker cannot import what a component needs. {why.strip()}. Install the same packages on every node of the cluster, "
-            "or send the project along ('fm submit')."
-        )
     if isinstance(error, RayTaskError) and isinstance(cause, BaseException):
         return f"{type(cause).__name__}: {cause}"
     lines = str(error).strip().splitlines()
