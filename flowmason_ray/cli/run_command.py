@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from flowmason_ray.api import PreparedRun, RunResult
     from flowmason_ray.cli.watching import Watcher
     from flowmason_ray.engine.run_log import RunStore
+    from flowmason_ray.errors import FlowMasonError
     from flowmason_ray.spec.loader import LoadedPipeline
 
 EXIT_CODES = {"succeeded": 0, "failed": FAILED, "cancelled": CANCELLED, "paused": PAUSED}
@@ -28,6 +29,9 @@ WaitForResources = Annotated[
         help="Let stages wait so long for a node that the cluster does not have yet, instead of failing at once.",
     ),
 ]
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but the result and errors.")]
+Stream = Annotated[bool, typer.Option("--stream", help="Show what models say while they say it, on stderr.")]
 
 
 @command
@@ -66,7 +70,7 @@ def run(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document: how the run went, its output, its stages.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but the result and errors.")] = False,
+    quiet: Quiet = False,
     store: Annotated[
         bool, typer.Option("--store/--no-store", help="Record the run in the project's run log, for 'fm runs'.")
     ] = True,
@@ -89,9 +93,7 @@ def run(
     cache: Annotated[
         bool, typer.Option("--cache/--no-cache", help="Use cached results and leave some, where stages say so.")
     ] = True,
-    stream: Annotated[
-        bool, typer.Option("--stream", help="Show what models say while they say it, on stderr.")
-    ] = False,
+    stream: Stream = False,
     max_cost_usd: Annotated[
         float | None,
         typer.Option("--max-cost-usd", metavar="USD", help="Stop the run when it has spent more than this on models."),
@@ -156,13 +158,7 @@ def run(
             watcher.begin(prepared)
         result = drive(prepared, watcher)
     except FlowMasonError as exc:
-        if not as_json:
-            raise
-        from flowmason_ray.cli.errors import error_document
-        from flowmason_ray.cli.terminal import write_json
-
-        write_json(error_document(exc))
-        return exc.exit_code
+        return tell_error(exc, as_json=as_json)
     tell(result, prepared, loaded, as_json=as_json, stored=store)
     return EXIT_CODES[result.status]
 
@@ -262,3 +258,18 @@ def tell(result: RunResult, prepared: PreparedRun, loaded: LoadedPipeline, *, as
         from flowmason_ray.engine.values import presentable
 
         write_json(presentable(result.output))
+
+
+def tell_error(error: FlowMasonError, *, as_json: bool) -> int:
+    """Put on stdout why nothing was run, as the document that `--json` prints; return the exit code.
+
+    Raises:
+        FlowMasonError: the error itself, unless `as_json`: it is for stderr.
+    """
+    from flowmason_ray.cli.errors import error_document
+    from flowmason_ray.cli.terminal import write_json
+
+    if not as_json:
+        raise error
+    write_json(error_document(error))
+    return error.exit_code

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flowmason_ray.cli.errors import CANCELLED, FAILED, command
-from flowmason_ray.cli.run_command import WaitForResources
+from flowmason_ray.cli.run_command import Quiet, WaitForResources
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,7 +58,7 @@ def submit(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document, as 'fm run' does; with --no-wait: the job's id.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but the result and errors.")] = False,
+    quiet: Quiet = False,
 ) -> int:
     """Run a pipeline on a Ray cluster elsewhere, as a job; the project's directory is sent along.
 
