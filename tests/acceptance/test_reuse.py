@@ -125,7 +125,7 @@ def test_an_effect_is_told_before_and_refused_when_it_comes_to_it(project: Fm) -
 
 
 def test_edited_code_runs_again(project: Fm) -> None:
-    file = project.write(pipeline(work("x", 1), work("last", 1, fail=True)))
+    file = project.write(pipeline(work("x", 1), work("last", "{{ stages.x.v }}", fail=True)))  # one after the other
     project("run", file)
     component = project.directory / "components" / "work.py"
     component.write_text(WORK + "\n# edited\n", encoding="utf-8")
