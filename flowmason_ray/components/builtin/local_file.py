@@ -34,7 +34,7 @@ class LocalFile:
         model_config = ConfigDict(extra="forbid")
 
         operation: Literal["read", "write", "append", "list", "exists", "delete", "copy", "move", "mkdir"] = Field(
-            description="What to do."
+            description="What to do. 'delete' and 'move' take a link itself, the others what it leads to."
         )
         path: str = Field(description="The file or directory, relative to the project; it must not lead outside.")
         content: Any = Field(
@@ -118,10 +118,8 @@ class LocalFile:
 
     def _delete(self, input: Input, context: Context) -> Output:
         file = resolve_inside(context.project_dir, input.path)
-        given = Path(input.path)
-        if (context.project_dir / given).is_symlink():  # it goes, and what it leads to stays
-            link = resolve_inside(context.project_dir, str(given.parent)) / given.name
-            refuse_protected(context.project_dir.resolve(), link, input.path)
+        link = _place(context, input.path)
+        if link.is_symlink():  # it goes, and what it leads to stays
             link.unlink()
             return self.Output(path=relative(context.project_dir, link), exists=False, changed=True)
         if not file.exists():
@@ -143,13 +141,23 @@ class LocalFile:
 
     def _move(self, input: Input, context: Context) -> Output:
         source, destination = resolve_inside(context.project_dir, input.path), _destination(input)
+        link = _place(context, input.path)
         target = _target(context, destination, overwrite=True)
-        if not source.exists() and was_moved(context, target):
-            return self._about(target, context, size_bytes=target.stat().st_size)
-        source = existing_file(context.project_dir, input.path)
+        if not source.exists() and not link.is_symlink():
+            for there in (_place(context, destination), target):  # a link that was moved, or a file
+                if was_moved(context, there):
+                    return self._moved(there, context, changed=False)
+        if not link.is_symlink() or source.is_dir():
+            source = link = existing_file(context.project_dir, input.path)
         _target(context, destination, overwrite=input.overwrite)
-        move_once(context, source, target)
-        return self._about(target, context, size_bytes=target.stat().st_size, changed=True)
+        if link != source:
+            _check_link(context, input, source, link, target)
+        move_once(context, link, target)
+        return self._moved(target, context, changed=True)
+
+    def _moved(self, file: Path, context: Context, *, changed: bool) -> Output:
+        size = file.stat().st_size if file.is_file() else None
+        return self.Output(path=relative(context.project_dir, file), exists=True, size_bytes=size, changed=changed)
 
     def _mkdir(self, input: Input, context: Context) -> Output:
         folder = resolve_inside(context.project_dir, input.path)
@@ -174,6 +182,29 @@ def _target(context: Context, path: str, *, overwrite: bool) -> Path:
     if not overwrite and file.exists():
         raise PermanentError(f"File {path!r} exists already, and 'overwrite' is false.", code="file_exists")
     return file
+
+
+def _place(context: Context, path: str) -> Path:
+    """Return where `path` itself lies: links on the way are followed, not the one that it may be."""
+    given = Path(path)
+    place = resolve_inside(context.project_dir, str(given.parent)) / given.name
+    if place.is_symlink():
+        refuse_protected(context.project_dir.resolve(), place, path)
+    return place
+
+
+def _check_link(context: Context, input: LocalFile.Input, leads_to: Path, link: Path, target: Path) -> None:
+    """Refuse to move a link onto what it leads to, or where its words lead outside the project."""
+    if target == leads_to:
+        raise PermanentError(
+            f"The link {input.path!r} leads to {input.destination!r}, which it would replace.", code="invalid_input"
+        )
+    words = link.readlink()
+    if not (target.parent / words).resolve().is_relative_to(context.project_dir.resolve()):
+        raise PermanentError(
+            f"The link {input.path!r} says {str(words)!r}, which leads outside the project's directory from {input.destination!r}.",
+            code="path_outside_project",
+        )
 
 
 def _put(file: Path, data: bytes) -> None:

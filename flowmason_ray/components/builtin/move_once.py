@@ -8,6 +8,7 @@ which a move keeps). A repeated attempt finds its line, and that file at the des
 from __future__ import annotations
 
 import fcntl
+import os
 from pathlib import Path
 
 from flowmason_ray.components.builtin.append_once import record, records_of
@@ -17,7 +18,7 @@ JOURNAL = Path(".flowmason") / "moved.jsonl"
 
 
 def move_once(context: Context, source: Path, target: Path) -> None:
-    """Move a file, and remember for a repeated attempt that it was us."""
+    """Move a file, or a link as such, and remember for a repeated attempt that it was us."""
     journal = context.project_dir / JOURNAL
     journal.parent.mkdir(parents=True, exist_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -30,7 +31,7 @@ def move_once(context: Context, source: Path, target: Path) -> None:
 def was_moved(context: Context, target: Path) -> bool:
     """Tell whether an earlier attempt with the same key has moved what lies at `target`."""
     journal = context.project_dir / JOURNAL
-    if not journal.is_file() or not target.is_file():
+    if not journal.is_file() or not os.path.lexists(target):
         return False
     with journal.open("rb", buffering=0) as log:
         fcntl.flock(log, fcntl.LOCK_SH)
@@ -39,5 +40,5 @@ def was_moved(context: Context, target: Path) -> bool:
 
 
 def _which(file: Path) -> list[int]:
-    facts = file.stat()
+    facts = file.lstat()
     return [facts.st_dev, facts.st_ino]

@@ -260,3 +260,36 @@ def test_the_journal_of_appends_stays_bounded(tmp_path: Path, monkeypatch: pytes
         append_module.append_once(tmp_path / "log", b"x", f"k{n}")
     assert (tmp_path / "log").read_text() == "x" * 40
     assert len((tmp_path / ".log.appended").read_text().splitlines()) <= 11
+
+
+@pytest.mark.parametrize("leads_to", ["target.txt", "gone"])
+def test_moving_a_link_moves_the_link_itself(tmp_path: Path, leads_to: str):
+    (tmp_path / "target.txt").write_text("t")
+    (tmp_path / "link").symlink_to(leads_to)
+    moved = do(tmp_path, "move", "link", destination="other")
+    assert (moved.path, moved.exists, moved.changed) == ("other", True, True)
+    assert moved.size_bytes == (1 if leads_to == "target.txt" else None)
+    assert (tmp_path / "other").readlink() == Path(leads_to)
+    assert not (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target.txt").read_text() == "t"
+    again = do(tmp_path, "move", "link", destination="other")
+    assert (again.path, again.exists, again.changed) == ("other", True, False), "the same attempt again"
+    assert refused(tmp_path, "move", "link", destination="other", key="another") == "file_not_found"
+
+
+def test_a_link_is_not_moved_where_it_leads_outside_or_onto_what_it_leads_to(tmp_path: Path):
+    project = tmp_path / "project"
+    (project / "deep").mkdir(parents=True)
+    (project / "a.txt").write_text("a")
+    (project / "deep" / "up").symlink_to("../a.txt")
+    assert refused(project, "move", "deep/up", destination="up") == "path_outside_project"
+    assert refused(project, "move", "deep/up", destination="a.txt") == "invalid_input"
+    assert refused(project, "move", "deep/up", destination="deep/x.pipeline.json") == "path_protected"
+    assert refused(project, "move", "deep/up", destination="deep") == "is_a_directory"
+    (project / "folder").symlink_to("deep")
+    assert refused(project, "move", "folder", destination="moved") == "is_a_directory", "what lies in it may be trusted"
+    (project / "p.pipeline.json").symlink_to("a.txt")
+    assert refused(project, "move", "p.pipeline.json", destination="b.txt") == "path_protected"
+    assert (project / "a.txt").read_text() == "a"
+    assert (project / "deep" / "up").read_text() == "a"
+    assert do(project, "move", "deep/up", destination="deep/b").size_bytes == 1
