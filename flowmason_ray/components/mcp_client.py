@@ -1,8 +1,8 @@
 """Speaking to MCP servers: connecting by either transport, listing tools, and turning what goes wrong into errors of ours.
 
-A server is reached for one attempt and left again: a program is started and ended, its error output kept for messages. Attempts share
-no session, so that none sees what another left, or goes down with it (docs/adr/0021). What a server says is data, never a reason to crash: its errors come as groups of exceptions from inside the library's tasks, and are
-taken apart here.
+A server is reached for one attempt and left again: a program is started and ended, its error output kept for messages. Attempts
+share no session, so that none sees what another left, or goes down with it (docs/adr/0021). What a server says is data, never a
+reason to crash: its errors come as groups of exceptions from inside the library's tasks, and are taken apart here.
 """
 
 from __future__ import annotations

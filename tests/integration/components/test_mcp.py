@@ -139,6 +139,36 @@ def test_a_server_that_dies_in_the_middle_leaves_doubt(tmp_path: Path) -> None:
     assert "out of memory" in error.message
 
 
+SERVER_THAT_TELLS = """
+import os, runpy, sys
+with open(sys.argv.pop(), "a") as file:
+    file.write(f"{os.getpid()}\\n")
+runpy.run_module("tests.mcp_kit", run_name="__main__")
+"""
+
+
+def test_each_call_has_a_program_of_its_own_and_leaves_none(tmp_path: Path) -> None:
+    told, begun = tmp_path / "told", tmp_path / "begun"
+    context = context_with(tmp_path, notes=stdio_settings(args=["-c", SERVER_THAT_TELLS, str(told)]))
+    for _ in range(2):
+        call(context, "search", arguments={"query": "x"})
+    given = {"server": "notes", "tool": "slow", "arguments": {"path": str(begun), "seconds": 600}}
+
+    async def cancelled() -> None:
+        attempt = asyncio.create_task(McpToolCall().execute(McpToolCall.Input.model_validate(given), context))
+        while not begun.exists():
+            assert not attempt.done()
+            await asyncio.sleep(0.02)
+        attempt.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await attempt
+
+    asyncio.run(cancelled())
+    processes = [int(line) for line in told.read_text().split()]
+    assert len(set(processes)) == len(processes) == 3
+    assert [pid for pid in processes if Path(f"/proc/{pid}").exists()] == []
+
+
 @pytest.mark.parametrize(
     ("server", "code"),
     [
