@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from flowmason_ray.engine.requests import LISTEN_S
-from tests.processes_kit import WAIT_S, ProcessProject, wait_until
+from tests.processes_kit import WAIT_S, ProcessProject, stop_between_commits, wait_until
 
 PAUSED = 75
 
@@ -99,6 +99,14 @@ def project(tmp_path: Path) -> Iterator[Project]:
     project.close()
 
 
+def begin_to_be_left(project: Project, *arguments: str) -> subprocess.Popen[str]:
+    """Begin a command that Ctrl-C reaches even where we ourselves were started without it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a child inherits what is ignored
+    process = project.begin(*arguments)
+    signal.signal(signal.SIGINT, before)
+    return process
+
+
 def stage(id: str, kind: str, after: str = "", *depends_on: str) -> dict[str, Any]:
     return {"id": id, "component_type": kind, "config": {"after": after}, "depends_on": list(depends_on)}
 
@@ -156,13 +164,11 @@ def test_an_effect_that_must_not_be_repeated_is_waited_for(project: Project) -> 
     assert called.count("slow") == 2
 
 
-def test_who_waits_is_told_what_for_and_can_leave_it(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_waits_is_told_what_for_and_can_leave_it(project: Project) -> None:
     process = project.start_with(stage("pay", "effectful", "go"), stage("slow", "pure", "later"))
     project.wait_for_call("pay")
     project.wait_for_call("slow")
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a child inherits what is ignored
-    pausing = project.begin("pause", "last")
-    signal.signal(signal.SIGINT, before)
+    pausing = begin_to_be_left(project, "pause", "last")
     assert pausing.stderr is not None
     told = pausing.stderr.readline()  # while it waits: the payment goes on until we say so
     assert "pay" in told
@@ -178,6 +184,26 @@ def test_who_waits_is_told_what_for_and_can_leave_it(project: Project, monkeypat
     project.touch("go")
     process.communicate(timeout=WAIT_S)
     assert process.returncode == PAUSED, "what was asked stands"
+
+
+def test_who_waits_for_a_cancelled_run_can_leave_it(project: Project) -> None:
+    process = project.start_with(stage("slow", "pure", "never"))
+    project.wait_for_call("slow")
+    wait_until(lambda: "stage_started" in project.kinds(), "that it began is not recorded")
+    stop_between_commits(process.pid, project.root / ".flowmason" / "runs.db")  # it hears nothing now
+    cancelling = begin_to_be_left(project, "cancel", "last")
+    assert cancelling.stderr is not None
+    told = cancelling.stderr.readline()
+    assert "under way: slow" in told
+    assert "up to 60 s" in told
+    cancelling.send_signal(signal.SIGINT)
+    _, err = cancelling.communicate(timeout=WAIT_S)
+    assert cancelling.returncode == 130
+    assert "is still to end" in err
+    process.send_signal(signal.SIGCONT)
+    process.communicate(timeout=WAIT_S)
+    assert process.returncode == 130, "what was asked stands"
+    assert project.status() == "cancelled"
 
 
 def test_a_run_that_is_pausing_can_be_cancelled(project: Project) -> None:
