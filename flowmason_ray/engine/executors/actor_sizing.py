@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from flowmason_ray.engine.component import Actors
+from flowmason_ray.engine.executors.capacity import Node
 
 PRESSED_S = 0.5
 """An actor that has been idle for this long is released when others wait for room: longer than the pause between two calls of a
@@ -48,6 +50,16 @@ def to_start(bounds: Actors, room: int, load: Load) -> int:
         if soon_s < load.setup_s:  # those who are ready will have done it before a new one is
             wanted = min(wanted, load.ready)
     return max(0, max(wanted, bounds.min) - load.ready - load.starting)
+
+
+def room(nodes: Iterable[Node], options: Mapping[str, Any]) -> int:
+    """Return how many actors with these options (Ray's `num_cpus`, `num_gpus`) the nodes could hold if they were empty; at least one."""
+    wanted = [("CPU", float(options.get("num_cpus") or 0.0)), ("GPU", float(options.get("num_gpus") or 0.0))]
+    found = 0
+    for node in nodes:
+        fits = [int(node.resources.get(name, 0.0) / amount) for name, amount in wanted if amount > 0]
+        found += min(fits, default=int(node.resources.get("CPU", 1.0)))
+    return max(1, found)
 
 
 def to_release(bounds: Actors, idle_s: Sequence[float], total: int) -> int:

@@ -36,7 +36,7 @@ from flowmason_ray.engine.scope import Scope
 from flowmason_ray.errors import Failure, FlowMasonError
 
 if TYPE_CHECKING:
-    from flowmason_ray.engine.executors.ray_actors import Actor, Pool
+    from flowmason_ray.engine.executors.ray_pool import Actor, Pool
 
 _ray: Any = ray
 # Under this name without types: those of Ray are partly unknown.

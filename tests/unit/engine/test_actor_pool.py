@@ -18,13 +18,15 @@ from flowmason_ray import Actors, operator
 from flowmason_ray.components.base import spec_of
 from flowmason_ray.engine.component import ComponentSpec
 from flowmason_ray.engine.events import Event
-from flowmason_ray.engine.executors import ray_actors
+from flowmason_ray.engine.executors import ray_pool, ray_releasing
 from flowmason_ray.engine.executors.capacity import Demand, Node
 from flowmason_ray.engine.executors.pressure import Pressure, Waiting
 from flowmason_ray.engine.executors.ray_actor import Ready
-from flowmason_ray.engine.executors.ray_actors import Actor, Outcome, Pool, Pools
+from flowmason_ray.engine.executors.ray_actors import Pools
 from flowmason_ray.engine.executors.ray_calls import Call, Member
 from flowmason_ray.engine.executors.ray_messages import CallReport, Report
+from flowmason_ray.engine.executors.ray_pool import Actor, Outcome, Pool
+from flowmason_ray.engine.executors.ray_releasing import release, yielding
 from flowmason_ray.errors import Failure
 
 RayActorError: Any = importlib.import_module("ray.exceptions").RayActorError
@@ -79,6 +81,12 @@ class Cluster:
     def kill(self, handle: Any, *, no_restart: bool) -> None:
         self.killed.append(handle)
 
+    def rule(self, patch: pytest.MonkeyPatch) -> None:
+        """Be what the modules take for Ray, and for the time."""
+        patch.setattr(ray_pool, "_ray", self)
+        for module in (ray_pool, ray_releasing):
+            patch.setattr(module, "monotonic", self.monotonic)
+
     # -- what a pool asks of its host
 
     def nodes(self) -> list[Node]:
@@ -106,6 +114,8 @@ class Cluster:
         act()
 
     def deliver(self, event: Event) -> None: ...
+
+    def warn(self, component: str, message: str) -> None: ...
 
     def told(self, *_: Any) -> None: ...
 
@@ -149,8 +159,7 @@ class Cluster:
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     cluster = Cluster()
-    monkeypatch.setattr(ray_actors, "_ray", cluster)
-    monkeypatch.setattr(ray_actors, "monotonic", cluster.monotonic)
+    cluster.rule(monkeypatch)
     return cluster
 
 
@@ -204,7 +213,7 @@ def test_after_the_pause_the_pool_grows_by_itself(cluster: Cluster) -> None:
     cluster.setups(READY, FAILED)
     pool.tick()
     assert len(pool.actors) == 1
-    cluster.now += ray_actors.PAUSE_AFTER_FAILURE_S + 1
+    cluster.now += ray_pool.PAUSE_AFTER_FAILURE_S + 1
     pool.tick()
     assert len(pool.actors) == 2
 
@@ -264,7 +273,7 @@ def test_a_pool_that_made_room_does_not_fill_up_again_before_a_call_needs_it(clu
     cluster.setups(READY, READY)
     pool.arrived(first, DONE)
     cluster.now += 1
-    [(below, actor)] = pool.yielding()
+    [(below, actor)] = yielding(pool)
     assert below
     pool.give_way(actor)
     pool.arrived(second, DONE)
@@ -282,9 +291,9 @@ def test_without_pressure_the_lower_bound_is_kept(cluster: Cluster) -> None:
     for call in calls:
         pool.arrived(call, DONE)
     cluster.now += 3600
-    pool.release()
+    release(pool)
     assert len(pool.actors) == 1
-    assert [below for below, _ in pool.yielding()] == [True]
+    assert [below for below, _ in yielding(pool)] == [True]
 
 
 class Looking(Pools):
@@ -331,10 +340,10 @@ def test_as_many_go_as_others_need_even_if_that_is_seen_late(cluster: Cluster) -
         left: list[int] = []
         for waiting in (0, 2, 2, 3):
             pools.waiting = waiting
-            await pools.look()
+            await pools.releasing.look()
             left.append(len(pool.actors))
-        cluster.now += ray_actors.SETTLES_S
-        await pools.look()
+        cluster.now += ray_releasing.SETTLES_S
+        await pools.releasing.look()
         return [*left, len(pool.actors)]
 
     assert asyncio.run(play()) == [4, 2, 2, 1, 0]
@@ -346,7 +355,7 @@ def test_the_last_ones_go_when_others_have_waited_for_a_while(cluster: Cluster) 
         left: list[int] = []
         for waiting, later in ((1, 2.0), (1, 2.0), (0, 2.0), (1, 2.0), (1, 2.0), (1, 0.0)):
             pools.waiting = waiting
-            await pools.look()
+            await pools.releasing.look()
             left.append(len(pool.actors))
             cluster.now += later
         return left
@@ -365,8 +374,7 @@ STEPS = st.sampled_from(["submit", "ready", "failed", "done", "dies", "stuck", "
 def test_whatever_happens_every_call_ends(bounds: Actors, steps: list[tuple[str, int]]) -> None:
     cluster = Cluster()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ray_actors, "_ray", cluster)
-        patch.setattr(ray_actors, "monotonic", cluster.monotonic)
+        cluster.rule(patch)
         pool = pool_of(cluster, min=bounds.min, max=bounds.max, concurrency=bounds.concurrency)
         calls: list[Call] = []
         stuck: set[Call] = set()
@@ -381,7 +389,7 @@ def test_whatever_happens_every_call_ends(bounds: Actors, steps: list[tuple[str,
                 cluster.now += number
                 pool.tick()
             elif step == "idle":
-                for _, actor in pool.yielding()[:1]:
+                for _, actor in yielding(pool)[:1]:
                     pool.give_way(actor)
             elif call is not None and call.actor is not None:
                 if step == "done":
@@ -399,7 +407,7 @@ def test_whatever_happens_every_call_ends(bounds: Actors, steps: list[tuple[str,
             for call in [call for call in cluster.watched if call not in stuck]:
                 cluster.arrive(pool, call, DONE)
             cluster.bury(pool)
-            cluster.now += ray_actors.PAUSE_AFTER_FAILURE_S
+            cluster.now += ray_pool.PAUSE_AFTER_FAILURE_S
             pool.tick()
         assert {call for call, _ in cluster.outcomes} == set(calls)
         assert len(cluster.outcomes) == len(calls), "each of them once"
