@@ -19,6 +19,7 @@ from ray.exceptions import RayError
 from flowmason_ray.engine.executors.actor_sizing import may_give_way, to_release
 from flowmason_ray.engine.executors.instances import TEARDOWN_S
 from flowmason_ray.engine.executors.pressure import Idle, Pressure, to_give_way, without
+from flowmason_ray.engine.executors.ray_pressure import NotTold
 
 if TYPE_CHECKING:
     from flowmason_ray.engine.executors.ray_pool import Actor, Pool
@@ -42,12 +43,13 @@ class Releasing:
         """
         Args:
             pools: Returns the pools.
-            pressure: Returns what waits for room on the cluster, and what is free; may take its time.
+            pressure: Returns what waits for room on the cluster, and what is free; may take its time. If it raises `NotTold`, it is
+                not asked again.
             warn: Says something about a component.
             when_done: Calls on the loop with what is behind a reference, or with the error.
         """
         self._pools = pools
-        self._pressure = pressure
+        self._pressure: Callable[[], Pressure] | None = pressure
         self._warn = warn
         self._when_done = when_done
         self._loop = asyncio.get_running_loop()
@@ -63,12 +65,17 @@ class Releasing:
         """Let go of actors that have been idle for long enough, or that hold what others wait for."""
         for pool in self._pools():
             release(pool)
-        if not any(yielding(pool) for pool in self._pools()):
+        able = [pool for pool in self._pools() if yielding(pool)]
+        if not able or self._pressure is None:
             self._short_since = None
             return
         try:
             pressure = await asyncio.to_thread(self._pressure)
-        except RayError:  # its head is away just now: it is asked again soon
+        except (RayError, OSError):  # its head is away just now: it is asked again soon
+            return
+        except NotTold as exc:
+            self._pressure = None
+            self._warn(able[0].component.name, str(exc))
             return
         self._make_room(pressure)
 

@@ -17,7 +17,7 @@ pytest.importorskip("ray")
 from flowmason_ray import Actors, operator
 from flowmason_ray.components.base import spec_of
 from flowmason_ray.engine.component import ComponentSpec
-from flowmason_ray.engine.events import Event
+from flowmason_ray.engine.events import Event, StageLogged
 from flowmason_ray.engine.executors import ray_pool, ray_releasing
 from flowmason_ray.engine.executors.capacity import Demand, Node
 from flowmason_ray.engine.executors.pressure import Pressure, Waiting
@@ -26,10 +26,12 @@ from flowmason_ray.engine.executors.ray_actors import Pools
 from flowmason_ray.engine.executors.ray_calls import Call, Member
 from flowmason_ray.engine.executors.ray_messages import CallReport, Report
 from flowmason_ray.engine.executors.ray_pool import Actor, Outcome, Pool
+from flowmason_ray.engine.executors.ray_pressure import NotTold
 from flowmason_ray.engine.executors.ray_releasing import release, yielding
 from flowmason_ray.errors import Failure
 
 RayActorError: Any = importlib.import_module("ray.exceptions").RayActorError
+RayError: Any = importlib.import_module("ray.exceptions").RayError
 
 READY = Ready(None, False, (), "n1", 0.0)
 FAILED = Ready(Failure(code="component_setup_failed", message="no room", stage="a"), False, (), "", 0.0)
@@ -72,6 +74,7 @@ class Cluster:
         self.killed: list[Any] = []
         self.outcomes: list[tuple[Call, Outcome]] = []
         self.watched: list[Call] = []
+        self.said: list[Event] = []
         self._setups: list[Callable[[Any], None]] = []
         self._deaths: dict[Handle, Callable[[Any], None]] = {}
 
@@ -113,7 +116,8 @@ class Cluster:
     def later(self, act: Callable[[], None]) -> None:
         act()
 
-    def deliver(self, event: Event) -> None: ...
+    def deliver(self, event: Event) -> None:
+        self.said.append(event)
 
     def warn(self, component: str, message: str) -> None: ...
 
@@ -301,6 +305,8 @@ class Looking(Pools):
 
     def __init__(self, cluster: Cluster) -> None:
         self.waiting = 0
+        self.asked = 0
+        self.error: Exception | None = None
         super().__init__(
             run_id="r",
             packed_run=b"",
@@ -316,6 +322,9 @@ class Looking(Pools):
         self.when_done = cluster.when_done
 
     def _told(self) -> Pressure:
+        self.asked += 1
+        if self.error is not None:
+            raise self.error
         waiting = Waiting(together=(Demand(amounts={"CPU": 1.0}),), count=self.waiting)
         return Pressure(waiting=(waiting,), free=(Node(id="n1", resources={"CPU": 0.0}),))
 
@@ -361,6 +370,38 @@ def test_the_last_ones_go_when_others_have_waited_for_a_while(cluster: Cluster) 
         return left
 
     assert asyncio.run(play()) == [1, 1, 1, 1, 1, 0]
+
+
+def test_a_ray_that_does_not_tell_is_asked_once_and_idle_actors_go_by_their_time(cluster: Cluster) -> None:
+    async def play() -> list[int]:
+        pools, pool = await idle_pool(cluster, 2, idle_s=60, min=1)
+        pools.waiting, pools.error = 2, NotTold("Ray 9.9 does not say what waits.")
+        left: list[int] = []
+        for later in (5.0, 5.0, 60.0, 0.0):
+            await pools.releasing.look()
+            left.append(len(pool.actors))
+            cluster.now += later
+        assert pools.asked == 1
+        return left
+
+    assert asyncio.run(play()) == [2, 2, 2, 1]
+    [warning] = cluster.said
+    assert isinstance(warning, StageLogged)
+    assert (warning.path, warning.level, warning.message) == ("loads", "warning", "Ray 9.9 does not say what waits.")
+
+
+def test_a_head_that_is_away_is_asked_again(cluster: Cluster) -> None:
+    async def play() -> list[int]:
+        pools, pool = await idle_pool(cluster, 2, idle_s=600)
+        left: list[int] = []
+        pools.waiting = 2
+        for pools.error in (RayError(), OSError("down"), None):
+            await pools.releasing.look()
+            left.append(len(pool.actors))
+        return left
+
+    assert asyncio.run(play()) == [2, 2, 0]
+    assert cluster.said == []
 
 
 STEPS = st.sampled_from(["submit", "ready", "failed", "done", "dies", "stuck", "tick", "idle"])

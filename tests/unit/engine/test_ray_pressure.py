@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import sys
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,12 +12,15 @@ import pytest
 
 pytest.importorskip("ray")
 
+from flowmason_ray.engine.executors import ray_pressure
 from flowmason_ray.engine.executors.capacity import Demand, Node
 from flowmason_ray.engine.executors.pressure import Waiting
-from flowmason_ray.engine.executors.ray_pressure import holdings, pressure_from
+from flowmason_ray.engine.executors.ray_pressure import Cluster, NotTold, holdings, pressure_from
 
 _messages: Any = importlib.import_module("ray.core.generated.autoscaler_pb2")
 _common: Any = importlib.import_module("ray.core.generated.common_pb2")
+_raylet: Any = importlib.import_module("ray._raylet")
+_errors: Any = importlib.import_module("ray.exceptions")
 
 
 def request(labels: dict[str, tuple[str, list[str]]] | None = None, **amounts: float) -> Any:
@@ -79,3 +84,72 @@ def test_in_a_gang_it_holds_what_was_reserved(bundle: int, held: dict[str, float
     group: Any = SimpleNamespace(id=SimpleNamespace(hex=lambda: "ab"))
     strategy: Any = SimpleNamespace(placement_group=group, placement_group_bundle_index=bundle)
     assert holdings({"num_cpus": 2.0, "scheduling_strategy": strategy}) == held
+
+
+# -- another Ray ------------------------------------------------------------------------------------------------------------
+
+
+class Asked:
+    """A client of Ray's head that answers as the test says."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, answer: Callable[[], bytes]) -> None:
+        self.answer = answer
+        patch.setattr(_raylet, "GcsClient", self.connected)
+        here = SimpleNamespace(gcs_address="head:6379")
+        patch.setattr(ray_pressure, "_ray", SimpleNamespace(get_runtime_context=lambda: here, __version__="9.9"))
+
+    def connected(self, address: str) -> Asked:
+        return self
+
+    def get_cluster_resource_state(self, timeout_s: float) -> bytes:
+        return self.answer()
+
+
+def raises(error: Exception) -> Callable[[], bytes]:
+    def answer() -> bytes:
+        raise error
+
+    return answer
+
+
+@pytest.mark.parametrize("name", ["ray.core.generated.autoscaler_pb2", "ray.core.generated.common_pb2"])
+def test_a_ray_without_these_messages_does_not_tell_and_breaks_nothing(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    reply = _messages.GetClusterResourceStateReply()
+    wishes: dict[str, tuple[str, list[str]]] = {"zone": ("IN", ["a"])}
+    reply.cluster_resource_state.pending_resource_requests.add(request=request(wishes, CPU=1), count=1)
+    Asked(monkeypatch, reply.SerializeToString)
+    monkeypatch.setitem(sys.modules, name, None)  # as if there were none
+    monkeypatch.delitem(sys.modules, ray_pressure.__name__)
+    package = importlib.import_module("flowmason_ray.engine.executors")
+    monkeypatch.setattr(package, "ray_pressure", ray_pressure)  # so that it is put back
+    assert importlib.import_module(ray_pressure.__name__) is not ray_pressure
+    with pytest.raises(NotTold, match=rf"^Ray 9\.9 does not say .*{name}.*'idle_s' alone"):
+        Cluster().pressure()
+
+
+def test_a_ray_that_answers_otherwise_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [
+        raises(AttributeError("'GcsClient' object has no attribute 'get_cluster_resource_state'")),
+        raises(TypeError("get_cluster_resource_state() got an unexpected keyword argument 'timeout_s'")),
+        raises(_errors.RpcError("no such method", rpc_code=12)),
+        lambda: b"not a message",
+    ]
+    asked = Asked(monkeypatch, answers[0])
+    for asked.answer in answers:
+        with pytest.raises(NotTold, match=r"^Ray 9\.9 does not say"):
+            Cluster().pressure()
+
+
+def test_a_head_that_is_away_is_no_other_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = Asked(monkeypatch, raises(OSError("down")))
+    away: list[Exception] = [
+        _errors.RpcError("unavailable", rpc_code=14),
+        _errors.GetTimeoutError("late"),
+        OSError("down"),
+    ]
+    for error in away:
+        asked.answer = raises(error)
+        with pytest.raises(type(error)):
+            Cluster().pressure()
