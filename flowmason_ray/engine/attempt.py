@@ -71,7 +71,7 @@ class Value(NamedTuple):
 
 
 class SetupFailed(StageError):
-    """A component's `setup` raised; its cause is what."""
+    """A component's `setup` raised (its cause is what), or did not end in time."""
 
     code = "component_setup_failed"
 
@@ -82,6 +82,14 @@ def setup_failed(component: ComponentSpec, exc: BaseException) -> SetupFailed:
     error = SetupFailed(f"setup() of component {component.name!r} failed. {words}")
     error.__cause__ = exc
     return error
+
+
+def setup_overdue(component: ComponentSpec) -> SetupFailed:
+    """Return the error for a `setup` that takes longer than it may."""
+    return SetupFailed(
+        f"setup() of component {component.name!r} did not end within {component.setup_timeout_s:g} s. If it needs longer, declare "
+        "the component with actors=Actors(setup_timeout_s=…), in seconds; None sets no limit."
+    )
 
 
 def is_final(exc: BaseException) -> bool:

@@ -86,14 +86,18 @@ class Actors:
     idle_s: float = 10.0
     """An actor without work for this long is released: longer than the pause between two batches, and short beside the time for
     which others would miss its cores. One that others wait for goes sooner."""
+    setup_timeout_s: float | None = 600.0
+    """A `setup()` that takes longer has failed, in-process too: models take minutes to load, and nobody is to wait for ever for one that
+    hangs. None: it may take as long as it wants."""
 
     def __post_init__(self) -> None:
         highest = self.max if self.max is not None else max(self.min, 1)
         counts = (highest, self.recycle_after or 1, self.recycle_at_mib or 1, self.concurrency)
         zero = self.recycle_after == 0 or self.recycle_at_mib == 0
-        if self.min < 0 or highest < max(self.min, 1) or min(counts) < 1 or zero or self.idle_s < 0:
+        hasty = self.setup_timeout_s is not None and not self.setup_timeout_s > 0
+        if self.min < 0 or highest < max(self.min, 1) or min(counts) < 1 or zero or self.idle_s < 0 or hasty:
             raise InvalidActors(
-                f"{self!r} is impossible: 0 <= min <= max, idle_s >= 0, and everything else is at least 1."
+                f"{self!r} is impossible: 0 <= min <= max, idle_s >= 0, setup_timeout_s > 0, and everything else is at least 1."
             )
 
 
@@ -132,6 +136,11 @@ class ComponentSpec:
     """Whether instances have a `teardown()`, which is called when they are not needed any more."""
     actors: Actors | None = None
     """What the component says about its actors; None: nothing."""
+
+    @property
+    def setup_timeout_s(self) -> float | None:
+        """How long a `setup()` may take, in seconds; None: as long as it wants."""
+        return (self.actors or Actors()).setup_timeout_s
 
 
 class Catalogue(Protocol):

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from flowmason_ray import Actors, Context, PermanentError, SetupContext, operator
 from flowmason_ray.api import PreparedRun, RunResult
-from flowmason_ray.engine.events import Event, StageLogged, StageStarted
+from flowmason_ray.engine.events import Event, StageLogged, StageRetrying, StageStarted
 
 pytestmark = pytest.mark.ray
 
@@ -144,6 +144,40 @@ class Wrong:
         raise AssertionError
 
 
+class _Hanging:
+    """Its first setup hangs: `hang` begins to."""
+
+    Input, Output = _In, _Out
+
+    def hang(self, context: SetupContext) -> bool:
+        note(context, "setup")
+        return len(notes(context.project_dir)) == 1
+
+    def setup(self, context: SetupContext) -> None:
+        if self.hang(context):
+            time.sleep(600)
+
+    def execute(self, input: _In, context: Context) -> _Out:
+        return _Out(n=7, pid=os.getpid())
+
+
+@operator(name="hanging", effect="pure", cost="cpu", actors=Actors(max=1, setup_timeout_s=3))
+class Hanging(_Hanging):
+    """Its first setup sits in a call."""
+
+
+@operator(name="hanging_on_loop", effect="pure", actors=Actors(max=1, setup_timeout_s=3))
+class HangingOnLoop(_Hanging):
+    """Its first setup blocks the loop."""
+
+    async def setup(self, context: SetupContext) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]  # components may be either
+        if self.hang(context):
+            time.sleep(600)  # noqa: ASYNC251  # that is the point
+
+    async def execute(self, input: _In, context: Context) -> _Out:  # pyright: ignore[reportIncompatibleMethodOverride]  # as above
+        return _Out(n=7, pid=os.getpid())
+
+
 @operator(name="task", effect="pure", cost="cpu", resources={"num_cpus": 4})
 class Task:
     """Needs the whole cluster."""
@@ -154,7 +188,9 @@ class Task:
         return _Out(n=len(input.what), pid=os.getpid())
 
 
-COMPONENTS = [Two, ByCount, ByMemory, Careful, Lasting, Hasty, Kept, Together, Stubborn, Wrong, Task]
+COMPONENTS = [
+    *(Two, ByCount, ByMemory, Careful, Lasting, Hasty, Kept, Together, Stubborn, Wrong, Hanging, HangingOnLoop, Task)
+]
 
 
 @pytest.fixture(autouse=True)
@@ -266,6 +302,22 @@ def test_an_actor_that_dies_in_its_setup_ends_the_stage(project_dir: Path) -> No
     assert (failure.code, failure.stage) == ("component_setup_failed", "a")
     assert "'wrong' died before its setup() had ended" in failure.message
     assert played.notes["setup"] == 1
+
+
+@pytest.mark.parametrize("component", ["hanging", "hanging_on_loop"])
+def test_a_setup_that_hangs_is_ended_with_its_actor(project_dir: Path, component: str) -> None:
+    again = stage("a", component, timeout_ms=2500, retry={"max_attempts": 5, "initial_delay_ms": 1})
+    played = Played(project_dir, {"name": "actors", "stages": [again]})
+    played.result.raise_for_status()
+    first = next(e for e in played.events if isinstance(e, StageRetrying))
+    assert first.failure.code == "component_setup_failed", "it does not use up the stage's time"
+    assert f"'{component}' did not end within 3 s" in first.failure.message
+    hung = int(notes(project_dir)[0].split()[1])
+    assert played.result.output["pid"] != hung
+    until = time.monotonic() + 60
+    while Path(f"/proc/{hung}").exists():
+        assert time.monotonic() < until, "its process is still there"
+        time.sleep(0.1)
 
 
 def test_an_effectful_call_whose_actor_dies_is_not_repeated_and_the_pool_goes_on(project_dir: Path) -> None:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from time import perf_counter, time
 from typing import Any, Self
 
-from flowmason_ray.engine.attempt import DECLINED, Value, at_once, fail, finish, is_final, prepare
+from flowmason_ray.engine.attempt import DECLINED, SetupFailed, Value, at_once, fail, finish, is_final, prepare
 from flowmason_ray.engine.commands import CancelStage, GatherResults, StartStage
 from flowmason_ray.engine.component import Cost, Effect
 from flowmason_ray.engine.context import AttemptContext, InstanceContext, LocalScope
@@ -46,16 +46,21 @@ from flowmason_ray.stores.encoding import Decoder
 HEARTBEAT_S = 1.0
 """How often the components' loop is asked for a sign of life; one that misses two is taken to be blocked."""
 
+BEAT_S = 0.25
+"""How long that loop has for a sign of life when a setup on it takes too long."""
+
 
 class _Attempt:
     """An attempt that is not over yet."""
 
-    __slots__ = ("command", "context", "demand", "stop", "stopping", "wait")
+    __slots__ = ("command", "context", "demand", "needs", "stop", "stopping", "wait")
 
     def __init__(self, command: StartStage, demand: Demand) -> None:
         self.command = command
         self.context: AttemptContext | None = None
         self.demand = demand
+        self.needs: Instance | None = None
+        """The instance that has to be set up before it begins."""
         self.stop: Callable[[], None] | None = None
         self.stopping: asyncio.TimerHandle | None = None
         self.wait = True
@@ -75,6 +80,8 @@ class InProcessExecutor:
         self._heartbeat: asyncio.TimerHandle | None = None
         self._attempts: dict[str, _Attempt] = {}
         self._instances = Instances()
+        self._setups: dict[Instance | SetupFailed, asyncio.TimerHandle] = {}
+        """When it is looked whether a setup takes too long; and by the error of one that did, when its attempts fail."""
         self._shelf: Shelf | None = None
         self._listens = False
 
@@ -89,8 +96,9 @@ class InProcessExecutor:
             if attempt.stop is not None:
                 attempt.stop()
         self._attempts.clear()
-        if self._heartbeat is not None:
-            self._heartbeat.cancel()
+        for timer in (self._heartbeat, *self._setups.values()):
+            if timer is not None:
+                timer.cancel()
         try:
             for instance in self._instances.leave():
                 await self._tear_down(instance)
@@ -216,13 +224,18 @@ class InProcessExecutor:
             with suppress(RuntimeError):  # the runner's loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(self._ended, attempt, result, error, duration_s)
 
+        attempt.needs = instance if instance.waits else None
+
         def say() -> InstanceContext:
+            with suppress(RuntimeError):  # as above
+                loop.call_soon_threadsafe(self._look_at_setup, instance)
             return InstanceContext(self._run, command.path, self._tell)
 
         if component.is_async:
 
             async def call() -> Any:
                 ready = await instance.ready_async(say)
+                attempt.needs = None
                 if began is not None:
                     self._tell(began)
                 with self._around(command):
@@ -233,6 +246,7 @@ class InProcessExecutor:
 
             def call_in_thread() -> Any:
                 ready = instance.ready(say)
+                attempt.needs = None
                 if began is not None:
                     self._tell(began)
                 with self._around(command):
@@ -241,6 +255,36 @@ class InProcessExecutor:
             job = ThreadJob(call_in_thread, done)
             attempt.stop = job.stop
             self._threads.submit(job)
+
+    def _look_at_setup(self, instance: Instance) -> None:
+        """Look whether a setup takes too long: then all who wait for it fail, and are not waited for; else look again when it would."""
+        timer = self._setups.pop(instance, None)
+        if timer is not None:
+            timer.cancel()
+        left_s = instance.left_s()
+        if left_s is not None and left_s > 0:
+            self._setups[instance] = self._loop.call_later(left_s, self._look_at_setup, instance)
+        error = None if left_s is None or left_s > 0 else instance.give_up()
+        if error is None:
+            return
+        waiting = [each for each in self._attempts.values() if each.needs is instance]
+        loop = self._component_loop if instance.component.is_async else None
+        if loop is None:
+            self._setup_failed(error, waiting, None)
+        else:  # the next attempt must not queue on a loop that is blocked
+            loop.beat()
+            self._setups[error] = self._loop.call_later(BEAT_S, self._setup_failed, error, waiting, loop)
+
+    def _setup_failed(self, error: SetupFailed, waiting: list[_Attempt], loop: ComponentLoop | None) -> None:
+        self._setups.pop(error, None)
+        paths = {attempt.command.path for attempt in waiting}
+        if loop is not None and loop is self._component_loop and not loop.beat() and loop.blocked_by() in paths:
+            self._abandon(loop, "setup")
+        for attempt in waiting:
+            if attempt.stopping is None:  # else it ends as stopped
+                self._report(attempt, self._failed(attempt.command, error))
+            if attempt.stop is not None:
+                attempt.stop()
 
     def _report_later(self, attempt: _Attempt, event: Event) -> None:
         """Report from the event loop's next turn: a report must not come before `start` has returned."""
@@ -397,14 +441,17 @@ class InProcessExecutor:
         if loop is not None:
             missed = 0 if loop.beat() else missed + 1
             if missed >= 2:
-                name = loop.blocked_by()
-                if name is not None:
-                    hint = "Its 'async def execute' blocks the event loop; make it a plain 'def', and it gets a thread."
-                    self._warn(name, hint)
-                self._abandoned_loops.append(loop)
-                self._component_loop = None
+                self._abandon(loop, "execute")
                 missed = 0
         self._heartbeat = self._loop.call_later(HEARTBEAT_S, self._listen, missed)
+
+    def _abandon(self, loop: ComponentLoop, method: str) -> None:
+        name = loop.blocked_by()
+        if name is not None:
+            hint = f"Its 'async def {method}' blocks the event loop; make it a plain 'def', and it gets a thread."
+            self._warn(name, hint)
+        self._abandoned_loops.append(loop)
+        self._component_loop = None
 
     def _warn(self, path: str, message: str) -> None:
         self._deliver(StageLogged(at=time(), path=path, level="warning", message=message))

@@ -1,7 +1,7 @@
 """Instances of components in one process: made when first needed, set up once before their first `execute`, torn down at the end.
 
-Several attempts may need an instance while it is being set up: they wait for that one setup. When it fails, they fail with
-it, and the next attempt after that begins anew with a fresh instance.
+Several attempts may need an instance while it is being set up: they wait for that one setup. When it fails, or takes too long, they
+fail with it, and the next attempt after that begins anew with a fresh instance.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ import inspect
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from contextvars import copy_context
 from typing import Any
 
-from flowmason_ray.engine.attempt import setup_failed
+from flowmason_ray.engine.attempt import SetupFailed, setup_failed, setup_overdue
 from flowmason_ray.engine.component import ComponentSpec, SetupContext
+from flowmason_ray.engine.executors.threads import AttemptStopped, ThreadJob
 from flowmason_ray.errors import StageError
 
 POLL_S = 0.005
@@ -26,6 +29,16 @@ Say = Callable[[], SetupContext]
 """Makes the context of a setup."""
 
 
+class _Turn:
+    """Somebody who needs an instance."""
+
+    __slots__ = ("begins",)
+
+    def __init__(self) -> None:
+        self.begins = False
+        """Whether it is up to them to set it up."""
+
+
 class Instance:
     """The instance of one component."""
 
@@ -34,10 +47,15 @@ class Instance:
         self.object: Any = component.create()
         self._lock = threading.Lock()
         self._ready = not component.has_setup
-        self._owner: object = None
+        self._owner: _Turn | None = None
         """Who is setting it up."""
+        self._began = 0.0
+        """Since when."""
+        self._spoilt = False
+        """Whether the object has been through a setup that failed: the next one gets another."""
         self._failures = 0
         self._cause: Exception | None = None
+        """What the last of them was; None: it took too long."""
 
     @property
     def waits(self) -> bool:
@@ -47,18 +65,21 @@ class Instance:
     def ready(self, context: Say) -> Any:
         """Return the object, set up; called in a thread that may block.
 
+        Args:
+            context: Is called when a setup begins here.
+
         Raises:
-            SetupFailed: its setup raised, here or in the attempt that was waited for.
+            SetupFailed: its setup raised or took too long, here or in the attempt that was waited for.
         """
-        me, seen = object(), self._failures
+        me, seen = _Turn(), self._failures
         try:
             while self._must_wait(me, seen):
                 time.sleep(POLL_S)
-            if self._owner is me:
-                result = self.object.setup(context())
+            if me.begins:
+                result = self._begun(me).setup(context())
                 if inspect.isawaitable(result):
                     asyncio.run(_awaited(result))
-                self._succeeded()
+                self._succeeded(me)
         except BaseException as exc:  # foreign code runs here; a stop, which may come at any point, is passed on too
             self._failed(me, exc)
             raise
@@ -67,53 +88,86 @@ class Instance:
     async def ready_async(self, context: Say) -> Any:
         """Return the object, set up; called on an event loop.
 
+        Args:
+            context: Is called when a setup begins here.
+
         Raises:
-            SetupFailed: its setup raised, here or in the attempt that was waited for.
+            SetupFailed: its setup raised or took too long, here or in the attempt that was waited for.
         """
-        me, seen = object(), self._failures
+        me, seen = _Turn(), self._failures
         try:
             while self._must_wait(me, seen):  # noqa: ASYNC110  # who sets it up may be on another loop
                 await asyncio.sleep(POLL_S)
-            if self._owner is me:
-                if inspect.iscoroutinefunction(self.object.setup):
-                    await self.object.setup(context())
+            if me.begins:
+                setup, given = self._begun(me).setup, context()
+                if inspect.iscoroutinefunction(setup):
+                    await setup(given)
                 else:
-                    await asyncio.to_thread(self.object.setup, context())
-                self._succeeded()
+                    await in_thread(lambda: setup(given))
+                self._succeeded(me)
         except BaseException as exc:  # foreign code runs here; a cancellation is passed on too
             self._failed(me, exc)
             raise
         return self.object
 
-    def _must_wait(self, me: object, seen: int) -> bool:
+    def _must_wait(self, me: _Turn, seen: int) -> bool:
         """Tell whether somebody else is setting it up; if nobody has to or does, `me` takes that on."""
         with self._lock:
+            if self._failures > seen:
+                raise self._failure()
             if self._ready:
                 return False
-            if self._failures > seen and self._cause is not None:
-                raise setup_failed(self.component, self._cause)
             if self._owner is not None:
                 return True
-            self._owner = me
+            self._owner, self._began, me.begins = me, time.monotonic(), True
             return False
 
-    def _succeeded(self) -> None:
+    def _begun(self, me: _Turn) -> Any:
+        """Return the object that is to be set up: a fresh one."""
         with self._lock:
+            if self._owner is not me:
+                raise setup_overdue(self.component)
+            if self._spoilt:
+                self.object, self._spoilt = self.component.create(), False
+            return self.object
+
+    def _succeeded(self, me: _Turn) -> None:
+        with self._lock:
+            if self._owner is not me:  # it was given up meanwhile
+                raise setup_overdue(self.component)
             self._ready = True
             self._owner = None
 
-    def _failed(self, me: object, exc: BaseException) -> None:
+    def _failed(self, me: _Turn, exc: BaseException) -> None:
         """If it was `me` who set it up, let the next one begin anew, and raise what those who wait are told."""
         with self._lock:
             if self._owner is not me:
                 return
-            self.object = self.component.create()
-            self._owner = None
+            self._owner, self._spoilt = None, True
             if isinstance(exc, Exception):
                 self._failures += 1
                 self._cause = exc
         if isinstance(exc, Exception):
-            raise setup_failed(self.component, exc)
+            raise self._failure()
+
+    def _failure(self) -> SetupFailed:
+        return setup_overdue(self.component) if self._cause is None else setup_failed(self.component, self._cause)
+
+    def left_s(self) -> float | None:
+        """Return for how long the setup that is under way may go on, in seconds; None: without limit, or there is none."""
+        limit_s = self.component.setup_timeout_s
+        with self._lock:
+            return None if self._owner is None or limit_s is None else self._began + limit_s - time.monotonic()
+
+    def give_up(self) -> SetupFailed | None:
+        """Let the setup that is under way count as failed, whatever becomes of it; None: there is none any more."""
+        with self._lock:
+            if self._owner is None:
+                return None
+            self._owner, self._spoilt = None, True
+            self._failures += 1
+            self._cause = None
+            return self._failure()
 
     @property
     def wants_teardown(self) -> bool:
@@ -131,7 +185,42 @@ class Instance:
         if inspect.iscoroutinefunction(self.object.teardown):
             await self.object.teardown()
         else:
-            await asyncio.to_thread(self.object.teardown)
+            await in_thread(self.object.teardown)
+
+
+async def in_thread(call: Callable[[], Any]) -> Any:
+    """Await a call that blocks, in a thread of its own: one that is stopped if this is cancelled, and for which no process stays.
+
+    Threads of `asyncio.to_thread` are waited for when the process ends, also those that hang.
+    """
+    loop = asyncio.get_running_loop()
+    over: asyncio.Future[Any] = loop.create_future()
+
+    def settle(result: Any, error: BaseException | None) -> None:
+        if over.done():
+            return
+        if error is None:
+            over.set_result(result)
+        else:
+            over.set_exception(error)
+
+    def done(result: Any, error: BaseException | None) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, result, error)
+
+    around = copy_context()
+    job = ThreadJob(lambda: around.run(call), done)
+
+    def work() -> None:
+        with suppress(AttemptStopped):  # arrived after the call had ended
+            job.run()
+
+    threading.Thread(target=work, name="flowmason-blocking", daemon=True).start()
+    try:
+        return await over
+    except asyncio.CancelledError:
+        job.stop()
+        raise
 
 
 async def _awaited(result: Any) -> Any:

@@ -38,7 +38,7 @@ from flowmason_ray.engine.executors.threads import AttemptStopped, ComponentLoop
 from flowmason_ray.errors import Failure
 
 CONTROL_THREADS = 2
-"""One waits for the actor's end, one is free to stop attempts."""
+"""One waits for the actor's end; the other for the beginning of its setup, then it is free to stop attempts."""
 
 _ray: Any = ray  # under this name without types: those of Ray are partly unknown
 
@@ -65,6 +65,7 @@ class ComponentActor:
         self._loop: ComponentLoop | None = None
         self._running: dict[tuple[str, int], Callable[[], None]] = {}
         self._kept: dict[tuple[str, int], Any] = {}
+        self._begins = threading.Event()
         self._never = threading.Event()
 
     def set_up(self, path: str, number: int, mailbox: tuple[str, str] | None) -> Ready:
@@ -99,10 +100,15 @@ class ComponentActor:
         return Ready(failure, final, teller.told(), node_id(), perf_counter() - started)
 
     def _set_up(self, instance: Instance, say: Callable[[], InstanceContext]) -> None:
+        self._begins.set()
         if self._loop is None:
             instance.ready(say)
         else:
             self._on_loop(lambda: instance.ready_async(say), "setup", lambda _: None)
+
+    def begins(self) -> None:
+        """Return when the instance's `setup` begins."""
+        self._begins.wait()
 
     def run(self, packed: bytes, *arguments: Any) -> bytes:
         """Run a call (`ray_worker.run_call`); values that are too large for the report stay here until they are taken."""
@@ -199,6 +205,7 @@ class _RemoteActor(ComponentActor):
     """The same with Ray's concurrency groups."""
 
     set_up = _grouped("set_up", "calls")
+    begins = _grouped("begins", "control")
     run = _grouped("run", "calls")
     take = _ray.method(concurrency_group="control", num_returns=2)(ComponentActor.take)
     stop = _grouped("stop", "control")

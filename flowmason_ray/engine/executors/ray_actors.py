@@ -112,6 +112,10 @@ class Pools:
         """Do something in the loop's next turn."""
         self._loop.call_soon(act)
 
+    def after(self, seconds: float, act: Callable[[], None]) -> asyncio.TimerHandle:
+        """Do something after so many seconds, unless it is cancelled."""
+        return self._loop.call_later(seconds, act)
+
     def when_done(self, reference: Any, then: Callable[[Any], None]) -> None:
         """Call `then` on the loop with what is behind a reference, or with the error."""
 

@@ -5,12 +5,13 @@
     cancel   the attempt is stopped inside its actor; if that does not help, the actor is killed and replaced
 
 An actor serves one run. One that dies takes its calls with it: whether they are repeated is the engine's decision, the pool
-only replaces the actor. One whose setup fails, or that dies in it, fails the calls that wait for it and is not started again
-until another call comes. Which idle actors go, and when, is not decided here (`ray_releasing`).
+only replaces the actor. One whose setup fails or takes too long, or that dies in it, fails the calls that wait for it and is not
+started again until another call comes. Which idle actors go, and when, is not decided here (`ray_releasing`).
 """
 
 from __future__ import annotations
 
+from asyncio import TimerHandle
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import ray
 from ray.exceptions import RayActorError, RayError, TaskCancelledError
 
+from flowmason_ray.engine.attempt import fail, setup_overdue
 from flowmason_ray.engine.component import ComponentSpec
 from flowmason_ray.engine.events import StageBegan
 from flowmason_ray.engine.executors.actor_sizing import DEFAULT, Load, room, to_start, worn
@@ -44,7 +46,19 @@ Outcome = CallReport | BaseException
 class Actor:
     """One actor of a pool."""
 
-    __slots__ = ("calls", "created", "handle", "idle_since", "name", "node", "running", "state", "stuck", "taking")
+    __slots__ = (
+        "calls",
+        "created",
+        "handle",
+        "idle_since",
+        "limit",
+        "name",
+        "node",
+        "running",
+        "state",
+        "stuck",
+        "taking",
+    )
 
     def __init__(self, handle: Any, name: str) -> None:
         self.handle = handle
@@ -57,12 +71,20 @@ class Actor:
         """Values that are being fetched from it."""
         self.calls = 0
         self.node = ""
+        self.limit: TimerHandle | None = None
+        """Ends its setup when that takes too long."""
         self.created = self.idle_since = monotonic()
 
     @property
     def idle(self) -> bool:
         """Whether it has nothing to do."""
         return not self.running and not self.taking
+
+    def settle(self) -> None:
+        """Its setup is over."""
+        if self.limit is not None:
+            self.limit.cancel()
+            self.limit = None
 
     def stop(self, call: Call) -> None:
         """Stop the attempts of a call."""
@@ -73,6 +95,7 @@ class Actor:
     def kill(self) -> None:
         """End the process at once."""
         self.state = "gone"
+        self.settle()
         with suppress(RayError, ValueError):
             _ray.kill(self.handle, no_restart=True)
 
@@ -217,10 +240,24 @@ class Pool:
             lambda ready: self._is_set_up(actor, (path, -number), ready),
         )
         self._host.when_done(handle.watch.remote(), lambda _: self._died(actor))
+        limit_s = self.component.setup_timeout_s
+        if self.component.has_setup and limit_s is not None:
+            self._host.when_done(handle.begins.remote(), lambda error: self._setup_begins(actor, path, limit_s, error))
+
+    def _setup_begins(self, actor: Actor, path: str, limit_s: float, error: BaseException | None) -> None:
+        """Give a setup its time: from when it begins, because an actor may have to wait for room before."""
+        if actor.state == "starting" and error is None:
+            actor.limit = self._host.after(limit_s, lambda: self._setup_overdue(actor, path))
+
+    def _setup_overdue(self, actor: Actor, path: str) -> None:
+        if actor.state == "starting":
+            self._bury(actor)
+            self._setup_failed(fail(setup_overdue(self.component), path, 1), final=False)
 
     def _is_set_up(self, actor: Actor, who: tuple[str, int], ready: Ready | BaseException) -> None:
         if actor.state != "starting":
             return
+        actor.settle()
         if isinstance(ready, Ready) and ready.failure is None:
             self._setup_s = monotonic() - actor.created
             actor.state, actor.node, actor.idle_since = "ready", ready.node, monotonic()

@@ -60,8 +60,20 @@ class Handle:
     """An actor's handle."""
 
     def __init__(self) -> None:
-        for name in ("set_up", "run", "stop", "take", "tear_down", "watch"):
+        for name in ("set_up", "begins", "run", "stop", "take", "tear_down", "watch"):
             setattr(self, name, Remote(self, name))
+
+
+class Timer:
+    """Something that is to happen later."""
+
+    def __init__(self, at: float, act: Callable[[], None]) -> None:
+        self.at = at
+        self.act = act
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
 
 
 class Cluster:
@@ -75,7 +87,10 @@ class Cluster:
         self.outcomes: list[tuple[Call, Outcome]] = []
         self.watched: list[Call] = []
         self.said: list[Event] = []
+        self.warnings: list[str] = []
         self._setups: list[Callable[[Any], None]] = []
+        self._beginnings: list[Callable[[Any], None]] = []
+        self._timers: list[Timer] = []
         self._deaths: dict[Handle, Callable[[Any], None]] = {}
 
     def monotonic(self) -> float:
@@ -104,8 +119,14 @@ class Cluster:
     def when_done(self, reference: tuple[Handle, str], then: Callable[[Any], None]) -> None:
         if reference[1] == "set_up":
             self._setups.append(then)
+        elif reference[1] == "begins":
+            self._beginnings.append(then)
         elif reference[1] == "watch":
             self._deaths[reference[0]] = then
+
+    def after(self, seconds: float, act: Callable[[], None]) -> Timer:
+        self._timers.append(Timer(self.now + seconds, act))
+        return self._timers[-1]
 
     def see_off(self, pool: Pool, actor: Actor) -> None:
         actor.kill()
@@ -119,7 +140,8 @@ class Cluster:
     def deliver(self, event: Event) -> None:
         self.said.append(event)
 
-    def warn(self, component: str, message: str) -> None: ...
+    def warn(self, component: str, message: str) -> None:
+        self.warnings.append(message)
 
     def told(self, *_: Any) -> None: ...
 
@@ -140,6 +162,20 @@ class Cluster:
         """End the oldest setup, if there is one."""
         if self._setups:
             self._setups.pop(0)(how)
+
+    def begin(self) -> None:
+        """Have all setups begin that have not."""
+        beginning, self._beginnings = self._beginnings, []
+        for then in beginning:
+            then(None)
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass, and what is to happen meanwhile."""
+        self.now += seconds
+        for timer in [timer for timer in self._timers if timer.at <= self.now]:
+            self._timers.remove(timer)
+            if not timer.cancelled:
+                timer.act()
 
     def arrive(self, pool: Pool, call: Call, outcome: Outcome) -> None:
         """Have a call's report come back."""
@@ -173,6 +209,8 @@ def component_of(**bounds: Any) -> ComponentSpec:
         """Loads something."""
 
         Input = Output = Nothing
+
+        def setup(self, context: Any) -> None: ...
 
         async def execute(self, input: Nothing, context: Any) -> Nothing:
             return input
@@ -220,6 +258,58 @@ def test_after_the_pause_the_pool_grows_by_itself(cluster: Cluster) -> None:
     cluster.now += ray_pool.PAUSE_AFTER_FAILURE_S + 1
     pool.tick()
     assert len(pool.actors) == 2
+
+
+def test_a_setup_has_its_time_from_when_it_begins(cluster: Cluster) -> None:
+    pool = pool_of(cluster, max=1, setup_timeout_s=60)
+    [call] = submit(pool, cluster)
+    [actor] = pool.actors
+    cluster.pass_time(3600)  # there is no room for it yet
+    cluster.begin()
+    cluster.pass_time(59)
+    assert (pool.actors, cluster.killed) == ([actor], [])
+    cluster.pass_time(1)
+    assert (pool.actors, cluster.killed) == ([], [actor.handle])
+    [(failed, outcome)] = cluster.outcomes
+    assert failed is call
+    assert isinstance(outcome, CallReport)
+    [report] = outcome.reports
+    assert report.failure is not None
+    assert (report.failure.code, report.failure.stage, report.final) == ("component_setup_failed", "a", False)
+    assert "'loads' did not end within 60 s" in report.failure.message
+    assert "setup_timeout_s" in report.failure.message
+    cluster.setups(READY)  # what comes late is of no interest
+    assert pool.actors == []
+    submit(pool, cluster)
+    assert len(pool.actors) == 1, "the next call has it tried again"
+
+
+def test_a_setup_that_ends_in_time_is_not_ended_later(cluster: Cluster) -> None:
+    pool = pool_of(cluster, max=1, setup_timeout_s=60)
+    [call] = submit(pool, cluster)
+    cluster.begin()
+    cluster.setups(READY)
+    cluster.pass_time(61)
+    assert (cluster.killed, running(pool)) == ([], {call})
+
+
+def test_while_others_work_a_setup_that_takes_too_long_is_warned_of(cluster: Cluster) -> None:
+    pool = pool_of(cluster, max=2, setup_timeout_s=60)
+    submit(pool, cluster, 2)
+    cluster.begin()
+    cluster.setup(READY)
+    cluster.pass_time(60)
+    assert (len(cluster.killed), cluster.outcomes) == (1, [])
+    [warning] = cluster.warnings
+    assert "did not end within 60 s" in warning
+
+
+def test_without_a_limit_a_setup_may_take_for_ever(cluster: Cluster) -> None:
+    pool = pool_of(cluster, max=1, setup_timeout_s=None)
+    submit(pool, cluster)
+    cluster.begin()
+    cluster.pass_time(1e9)
+    assert (len(pool.actors), cluster.killed) == (1, [])
 
 
 def test_an_actor_in_which_only_stuck_calls_are_left_is_killed_and_replaced(cluster: Cluster) -> None:

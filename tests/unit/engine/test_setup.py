@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -128,8 +129,6 @@ def one(component: str, **more: Any) -> dict[str, Any]:
 
 
 def watched(document: dict[str, Any], component: type) -> tuple[list[Event], str]:
-    import asyncio
-
     events: list[Event] = []
     prepared = PreparedRun(document, components=[component], observers=[events.append])
     return events, asyncio.run(prepared.run()).status
@@ -164,7 +163,7 @@ def test_a_setup_that_fails_fails_everyone_who_waited_for_it_once(monkeypatch: p
     somebody_waits = threading.Event()
     really = Instance._must_wait  # pyright: ignore[reportPrivateUsage]  # nobody else knows who waits
 
-    def noticed(self: Instance, me: object, seen: int) -> bool:
+    def noticed(self: Instance, me: Any, seen: int) -> bool:
         waits = really(self, me, seen)
         if waits:
             somebody_waits.set()
@@ -218,6 +217,159 @@ def test_the_time_of_setup_is_not_the_stages_time() -> None:
     assert status == "succeeded"
 
 
+# -- setups that hang ---------------------------------------------------------------------------------------------------------
+
+
+class Hanging:
+    """What setups hang on, while there is something; and what was left behind."""
+
+    left: int
+    """How many setups hang yet."""
+    over: threading.Event
+    threads: list[threading.Thread]
+
+
+@pytest.fixture
+def hanging() -> Iterator[type[Hanging]]:
+    Hanging.left, Hanging.over, Hanging.threads = 1, threading.Event(), []
+    yield Hanging
+    Hanging.over.set()
+
+
+def hangs() -> bool:
+    """Note that a setup has begun; tell whether it hangs."""
+    told.append("setup")
+    Hanging.threads.append(threading.current_thread())
+    Hanging.left -= 1
+    return Hanging.left >= 0
+
+
+class _Hangs:
+    Input, Output = _In, _Out
+
+    def execute(self, input: _In, context: Context) -> _Out:
+        told.append("execute")
+        return _Out(n=input.n)
+
+
+class _HangsAsync(_Hangs):
+    async def execute(self, input: _In, context: Context) -> _Out:  # pyright: ignore[reportIncompatibleMethodOverride]  # components may be either
+        told.append("execute")
+        return _Out(n=input.n)
+
+
+BRIEFLY = Actors(setup_timeout_s=0.5)
+"""Long enough for a setup that does nothing, on a machine that is busy."""
+
+
+@operator(name="spins", effect="pure", cost="cpu", actors=BRIEFLY)
+class Spins(_Hangs):
+    """Hangs in Python: it can be stopped."""
+
+    def setup(self, context: SetupContext) -> None:
+        if hangs():
+            while not Hanging.over.is_set():
+                time.sleep(0.01)
+
+
+@operator(name="sits", effect="pure", cost="cpu", actors=BRIEFLY)
+class Sits(_Hangs):
+    """Hangs in a call that nobody can end."""
+
+    def setup(self, context: SetupContext) -> None:
+        if hangs():
+            Hanging.over.wait(600)
+
+
+@operator(name="awaits_in_thread", effect="pure", cost="cpu", actors=BRIEFLY)
+class AwaitsInThread(_Hangs):
+    async def setup(self, context: SetupContext) -> None:
+        if hangs():
+            await asyncio.sleep(600)
+
+
+@operator(name="awaits", effect="pure", actors=BRIEFLY)
+class Awaits(_HangsAsync):
+    async def setup(self, context: SetupContext) -> None:
+        if hangs():
+            await asyncio.sleep(600)
+
+
+@operator(name="sits_apart", effect="pure", actors=BRIEFLY)
+class SitsApart(_HangsAsync):
+    """Its setup is in a thread beside the loop."""
+
+    def setup(self, context: SetupContext) -> None:
+        if hangs():
+            Hanging.over.wait(600)
+
+
+@operator(name="blocks", effect="pure", actors=BRIEFLY)
+class Blocks(_HangsAsync):
+    """Its setup blocks the loop that it shares."""
+
+    async def setup(self, context: SetupContext) -> None:
+        if hangs():
+            Hanging.over.wait(600)
+
+
+HANGING = [Spins, Sits, AwaitsInThread, Awaits, SitsApart, Blocks]
+
+
+@pytest.mark.parametrize("component", HANGING)
+def test_a_setup_that_hangs_fails_the_attempt_and_is_not_waited_for(hanging: type[Hanging], component: type) -> None:
+    spec = spec_of(component)
+    assert spec is not None
+    events, status = watched(one(spec.name), component)
+    assert (status, told) == ("failed", ["setup"])
+    [failed] = [e for e in events if isinstance(e, StageFailed)]
+    assert (failed.failure.code, failed.final) == ("component_setup_failed", False)
+    assert failed.failure.message == (
+        f"setup() of component '{spec.name}' did not end within 0.5 s. If it needs longer, declare the component with "
+        "actors=Actors(setup_timeout_s=…), in seconds; None sets no limit."
+    )
+    assert all(thread.daemon for thread in hanging.threads), "the process does not stay for it"
+    hanging.over.set()
+    for thread in hanging.threads:
+        if component is not AwaitsInThread:  # it sleeps on
+            thread.join(60)
+            assert not thread.is_alive()
+    assert told == ["setup"], "what is ready too late is not executed"
+
+
+@pytest.mark.parametrize("component", HANGING)
+def test_after_a_setup_that_hung_the_next_attempt_begins_anew(hanging: type[Hanging], component: type) -> None:
+    spec = spec_of(component)
+    assert spec is not None
+    retry = {"max_attempts": 4, "initial_delay_ms": 1}
+    events, status = watched(one(spec.name, retry=retry), component)
+    assert status == "succeeded"
+    assert {e.failure.code for e in events if isinstance(e, StageRetrying)} == {"component_setup_failed"}
+    assert told.count("execute") == 1
+
+
+@pytest.mark.parametrize("component", [Sits, Awaits, Blocks])
+def test_who_waits_for_a_setup_that_hangs_fails_with_it(hanging: type[Hanging], component: type) -> None:
+    spec = spec_of(component)
+    assert spec is not None
+    document = over(spec.name, 3)
+    document["stages"][0]["config"]["break_on_error"] = False
+    hanging.left = 100
+    events, _ = watched(document, component)
+    failed = {e.path: e.failure.code for e in events if isinstance(e, StageFailed) and e.path.endswith("/a")}
+    assert failed == {f"each[{n}]/a": "component_setup_failed" for n in range(3)}
+    assert "execute" not in told
+
+
+def test_without_a_limit_a_setup_takes_as_long_as_it_does(hanging: type[Hanging]) -> None:
+    @operator(name="patient", effect="pure", cost="cpu", actors=Actors(setup_timeout_s=None))
+    class Patient(_Hangs):
+        def setup(self, context: SetupContext) -> None:
+            assert not Hanging.over.wait(0.2)
+
+    assert run(one("patient"), components=[Patient]).status == "succeeded"
+
+
 # -- what the decorators refuse ---------------------------------------------------------------------------------------------
 
 
@@ -253,8 +405,17 @@ def test_what_cannot_be_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "bounds",
-    [{"min": -1}, {"min": 3, "max": 2}, {"max": 0}, {"recycle_after": 0}, {"recycle_at_mib": -5}, {"concurrency": 0}],
+    [
+        {"min": -1},
+        {"min": 3, "max": 2},
+        {"max": 0},
+        {"recycle_after": 0},
+        {"recycle_at_mib": -5},
+        {"concurrency": 0},
+        {"setup_timeout_s": 0},
+        {"setup_timeout_s": float("nan")},
+    ],
 )
-def test_impossible_bounds_are_refused(bounds: dict[str, int]) -> None:
+def test_impossible_bounds_are_refused(bounds: dict[str, Any]) -> None:
     with pytest.raises(FlowMasonError, match="is impossible"):
         Actors(**bounds)
