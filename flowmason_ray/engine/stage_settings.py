@@ -33,6 +33,8 @@ def execution(draft: Draft, pipeline: Pipeline, report: Report) -> dict[str, Any
     for said in (defaults.resources, spec.resources):
         if said is not None:
             resources.update(said.model_dump(exclude_unset=True))
+    if spec.resources is not None and spec.resources.memory_mib is not None:
+        _check_memory(draft, report)
     effect = Effect(spec.effect) if spec.effect else component.effect if component else Effect.PURE
     return {
         "component": component,
@@ -46,6 +48,20 @@ def execution(draft: Draft, pipeline: Pipeline, report: Report) -> dict[str, Any
         "cost": component.cost if component else Cost.TRIVIAL,
         "resources": resources,
     }
+
+
+def _check_memory(draft: Draft, report: Report) -> None:
+    """Say where a stage's attempts are not held to the memory that it asks for."""
+    component = draft.component
+    if component is None or component.actors is None or component.actors.concurrency == 1:
+        return
+    message = (
+        f"On Ray, attempts of stage {draft.id!r} are not held to 'memory_mib': component {component.name!r} carries out "
+        f"{component.actors.concurrency} calls at a time in one process, and whose memory it is cannot be told. It is what each of "
+        "these processes reserves."
+    )
+    hint = "Actors(recycle_at_mib=…) of the component has a process replaced that has grown too large."
+    report("memory_not_held", message, f"{draft.pointer}/resources/memory_mib", severity="warning", hint=hint)
 
 
 def model_settings(

@@ -144,6 +144,41 @@ class Wrong:
         raise AssertionError
 
 
+class _Greedy:
+    """Takes memory without end when it is told to."""
+
+    Input, Output = _In, _Out
+
+    def setup(self, context: SetupContext) -> None:
+        note(context, "setup")
+        self.hoard: list[bytearray] = []
+
+    def take(self, input: _In) -> Iterator[None]:
+        while input.what == "all" and len(self.hoard) < 4000:
+            self.hoard.append(bytearray(os.urandom(1024)) * 1024)
+            yield
+
+
+@operator(name="greedy", effect="effectful", cost="cpu", actors=Actors(max=1))
+class Greedy(_Greedy):
+    """In a thread."""
+
+    def execute(self, input: _In, context: Context) -> _Out:
+        for _ in self.take(input):
+            time.sleep(0.005)
+        return _Out(n=7, pid=os.getpid())
+
+
+@operator(name="greedy_on_loop", effect="effectful", actors=Actors(max=1))
+class GreedyOnLoop(_Greedy):
+    """On a loop."""
+
+    async def execute(self, input: _In, context: Context) -> _Out:
+        for _ in self.take(input):
+            await asyncio.sleep(0.005)
+        return _Out(n=7, pid=os.getpid())
+
+
 class _Hanging:
     """Its first setup hangs: `hang` begins to."""
 
@@ -189,7 +224,23 @@ class Task:
 
 
 COMPONENTS = [
-    *(Two, ByCount, ByMemory, Careful, Lasting, Hasty, Kept, Together, Stubborn, Wrong, Hanging, HangingOnLoop, Task)
+    *(
+        Two,
+        ByCount,
+        ByMemory,
+        Careful,
+        Lasting,
+        Hasty,
+        Kept,
+        Together,
+        Stubborn,
+        Wrong,
+        Hanging,
+        HangingOnLoop,
+        Greedy,
+        GreedyOnLoop,
+        Task,
+    )
 ]
 
 
@@ -302,6 +353,22 @@ def test_an_actor_that_dies_in_its_setup_ends_the_stage(project_dir: Path) -> No
     assert (failure.code, failure.stage) == ("component_setup_failed", "a")
     assert "'wrong' died before its setup() had ended" in failure.message
     assert played.notes["setup"] == 1
+
+
+@pytest.mark.parametrize("component", ["greedy", "greedy_on_loop"])
+def test_an_attempt_in_an_actor_is_held_to_its_memory(project_dir: Path, component: str) -> None:
+    more: dict[str, Any] = {"resources": {"memory_mib": 64}}
+    stages = [
+        stage("all", component, {"what": "all"}, on_error="continue", **more),
+        stage("next", component, depends_on=["all"], **more),
+    ]
+    played = Played(project_dir, {"name": "actors", "stages": stages})
+    summary = played.result.stages
+    assert summary["all"].failure is not None
+    assert summary["all"].failure.code == "out_of_memory"
+    assert "its stage asks for 64 MiB" in summary["all"].failure.message
+    assert summary["next"].status == "succeeded"
+    assert played.notes["setup"] == 2, "what the first has gathered is gone with its process"
 
 
 @pytest.mark.parametrize("component", ["hanging", "hanging_on_loop"])

@@ -47,13 +47,15 @@ def own_bytes() -> int | None:
 def limited(
     memory_mib: float | None,
     *,
+    stop: Callable[[], None] | None = None,
     measure: Callable[[], int | None] = own_bytes,
     give_up: Callable[[int], None] = os._exit,
 ) -> Generator[None]:
-    """Let what runs inside, on this thread, grow the process by at most so much.
+    """Let what runs inside, or is waited for there, grow the process by at most so much.
 
     Args:
         memory_mib: How much; None: there is no limit.
+        stop: Stops it; called in another thread. None: it runs on this thread, where an exception is raised.
         measure: Returns the memory in use, in bytes.
         give_up: Ends the process.
 
@@ -64,12 +66,16 @@ def limited(
     if memory_mib is None or before is None:
         yield
         return
-    watch = _Watch(before, memory_mib, measure, give_up)
+    watch = _Watch(before, memory_mib, stop, measure, give_up)
     watch.start()
     try:
         yield
     except _Told:
         raise MemoryExceeded(watch.words()) from None
+    except BaseException as exc:  # however it answers when it is stopped
+        if stop is None or not watch.told:
+            raise
+        raise MemoryExceeded(watch.words()) from exc
     finally:
         watch.end()
     if watch.told:  # it ended by itself just then
@@ -84,9 +90,15 @@ class _Watch:
     """Looks at the memory of one attempt from a thread of its own."""
 
     def __init__(
-        self, before: int, memory_mib: float, measure: Callable[[], int | None], give_up: Callable[[int], None]
+        self,
+        before: int,
+        memory_mib: float,
+        stop: Callable[[], None] | None,
+        measure: Callable[[], int | None],
+        give_up: Callable[[int], None],
     ) -> None:
         self.told = False
+        self._stop = stop
         self._limit_mib = memory_mib
         self._before = before
         self._most = before
@@ -109,13 +121,16 @@ class _Watch:
         """
         with self._lock:
             self._over.set()
-        if self.told:
+        if self.told and self._stop is None:
             with suppress(_Told):
                 self._tell()
                 for _ in range(1000):  # it is raised where a loop begins again
                     pass
 
     def _tell(self) -> None:
+        if self._stop is not None:
+            self._stop()
+            return
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._attempt), ctypes.py_object(_Told))
 
     def words(self) -> str:

@@ -21,7 +21,7 @@ from flowmason_ray.engine.attempt import SetupFailed, fail, is_final, setup_fail
 from flowmason_ray.engine.context import AttemptContext, InstanceContext
 from flowmason_ray.engine.events import Event
 from flowmason_ray.engine.executors.instances import Instance
-from flowmason_ray.engine.executors.memory_limit import own_bytes
+from flowmason_ray.engine.executors.memory_limit import limited, own_bytes
 from flowmason_ray.engine.executors.prints import heard, keep_ears_open
 from flowmason_ray.engine.executors.ray_messages import (
     CallData,
@@ -63,6 +63,8 @@ class ComponentActor:
         self._reference = reference
         self._instance: Instance | None = None
         self._loop: ComponentLoop | None = None
+        self._one_by_one = True
+        """Whether there is one call at a time: then the memory that this process grows by is that of the call."""
         self._running: dict[tuple[str, int], Callable[[], None]] = {}
         self._kept: dict[tuple[str, int], Any] = {}
         self._begins = threading.Event()
@@ -81,6 +83,7 @@ class ComponentActor:
             if mailbox is not None:
                 teller.post_to(mailbox)
             component = component_of(self._reference, self._classes)
+            self._one_by_one = component.actors is None or component.actors.concurrency == 1
             keep_ears_open()
             try:
                 instance = Instance(component)
@@ -126,15 +129,22 @@ class ComponentActor:
         own = work.component.name == self._instance.component.name
         target = self._instance.object if own else instance_of(work.component, context.run_id)
         key = (context.path, context.attempt)
+        memory_mib = work.memory_mib if self._one_by_one else None
+
+        def call() -> Any:
+            with limited(memory_mib):
+                return target.execute(given, context)
+
         try:
-            if work.component.is_async:
-                self._loop = self._loop or ComponentLoop()
+            if not work.component.is_async:
+                return self._in_this_thread(call, key)
+            self._loop = self._loop or ComponentLoop()
+            with limited(memory_mib, stop=lambda: self.stop(*key)):
                 return self._on_loop(
                     lambda: target.execute(given, context),
                     context.path,
                     lambda stop: self._running.__setitem__(key, stop),
                 )
-            return self._in_this_thread(lambda: target.execute(given, context), key)
         finally:
             self._running.pop(key, None)
 

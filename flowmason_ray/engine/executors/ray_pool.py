@@ -26,6 +26,7 @@ from flowmason_ray.engine.attempt import fail, setup_overdue
 from flowmason_ray.engine.component import ComponentSpec
 from flowmason_ray.engine.events import StageBegan
 from flowmason_ray.engine.executors.actor_sizing import DEFAULT, Load, room, to_start, worn
+from flowmason_ray.engine.executors.memory_limit import MemoryExceeded
 from flowmason_ray.engine.executors.ray_actor import Ready
 from flowmason_ray.engine.executors.ray_calls import Call, take_values, words_of
 from flowmason_ray.engine.executors.ray_messages import CallReport, Report
@@ -161,7 +162,7 @@ class Pool:
         elif isinstance(outcome, CallReport):
             spent_s = sum(report.duration_s for report in outcome.reports)
             self._call_s = spent_s if self._call_s is None else 0.8 * self._call_s + 0.2 * spent_s
-            if actor.state == "ready" and worn(self.bounds, actor.calls, outcome.rss_mib):
+            if actor.state == "ready" and (worn(self.bounds, actor.calls, outcome.rss_mib) or _grew(outcome)):
                 actor.state = "leaving"
             if any(not report.inline for report in outcome.reports):
                 self._take(actor, call, outcome)
@@ -343,3 +344,8 @@ class Pool:
     def superfluous(self) -> int:
         """Return how many of the actors that are being started nobody waits for any more."""
         return 0 if self.waiting else sum(actor.state == "starting" for actor in self.actors)
+
+
+def _grew(outcome: CallReport) -> bool:
+    """Tell whether an attempt took more memory than it may: its instance may still hold it."""
+    return any(report.failure is not None and report.failure.code == MemoryExceeded.code for report in outcome.reports)

@@ -343,6 +343,18 @@ def test_an_actor_whose_calls_are_all_stuck_is_killed_at_once(cluster: Cluster) 
     assert running(pool) == {waiting}
 
 
+def test_an_actor_in_which_an_attempt_took_too_much_memory_is_replaced(cluster: Cluster) -> None:
+    pool = pool_of(cluster, max=1)
+    first, second = submit(pool, cluster, 2)
+    cluster.setups(READY)
+    [actor] = pool.actors
+    failure = Failure(code="out_of_memory", message="too much", stage="a")
+    pool.arrived(first, CallReport((Report(status="failed", failure=failure),), "n1"))
+    assert actor not in pool.actors
+    cluster.setups(READY)
+    assert running(pool) == {second}
+
+
 def test_calls_behind_a_long_one_get_an_actor_of_their_own(cluster: Cluster) -> None:
     pool = pool_of(cluster)
     [short] = submit(pool, cluster)

@@ -42,7 +42,8 @@ def stay(code: int) -> None:
 def attempt(memory: Memory, grown_mib: int, *, limit_mib: int, work: Callable[[], object], **more: Any) -> None:
     """Run what grows by so much and then works."""
     # Without `give_up` an attempt that is held up for longer than its grace would end the process of all these tests.
-    with limited(limit_mib, measure=memory, **{"give_up": stay, **more}):
+    chosen: dict[str, Any] = {"give_up": stay, **more}
+    with limited(limit_mib, measure=memory, **chosen):
         memory.bytes += grown_mib * MIB
         work()
 
@@ -83,6 +84,22 @@ def test_an_attempt_that_goes_on_ends_with_its_process(monkeypatch: pytest.Monke
     with pytest.raises(MemoryExceeded):  # it waits in C: what was raised arrives when that returns
         attempt(Memory(), 2, limit_mib=1, work=lambda: ended.wait(30), give_up=give_up)
     assert gone == [EXIT_CODE]
+
+
+def test_what_is_waited_for_is_stopped_and_however_it_answers_it_was_the_memory() -> None:
+    class Answer(BaseException):
+        """What comes of being stopped."""
+
+    def work() -> None:
+        assert stopped.wait(60)
+        raise Answer
+
+    stopped = threading.Event()
+    with pytest.raises(MemoryExceeded, match=r"by 60 MiB"):
+        attempt(Memory(), 60, limit_mib=50, work=work, stop=stopped.set)
+    stopped.set()
+    with pytest.raises(Answer):
+        attempt(Memory(), 40, limit_mib=50, work=work, stop=stopped.set)
 
 
 def test_without_a_limit_or_a_measure_nothing_is_watched() -> None:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, field_validator
 
 from flowmason_ray.components.base import operator
 from flowmason_ray.components.registry import Registry
-from flowmason_ray.engine.component import Context
+from flowmason_ray.engine.component import Actors, Context
 from flowmason_ray.engine.planning import make_plan, try_plan
 from flowmason_ray.errors import InvalidPipeline, Problem
 from flowmason_ray.spec.loader import load_pipeline_data, load_pipeline_text
@@ -646,6 +646,27 @@ def test_a_validator_that_fails_on_a_literal_is_a_problem_and_on_a_template_is_n
     assert [(p.code, p.path) for p in check({"x": "b"})] == [("invalid_value", "/stages/0/config")]
     assert "KeyError" in check({"x": "b"})[0].message
     assert check({"x": "{{input.x}}"}) == []
+
+
+@pytest.mark.parametrize(("concurrency", "said", "codes"), [(1, 5, []), (4, 5, ["memory_not_held"]), (4, None, [])])
+def test_memory_that_is_not_held_is_said(concurrency: int, said: int | None, codes: list[str]) -> None:
+    @operator(name="together", actors=Actors(concurrency=concurrency))
+    class Together:
+        class Input(BaseModel): ...
+
+        class Output(BaseModel): ...
+
+        async def execute(self, input: Input, context: Context) -> Output:
+            return self.Output()
+
+    registry = Registry(entry_points=False)
+    registry.add(Together)
+    resources = {"num_cpus": 1, **({} if said is None else {"memory_mib": said})}
+    loaded = load_pipeline_data(pipeline(stage("a", "together", config={}, resources=resources)))
+    plan, problems = try_plan(loaded, registry)
+    assert plan is not None
+    assert [p.code for p in problems] == codes
+    assert [p.path for p in problems] == ["/stages/0/resources/memory_mib"] * len(codes)
 
 
 @pytest.mark.parametrize(
