@@ -223,25 +223,8 @@ class Task:
         return _Out(n=len(input.what), pid=os.getpid())
 
 
-COMPONENTS = [
-    *(
-        Two,
-        ByCount,
-        ByMemory,
-        Careful,
-        Lasting,
-        Hasty,
-        Kept,
-        Together,
-        Stubborn,
-        Wrong,
-        Hanging,
-        HangingOnLoop,
-        Greedy,
-        GreedyOnLoop,
-        Task,
-    )
-]
+COMPONENTS = [Two, ByCount, ByMemory, Careful, Lasting, Hasty, Kept, Together, Stubborn, Wrong, Task]
+COMPONENTS += [Hanging, HangingOnLoop, Greedy, GreedyOnLoop]
 
 
 @pytest.fixture(autouse=True)
