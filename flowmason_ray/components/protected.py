@@ -26,7 +26,7 @@ def refuse_protected(root: Path, file: Path, path: str) -> None:
 
     Args:
         root: The project's directory, links followed.
-        file: Where the path leads, links followed.
+        file: Where the path leads, links followed; or a link that is to be changed itself.
         path: As it is written.
 
     Raises:
@@ -53,6 +53,10 @@ def _why(root: Path, file: Path) -> str | None:
             guarded = _folded(place, root)
             if guarded and (parts[: len(guarded)] == guarded or (name in stores and _beside(parts, guarded))):
                 return f"the project executes or trusts {name!r}"
+            if (
+                parts and guarded[: len(parts)] == parts
+            ):  # a link to a directory: without it, nobody would find what lies there
+                return f"the project executes or trusts {name!r}, which lies in it"
             if not guarded and file.suffix.casefold() in _CODE:
                 return "the project's components lie in its directory itself"
     return None

@@ -226,6 +226,17 @@ def test_deleting_a_link_leaves_what_it_leads_to(tmp_path: Path):
     assert (tmp_path / "folder").is_dir()
 
 
+def test_a_link_is_not_deleted_on_whose_way_a_store_lies(tmp_path: Path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "data").symlink_to("elsewhere")
+    (tmp_path / "flowmason.json").write_text('{"stores": {"runs": "data/runs.db"}}')
+    assert refused(tmp_path, "delete", "data") == "path_protected"
+    assert (tmp_path / "data").is_symlink()
+    assert do(tmp_path, "mkdir", "data").exists
+    do(tmp_path, "write", "data/a.txt", content="a")
+    assert do(tmp_path, "delete", "data/a.txt").changed
+
+
 def test_a_failed_write_leaves_the_old_content_and_no_litter(tmp_path: Path):
     file = tmp_path / "a"
     file.write_text("old")
