@@ -53,9 +53,7 @@ def _why(root: Path, file: Path) -> str | None:
             guarded = _folded(place, root)
             if guarded and (parts[: len(guarded)] == guarded or (name in stores and _beside(parts, guarded))):
                 return f"the project executes or trusts {name!r}"
-            if (
-                parts and guarded[: len(parts)] == parts
-            ):  # a link to a directory: without it, nobody would find what lies there
+            if file.is_symlink() and guarded[: len(parts)] == parts:  # without it nobody would find what lies there
                 return f"the project executes or trusts {name!r}, which lies in it"
             if not guarded and file.suffix.casefold() in _CODE:
                 return "the project's components lie in its directory itself"
