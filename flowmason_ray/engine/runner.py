@@ -445,6 +445,9 @@ class Runner:
         finally:
             self._waiting = {}
             self._arrived.set()
+        if any(isinstance(event, CancelRequested) for event in self._inbox):
+            self._held = {**waiting, **self._held}  # what has not begun yet is not to begin any more
+            return
         for command in list(waiting.values()):
             self._log.check_lease()
             self._begin(command)

@@ -150,16 +150,29 @@ def test_effects_that_start_together_share_a_flush() -> None:
     assert log.story.count("flushed") == 2
 
 
+async def cancelled_in_flush(log: Log, turns: int) -> Ended:
+    """Run one effect, and cancel the run while its start is being written: so many turns of the loop, and one, before that is over."""
+    runner = Runner(plan_of(stage("a", effect="effectful")), Scripted(log), log, INFO)
+    flush = log.flush
+
+    async def cancelling() -> None:
+        runner.cancel()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await flush()
+
+    log.flush = cancelling
+    return await runner.run()
+
+
+def test_an_effect_does_not_begin_that_was_cancelled_just_before() -> None:
+    ended = asyncio.run(cancelled_in_flush(log := Log(), turns=0))
+    assert ended.event.kind == "run_cancelled"
+    assert "begin a" not in log.story
+
+
 def test_an_effect_that_waits_for_the_disk_can_be_cancelled_and_never_begins() -> None:
-    log = Log(slow_s=0.05)
-    plan = plan_of(stage("a", effect="effectful"))
-
-    async def work() -> Ended:
-        runner = Runner(plan, Scripted(log), log, INFO)
-        asyncio.get_running_loop().call_later(0.01, runner.cancel)
-        return await runner.run()
-
-    ended = asyncio.run(work())
+    ended = asyncio.run(cancelled_in_flush(log := Log(), turns=10))
     assert ended.event.kind == "run_cancelled"
     assert "begin a" not in log.story
 
