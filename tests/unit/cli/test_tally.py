@@ -97,7 +97,7 @@ def test_a_failure_that_ends_the_run_leaves_nothing_running(nap: type) -> None:
 
 
 LOOP = pipeline(
-    stage("each", "foreach", config={"items": [1, 2, 3], "loop_stages": ["one"], "max_parallel": 2}), stage("one")
+    stage("each", "foreach", config={"items": [1, 2, 3], "loop_stages": ["one"], "max_parallel": 1}), stage("one")
 )
 ASKING = pipeline(stage("ok", "wait_for_approval", config={"message": "Go?"}))
 

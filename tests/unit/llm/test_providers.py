@@ -35,21 +35,11 @@ ADD = Tool(
 )
 
 
-@pytest.fixture(scope="module")
-def serving() -> Iterator[LlmServer]:
-    with model_server() as server:
-        yield server
-
-
 @pytest.fixture
-def server(serving: LlmServer) -> Iterator[LlmServer]:
-    serving.requests.clear()
-    yield serving
-    assert serving.unused == 0, "the script was not played to its end"
-    serving.lacks.clear()
-    serving.headers.clear()
-    serving.page = None
-    serving.token_s = serving.wait_s = 0.0
+def server() -> Iterator[LlmServer]:
+    with model_server() as server:  # one for each test: what a client has left may still come, and be answered, later
+        yield server
+        assert server.unused == 0, "the script was not played to its end"
 
 
 both = pytest.mark.parametrize("provider", PROVIDERS)
@@ -573,9 +563,8 @@ def test_the_rate_is_kept(server: LlmServer, provider: str) -> None:
         await asyncio.gather(*(context.models.generate(f"number {n}") for n in range(16)))
 
     run(many())
-    times = sorted(each.at for each in server.requests)
-    assert times[15] - times[0] >= 0.4, "the last six came one after the other"
-    assert entry(context)["wait_s"] > 0
+    assert len(server.requests) == 16
+    assert entry(context)["wait_s"] >= 0.4, "the last six come one after the other: 2.1 s in all, if nobody dawdles"
 
 
 def test_no_more_are_under_way_than_the_service_says_are_left(server: LlmServer) -> None:
