@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -434,8 +435,9 @@ class CommittingRunLog:
                 late = self._leased and self._renewed < each.since
                 if self._error is None and (each.wanted > self._committed or late):
                     still.append(each)
-                elif not each.loop.is_closed():
-                    each.loop.call_soon_threadsafe(_settle, each.done, self._error)
+                else:
+                    with suppress(RuntimeError):  # its loop is closed: it waits no more
+                        each.loop.call_soon_threadsafe(_settle, each.done, self._error)
             self._waiting = still
 
 

@@ -432,7 +432,7 @@ def test_a_file_that_vanishes_ends_the_run_with_words(tmp_path: Path) -> None:
         shutil.rmtree(folder)
         if end == "replaced":
             folder.mkdir()
-            SqliteRunStore(folder / "runs.db").create(new_record("r_2"))
+            await SqliteRunStore(folder / "runs.db").create(new_record("r_2")).close()
         log.append(started(2))
         with pytest.raises(StoreUnavailable, match=f"was {end} while the run was writing it"):
             await log.flush()

@@ -279,7 +279,7 @@ class InProcessExecutor:
         self._setups.pop(error, None)
         paths = {attempt.command.path for attempt in waiting}
         if loop is not None and loop is self._component_loop and not loop.beat() and loop.blocked_by() in paths:
-            self._abandon(loop, "setup")
+            self._abandon(loop)
         for attempt in waiting:
             if attempt.stopping is None:  # else it ends as stopped
                 self._report(attempt, self._failed(attempt.command, error))
@@ -432,22 +432,30 @@ class InProcessExecutor:
         if self._component_loop is None:
             self._component_loop = ComponentLoop()
             if self._heartbeat is None:
-                self._heartbeat = self._loop.call_later(HEARTBEAT_S, self._listen, 0)
+                self._listen_later(0)
         return self._component_loop
 
-    def _listen(self, missed: int) -> None:
+    def _listen_later(self, missed: int) -> None:
+        self._heartbeat = self._loop.call_later(HEARTBEAT_S, self._listen, missed, self._loop.time() + HEARTBEAT_S)
+
+    def _listen(self, missed: int, due: float) -> None:
         """Find out whether a component blocks the loop that it shares; if so, say which, and use another loop."""
         loop = self._component_loop
         if loop is not None:
-            missed = 0 if loop.beat() else missed + 1
+            stood_still = (
+                self._loop.time() - due > HEARTBEAT_S / 2
+            )  # the whole process, and that is no component's fault
+            missed = 0 if loop.beat() else missed if stood_still else missed + 1
             if missed >= 2:
-                self._abandon(loop, "execute")
+                self._abandon(loop)
                 missed = 0
-        self._heartbeat = self._loop.call_later(HEARTBEAT_S, self._listen, missed)
+        self._listen_later(missed)
 
-    def _abandon(self, loop: ComponentLoop, method: str) -> None:
+    def _abandon(self, loop: ComponentLoop) -> None:
         name = loop.blocked_by()
         if name is not None:
+            attempt = self._attempts.get(name)
+            method = "execute" if attempt is None or attempt.needs is None else "setup"
             hint = f"Its 'async def {method}' blocks the event loop; make it a plain 'def', and it gets a thread."
             self._warn(name, hint)
         self._abandoned_loops.append(loop)

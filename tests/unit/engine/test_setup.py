@@ -16,6 +16,7 @@ from flowmason_ray import Actors, Context, FlowMasonError, PermanentError, Setup
 from flowmason_ray.api import PreparedRun
 from flowmason_ray.components.base import InvalidComponent, spec_of
 from flowmason_ray.engine.events import Event, StageFailed, StageLogged, StageRetrying
+from flowmason_ray.engine.executors import in_process
 from flowmason_ray.engine.executors.instances import Instance
 
 told: list[str] = []
@@ -368,6 +369,24 @@ def test_without_a_limit_a_setup_takes_as_long_as_it_does(hanging: type[Hanging]
             assert not Hanging.over.wait(0.2)
 
     assert run(one("patient"), components=[Patient]).status == "succeeded"
+
+
+def test_a_setup_that_blocks_the_loop_is_called_that(hanging: type[Hanging], monkeypatch: pytest.MonkeyPatch) -> None:
+    @operator(name="blocking_setup", effect="pure", actors=Actors(setup_timeout_s=None))
+    class BlockingSetup(_HangsAsync):
+        async def setup(self, context: SetupContext) -> None:
+            Hanging.over.wait(60)
+
+    warnings: list[str] = []
+
+    def see(event: Event) -> None:
+        if isinstance(event, StageLogged):
+            warnings.append(event.message)
+            hanging.over.set()
+
+    monkeypatch.setattr(in_process, "HEARTBEAT_S", 0.05)
+    asyncio.run(PreparedRun(one("blocking_setup"), components=[BlockingSetup], observers=[see]).run())
+    assert "Its 'async def setup' blocks the event loop" in warnings[0]
 
 
 # -- what the decorators refuse ---------------------------------------------------------------------------------------------

@@ -127,6 +127,8 @@ def test_a_service_that_is_away_for_a_while_costs_nothing(
 
 def test_results_that_break_off_are_read_again(server: LlmServer, ask: Ask, caplog: pytest.LogCaptureFixture) -> None:
     """Those who have their answers keep them; the others wait for the same batch once more."""
+    gc.collect()  # what other tests have left speaks now
+    caplog.clear()
     server.cut_results = 1
     assert ask("a", "b", "c") == ["You said: say a", "You said: say b", "You said: say c"]
     assert sizes(server) == [3]
@@ -136,6 +138,8 @@ def test_results_that_break_off_are_read_again(server: LlmServer, ask: Ask, capl
 def test_results_that_never_come_whole_are_an_error_that_can_be_repeated(
     server: LlmServer, ask: Ask, caplog: pytest.LogCaptureFixture
 ) -> None:
+    gc.collect()
+    caplog.clear()
     server.cut_results = 1
     first, *others = ask("a", "b", "c", max_retries=0)
     assert first == "You said: say a"
