@@ -67,32 +67,44 @@ async def cancel_run(store: RunStore, run: str) -> int:
     Raises:
         InvalidCall: it is over, or did not react.
     """
+    message = f"The run was cancelled (by {_user()}, 'fm cancel')."
     record = await store.find(run)
     if record.status in ("paused", "interrupted"):
-        from flowmason_ray.resuming import end_stopped
-
-        message = f"The run was cancelled (by {_user()}, 'fm cancel')."
-        await end_stopped(store, record, code="cancelled", message=message)
-        note(f"Run {record.run_id} has ended: cancelled.")
+        await _end_stopped(store, record, message)
         return 0
     record = await _under_way(store, run)
     reactions = Reactions(store, record)
     await reactions.catch_up()
-    await store.request(record.run_id, "cancel", {"message": f"The run was cancelled (by {_user()}, 'fm cancel')."})
+    await store.request(record.run_id, "cancel", {"message": message})
 
     def say(waited_for: str, under_way: str) -> str:
         what = f"; under way: {under_way}" if under_way else ""
         return f"Waiting until run {record.run_id} has ended, up to {PATIENCE_S:g} s{what}. {_LEAVING}"
 
     try:
-        ended = await reactions.seen(lambda e: e["kind"] in _ENDED, say=say)
+        ended = await reactions.seen(_has_stopped, say=say)
     except asyncio.CancelledError:  # Ctrl-C: nobody else cancels what a command does
         note(f"No longer waiting; run {record.run_id} is still to end.")
         return CANCELLED
     if not ended:
         raise InvalidCall(f"Run {record.run_id!r} did not end within {PATIENCE_S:g} s; is its process still there?")
-    note(f"Run {record.run_id} has ended: {(await store.find(record.run_id)).status}.")
+    record = await store.find(record.run_id)
+    if record.status == "paused":  # somebody was a moment faster, and it hears nothing any more
+        await _end_stopped(store, record, message)
+    else:
+        note(f"Run {record.run_id} has ended: {record.status}.")
     return 0
+
+
+async def _end_stopped(store: RunStore, record: RunRecord, message: str) -> None:
+    from flowmason_ray.resuming import end_stopped
+
+    await end_stopped(store, record, code="cancelled", message=message)
+    note(f"Run {record.run_id} has ended: cancelled.")
+
+
+def _has_stopped(event: Mapping[str, Any]) -> bool:
+    return event["kind"] == "run_paused" or event["kind"] in _ENDED
 
 
 async def pause_run(store: RunStore, run: str) -> int:
@@ -114,7 +126,7 @@ async def pause_run(store: RunStore, run: str) -> int:
         return f"{head}{what}. An effect that must not be repeated is not interrupted. {_LEAVING}"
 
     try:
-        stopped = await reactions.seen(lambda e: e["kind"] == "run_paused" or e["kind"] in _ENDED, say=say)
+        stopped = await reactions.seen(_has_stopped, say=say)
     except asyncio.CancelledError:  # as in `cancel_run`
         note(f"No longer waiting; run {record.run_id} is still to pause.")
         return CANCELLED

@@ -78,7 +78,7 @@ class Teller:
     def began(self) -> None:
         """Say at once that the attempt runs, and again every now and then as long as it does."""
         if self._mailbox is not None:
-            self._begun = (self._path, self._attempt, -1, StageBegan(path=self._path, attempt=self._attempt))
+            self._begun = (self._path, self._attempt, -1, StageBegan(at=time(), path=self._path, attempt=self._attempt))
             _post.repeat(self._mailbox, self._begun)
 
     def tell(self, event: Event) -> None:

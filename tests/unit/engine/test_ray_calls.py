@@ -202,3 +202,24 @@ def test_nothing_is_repeated_of_an_attempt_that_is_over(monkeypatch: pytest.Monk
     assert len(telling._post._repeated) == len(sent) == 1
     teller.over()
     assert not telling._post._repeated
+
+
+def test_that_an_attempt_has_begun_waits_for_a_mailbox_that_is_not_there_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[Any] = []
+
+    def send(mailbox: tuple[str, str], letter: Any, *, urgent: bool = False) -> None:
+        sent.append(letter)
+
+    def not_there(name: str) -> None:
+        raise ValueError(name)
+
+    monkeypatch.setattr(telling._post, "send", send)
+    monkeypatch.setattr(telling, "_ray", SimpleNamespace(get_actor=not_there))
+    monkeypatch.setattr(telling, "RETRY_S", 0)
+    teller = Teller("a", 1)
+    teller.post_to(("mailbox", "box"))
+    teller.began()
+    teller.over()
+    post = telling._Post()
+    post._deliver(("mailbox", "box"), sent)
+    assert [letter for _, letter in post._queue] == sent
