@@ -1,6 +1,7 @@
 """A pool of actors: those of one component that gets ready once (`setup()`), with one shape of resources.
 
-    submit   a call goes to an actor that is free, else it waits here and the pool grows (`actor_sizing`)
+    submit   a call goes to an actor that is free, else it waits here and the pool grows (`actor_sizing`); one for which the object
+             store has no room has failed
     arrived  its actor is free again; worn out, it is replaced
     cancel   the attempt is stopped inside its actor; if that does not help, the actor is killed and replaced
 
@@ -16,6 +17,7 @@ from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,6 +31,7 @@ from flowmason_ray.engine.executors.actor_sizing import DEFAULT, Load, room, to_
 from flowmason_ray.engine.executors.memory_limit import MemoryExceeded
 from flowmason_ray.engine.executors.ray_actor import Ready
 from flowmason_ray.engine.executors.ray_calls import Call, take_values, words_of
+from flowmason_ray.engine.executors.ray_inputs import StoreFull, told_when_full
 from flowmason_ray.engine.executors.ray_messages import CallReport, Report
 from flowmason_ray.engine.executors.ray_pressure import holdings
 from flowmason_ray.errors import Failure
@@ -142,12 +145,17 @@ class Pool:
         return min(able, key=lambda a: (a.node != call.near, len(a.running)), default=None)
 
     def _send(self, actor: Actor, call: Call, data: bytes, arguments: list[Any]) -> None:
+        try:
+            with told_when_full("The call"):  # Ray puts a large one into the object store
+                call.report = actor.handle.run.options(name=call.name).remote(data, *arguments)
+        except StoreFull as exc:
+            self._host.later(partial(self._host.ended, call, exc))  # whoever submits it does not expect its end yet
+            return
         call.actor = actor
         actor.running.add(call)
         for member in call.members:
             if member.wanted and member.stage is not None and member.stage.timeout_s is not None:
                 self._host.deliver(StageBegan(path=member.path, attempt=member.attempt))
-        call.report = actor.handle.run.options(name=call.name).remote(data, *arguments)
         self._host.watch(call)
 
     def arrived(self, call: Call, outcome: Outcome) -> None:
