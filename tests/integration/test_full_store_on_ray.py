@@ -14,6 +14,7 @@ from flowmason_ray.api import PreparedRun, RunResult
 from flowmason_ray.engine.component import Context
 from flowmason_ray.engine.executors import ray_inputs, ray_packing, ray_tasks
 from flowmason_ray.engine.executors.ray_actors import Pools
+from flowmason_ray.engine.executors.ray_warm import Lane, Warm
 from flowmason_ray.errors import Failure
 from tests.cli_kit import pipeline, stage
 
@@ -36,6 +37,17 @@ class Count:
     Output = _Counted
 
     def execute(self, input: _Given, context: Context) -> _Counted:
+        return _Counted(n=len(input.items))
+
+
+@operator(name="full_store_cheap", effect="pure", cost="trivial")
+class Cheap:
+    """Counts what it is given, so quickly that warm workers do it."""
+
+    Input = _Given
+    Output = _Counted
+
+    async def execute(self, input: _Given, context: Context) -> _Counted:
         return _Counted(n=len(input.items))
 
 
@@ -92,6 +104,19 @@ class _FullAtFirst:
         return (self._ways.pop() if len(self._ways) > 1 else self._ways[0]).options(**options)
 
 
+class _FullWorker:
+    """Stands for a warm worker that no call reaches."""
+
+    run = _Full()
+
+    class learn:  # named as the worker's method
+        """Its start, which ends at once."""
+
+        @staticmethod
+        def remote(_: Any) -> None:
+            """Take what it is told."""
+
+
 LARGE = ["x" * 100] * 2_000
 
 
@@ -146,6 +171,20 @@ def test_a_call_to_an_actor_that_does_not_fit_fails_its_attempt(monkeypatch: pyt
     second = stage("second", "full_store_keep", ["first"], config={"items": [1, 2]})
     prepared = PreparedRun(pipeline(first, second), on="ray", components=[Keep], store=None)
     done = asyncio.run(asyncio.wait_for(prepared.run(), 120))
+    error = error_of(done, "first")
+    assert error.code == "object_store_full"
+    assert "The call cannot be sent" in error.message
+    assert done.stages["second"].status == "succeeded"
+
+
+def test_a_call_to_a_warm_worker_that_does_not_fit_fails_its_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lane(_: Warm) -> Lane:
+        return Lane(_FullWorker())
+
+    monkeypatch.setattr(Warm, "lane", lane)
+    first = stage("first", "full_store_cheap", config={"items": [1]}, on_error="continue", placement={"fuse": "never"})
+    second = stage("second", "full_store_count", ["first"], config={"items": [1, 2]})
+    done = run(pipeline(first, second), on="ray", components=[Cheap, Count], store=None)
     error = error_of(done, "first")
     assert error.code == "object_store_full"
     assert "The call cannot be sent" in error.message
