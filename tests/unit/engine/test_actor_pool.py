@@ -307,6 +307,51 @@ def test_a_setup_that_ends_in_time_is_not_ended_later(cluster: Cluster) -> None:
     assert (cluster.killed, running(pool)) == ([], {call})
 
 
+def test_a_failed_setup_fails_no_call_that_came_after_another_of_its_time_had_failed(cluster: Cluster) -> None:
+    """Else a service that is away for a moment would use up the retries: every actor that had looked for it would fail another."""
+    pool = pool_of(cluster, max=3)
+    first = submit(pool, cluster, 3)
+    cluster.setup(FAILED)
+    assert {call for call, _ in cluster.outcomes} == set(first), "what waits for a setup fails with it"
+    cluster.outcomes.clear()
+    again = submit(pool, cluster, 3)
+    assert len(pool.actors) == 3
+    cluster.setup(FAILED)
+    cluster.setup(FAILED)
+    assert cluster.outcomes == []
+    assert len(pool.actors) == 3, "those that wait get actors of their own"
+    cluster.setups(READY, READY, READY)
+    assert running(pool) == set(again)
+
+
+def test_a_repeated_call_fails_with_a_setup_of_its_own_time(cluster: Cluster) -> None:
+    pool = pool_of(cluster, max=2)
+    submit(pool, cluster, 2)
+    cluster.setup(FAILED)
+    cluster.outcomes.clear()
+    again = submit(pool, cluster, 1)
+    cluster.setup(FAILED)  # that of the first call's time
+    [actor] = pool.actors
+    assert (cluster.outcomes, actor.state) == ([], "starting")
+    cluster.setup(FAILED)
+    assert [call for call, _ in cluster.outcomes] == again
+    assert (pool.actors, cluster.settled) == ([], True), "it is not tried again before another call comes"
+
+
+def test_a_late_setup_that_takes_too_long_fails_no_call_that_came_after_the_failure(cluster: Cluster) -> None:
+    pool = pool_of(cluster, max=2, setup_timeout_s=60)
+    submit(pool, cluster, 2)
+    cluster.begin()
+    cluster.setup(FAILED)
+    cluster.outcomes.clear()
+    cluster.pass_time(30)
+    [again] = submit(pool, cluster)
+    cluster.pass_time(30)
+    assert cluster.outcomes == []
+    cluster.setups(READY, READY)  # the first of them is of no interest any more
+    assert running(pool) == {again}
+
+
 def test_while_others_work_a_setup_that_takes_too_long_is_warned_of(cluster: Cluster) -> None:
     pool = pool_of(cluster, max=2, setup_timeout_s=60)
     submit(pool, cluster, 2)
