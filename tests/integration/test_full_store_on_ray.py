@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 from pydantic import BaseModel
 from ray.exceptions import OutOfDiskError
 
-from flowmason_ray import operator, run
-from flowmason_ray.api import RunResult
+from flowmason_ray import Actors, operator, run
+from flowmason_ray.api import PreparedRun, RunResult
 from flowmason_ray.engine.component import Context
 from flowmason_ray.engine.executors import ray_inputs, ray_packing, ray_tasks
+from flowmason_ray.engine.executors.ray_actors import Pools
+from flowmason_ray.engine.executors.ray_warm import Lane, Warm
 from flowmason_ray.errors import Failure
 from tests.cli_kit import pipeline, stage
 
@@ -29,6 +32,28 @@ class _Counted(BaseModel):
 @operator(name="full_store_count", effect="pure", cost="cpu")
 class Count:
     """Counts what it is given."""
+
+    Input = _Given
+    Output = _Counted
+
+    def execute(self, input: _Given, context: Context) -> _Counted:
+        return _Counted(n=len(input.items))
+
+
+@operator(name="full_store_cheap", effect="pure", cost="trivial")
+class Cheap:
+    """Counts what it is given, so quickly that warm workers do it."""
+
+    Input = _Given
+    Output = _Counted
+
+    async def execute(self, input: _Given, context: Context) -> _Counted:
+        return _Counted(n=len(input.items))
+
+
+@operator(name="full_store_keep", effect="pure", cost="cpu", actors=Actors(max=1))
+class Keep:
+    """Counts what it is given, in an actor."""
 
     Input = _Given
     Output = _Counted
@@ -66,6 +91,30 @@ class _Full:
         raise OutOfDiskError("The disk is full.")
 
     put = remote
+
+
+class _FullAtFirst:
+    """Stands for a method of an actor: its first call meets a full disk, the others do not."""
+
+    def __init__(self, real: Any) -> None:
+        self._ways = [real, _Full()]
+
+    def options(self, **options: Any) -> Any:
+        """Take the options of a call."""
+        return (self._ways.pop() if len(self._ways) > 1 else self._ways[0]).options(**options)
+
+
+class _FullWorker:
+    """Stands for a warm worker that no call reaches."""
+
+    run = _Full()
+
+    class learn:  # named as the worker's method
+        """Its start, which ends at once."""
+
+        @staticmethod
+        def remote(_: Any) -> None:
+            """Take what it is told."""
 
 
 LARGE = ["x" * 100] * 2_000
@@ -107,3 +156,36 @@ def test_a_gathering_that_does_not_fit_fails_its_loop(monkeypatch: pytest.Monkey
     one = stage("one", "full_store_make", config={"n": "{{ item }}"})
     done = run(pipeline(each, one), on="ray", components=[Make], store=None)
     assert error_of(done, "each").code == "object_store_full"
+
+
+def test_a_call_to_an_actor_that_does_not_fit_fails_its_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    make = Pools.make
+
+    def made(pools: Pools, *given: Any) -> Any:
+        handle = make(pools, *given)
+        handle.run = _FullAtFirst(handle.run)
+        return handle
+
+    monkeypatch.setattr(Pools, "make", made)
+    first = stage("first", "full_store_keep", config={"items": [1]}, on_error="continue")
+    second = stage("second", "full_store_keep", ["first"], config={"items": [1, 2]})
+    prepared = PreparedRun(pipeline(first, second), on="ray", components=[Keep], store=None)
+    done = asyncio.run(asyncio.wait_for(prepared.run(), 120))
+    error = error_of(done, "first")
+    assert error.code == "object_store_full"
+    assert "The call cannot be sent" in error.message
+    assert done.stages["second"].status == "succeeded"
+
+
+def test_a_call_to_a_warm_worker_that_does_not_fit_fails_its_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lane(_: Warm) -> Lane:
+        return Lane(_FullWorker())
+
+    monkeypatch.setattr(Warm, "lane", lane)
+    first = stage("first", "full_store_cheap", config={"items": [1]}, on_error="continue", placement={"fuse": "never"})
+    second = stage("second", "full_store_count", ["first"], config={"items": [1, 2]})
+    done = run(pipeline(first, second), on="ray", components=[Cheap, Count], store=None)
+    error = error_of(done, "first")
+    assert error.code == "object_store_full"
+    assert "The call cannot be sent" in error.message
+    assert done.stages["second"].status == "succeeded"

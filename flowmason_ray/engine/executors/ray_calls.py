@@ -88,6 +88,7 @@ class Call:
         "near",
         "pool",
         "report",
+        "round",
         "submitted",
         "values",
     )
@@ -116,6 +117,8 @@ class Call:
         """The actors that carry it out; None: it is a task."""
         self.actor: Actor | None = None
         """The one of them that it was sent to."""
+        self.round = 0
+        """How many failed setups of those had failed calls before it came."""
         self.kill: asyncio.TimerHandle | None = None
         self.cancelled = False
         self.submitted = monotonic()

@@ -1,12 +1,14 @@
 """A pool of actors: those of one component that gets ready once (`setup()`), with one shape of resources.
 
-    submit   a call goes to an actor that is free, else it waits here and the pool grows (`actor_sizing`)
+    submit   a call goes to an actor that is free, else it waits here and the pool grows (`actor_sizing`); one for which the object
+             store has no room has failed
     arrived  its actor is free again; worn out, it is replaced
     cancel   the attempt is stopped inside its actor; if that does not help, the actor is killed and replaced
 
 An actor serves one run. One that dies takes its calls with it: whether they are repeated is the engine's decision, the pool
 only replaces the actor. One whose setup fails or takes too long, or that dies in it, fails the calls that wait for it and is not
-started again until another call comes. Which idle actors go, and when, is not decided here (`ray_releasing`).
+started again until another call comes. That one is not failed by other setups of the same time, but has the pool grow once more.
+Which idle actors go, and when, is not decided here (`ray_releasing`).
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,6 +32,7 @@ from flowmason_ray.engine.executors.actor_sizing import DEFAULT, Load, room, to_
 from flowmason_ray.engine.executors.memory_limit import MemoryExceeded
 from flowmason_ray.engine.executors.ray_actor import Ready
 from flowmason_ray.engine.executors.ray_calls import Call, take_values, words_of
+from flowmason_ray.engine.executors.ray_inputs import StoreFull, told_when_full
 from flowmason_ray.engine.executors.ray_messages import CallReport, Report
 from flowmason_ray.engine.executors.ray_pressure import holdings
 from flowmason_ray.errors import Failure
@@ -55,15 +59,18 @@ class Actor:
         "limit",
         "name",
         "node",
+        "round",
         "running",
         "state",
         "stuck",
         "taking",
     )
 
-    def __init__(self, handle: Any, name: str) -> None:
+    def __init__(self, handle: Any, name: str, round: int = 0) -> None:
         self.handle = handle
         self.name = name
+        self.round = round
+        """How many failed setups had failed calls before it was started."""
         self.state: Literal["starting", "ready", "leaving", "gone"] = "starting"
         self.running: set[Call] = set()
         self.stuck: set[Call] = set()
@@ -117,6 +124,8 @@ class Pool:
         self._call_s: float | None = None
         self._setup_s: float | None = None
         self._not_before = 0.0
+        self._round = 0
+        """How many failed setups have failed calls."""
         self._gave_way = False
         """Whether actors below the lower bound have made room for others, and no call has needed them since."""
 
@@ -125,6 +134,7 @@ class Pool:
     def submit(self, call: Call, data: bytes, arguments: list[Any]) -> None:
         """Have a call carried out as soon as an actor is free."""
         call.pool = self
+        call.round = self._round
         self.waiting.append((call, data, arguments))
         self._advance()
 
@@ -142,12 +152,17 @@ class Pool:
         return min(able, key=lambda a: (a.node != call.near, len(a.running)), default=None)
 
     def _send(self, actor: Actor, call: Call, data: bytes, arguments: list[Any]) -> None:
+        try:
+            with told_when_full("The call"):  # Ray puts a large one into the object store
+                call.report = actor.handle.run.options(name=call.name).remote(data, *arguments)
+        except StoreFull as exc:
+            self._host.later(partial(self._host.ended, call, exc))  # whoever submits it does not expect its end yet
+            return
         call.actor = actor
         actor.running.add(call)
         for member in call.members:
             if member.wanted and member.stage is not None and member.stage.timeout_s is not None:
                 self._host.deliver(StageBegan(path=member.path, attempt=member.attempt))
-        call.report = actor.handle.run.options(name=call.name).remote(data, *arguments)
         self._host.watch(call)
 
     def arrived(self, call: Call, outcome: Outcome) -> None:
@@ -234,7 +249,7 @@ class Pool:
         name = f"{self.component.name} {self._host.run_id} {number}"
         handle = self._host.make(self.bounds.concurrency, {**self._options, "name": name}, self._reference)
         path = self.waiting[0][0].members[0].path if self.waiting else self.component.name
-        actor = Actor(handle, name)
+        actor = Actor(handle, name, self._round)
         self.actors.append(actor)
         self._host.when_done(
             handle.set_up.remote(path, -number, self._host.mailbox),
@@ -253,7 +268,7 @@ class Pool:
     def _setup_overdue(self, actor: Actor, path: str) -> None:
         if actor.state == "starting":
             self._bury(actor)
-            self._setup_failed(fail(setup_overdue(self.component), path, 1), final=False)
+            self._setup_failed(actor, fail(setup_overdue(self.component), path, 1), final=False)
 
     def _is_set_up(self, actor: Actor, who: tuple[str, int], ready: Ready | BaseException) -> None:
         if actor.state != "starting":
@@ -277,15 +292,23 @@ class Pool:
             failure = Failure(code="component_setup_failed", message=message, error_type=type(ready).__name__)
             final = False
         self._bury(actor)
-        self._setup_failed(failure, final)
+        self._setup_failed(actor, failure, final)
 
-    def _setup_failed(self, failure: Failure, final: bool) -> None:
+    def _setup_failed(self, failed: Actor, failure: Failure, final: bool) -> None:
+        """Fail the calls that wait for a setup that failed: not those that came after a failure of its time.
+
+        What made several setups fail that went on side by side would else use up as many attempts of a call.
+        """
         if any(actor.state == "ready" for actor in self.actors):
             self._not_before = monotonic() + PAUSE_AFTER_FAILURE_S
             self._host.warn(self.component.name, failure.message)
             return
-        waiting, self.waiting = list(self.waiting), deque()
-        for call, _, _ in waiting:
+        over = [call for call, _, _ in self.waiting if call.round <= failed.round]
+        self.waiting = deque(entry for entry in self.waiting if entry[0].round > failed.round)
+        if over:
+            self._round += 1
+        self._grow()  # whoever still waits may have counted on this one
+        for call in over:
             reports = [
                 Report(
                     status="failed",

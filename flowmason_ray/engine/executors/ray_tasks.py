@@ -262,6 +262,11 @@ class RayTasksExecutor:
             self._loop.call_soon(self._deliver, event)
 
     def _make_call(self, commands: Sequence[StartStage], options: Mapping[str, Any]) -> None:
+        """Make the call.
+
+        Raises:
+            StoreFull: there is no room to send it, and nothing is under way.
+        """
         arguments = Arguments()
         attempts: list[AttemptData] = []
         members: list[Member] = []
@@ -308,9 +313,9 @@ class RayTasksExecutor:
             self._send_task(call, data, arguments.given, options)
             return
         warm = WarmCall(call, lane, data, arguments.given, options)
+        self._warm.send(warm, self._packing.classes)
         self._note(warm)
         self._under_way += 1
-        self._warm.send(warm, self._packing.classes)
 
     def _send_task(self, call: Call, data: bytes, arguments: Sequence[Any], options: Mapping[str, Any]) -> None:
         remote = self._packing.remote.options(num_returns=1 + len(call.members), name=call.name, **options)

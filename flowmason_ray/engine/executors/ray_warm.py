@@ -18,6 +18,7 @@ import ray
 from ray.exceptions import RayActorError, RayError
 
 from flowmason_ray.engine.executors.ray_calls import Call, Member
+from flowmason_ray.engine.executors.ray_inputs import told_when_full
 from flowmason_ray.engine.executors.ray_messages import CallData, CallReport, pack, unpack
 from flowmason_ray.engine.executors.ray_worker import execute, node_id, run_attempts
 
@@ -154,13 +155,18 @@ class Warm:
                 self._when_done(lane.started, partial(_started, lane))
 
     def send(self, call: WarmCall, classes: Mapping[str, Any]) -> None:
-        """Make a call."""
+        """Make a call.
+
+        Raises:
+            StoreFull: there is no room to send it; nothing is under way then.
+        """
         lane = call.lane
-        if lane.knows is not classes:
-            lane.handle.learn.remote(classes)
-            lane.knows = classes
+        with told_when_full("The call"):  # Ray puts a large one into the object store
+            if lane.knows is not classes:
+                lane.handle.learn.remote(classes)
+                lane.knows = classes
+            call.report = lane.handle.run.options(name=call.name).remote(call.number, call.data, *call.arguments)
         self._load[lane] = self._load.get(lane, 0) + 1
-        call.report = lane.handle.run.options(name=call.name).remote(call.number, call.data, *call.arguments)
         self._watch(call)
 
     def arrived(self, call: WarmCall, outcome: Any) -> bool:

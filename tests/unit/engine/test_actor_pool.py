@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -17,19 +18,22 @@ pytest.importorskip("ray")
 from flowmason_ray import Actors, operator
 from flowmason_ray.components.base import spec_of
 from flowmason_ray.engine.component import ComponentSpec
-from flowmason_ray.engine.events import Event, StageLogged
+from flowmason_ray.engine.events import Event, StageBegan, StageLogged
 from flowmason_ray.engine.executors import ray_pool, ray_releasing
 from flowmason_ray.engine.executors.capacity import Demand, Node
 from flowmason_ray.engine.executors.pressure import Pressure, Waiting
 from flowmason_ray.engine.executors.ray_actor import Ready
 from flowmason_ray.engine.executors.ray_actors import Pools
 from flowmason_ray.engine.executors.ray_calls import Call, Member
+from flowmason_ray.engine.executors.ray_inputs import StoreFull
 from flowmason_ray.engine.executors.ray_messages import CallReport, Report
 from flowmason_ray.engine.executors.ray_pool import Actor, Outcome, Pool
 from flowmason_ray.engine.executors.ray_pressure import NotTold
 from flowmason_ray.engine.executors.ray_releasing import release, yielding
+from flowmason_ray.engine.plan import PlanStage
 from flowmason_ray.errors import Failure
 
+OutOfDiskError: Any = importlib.import_module("ray.exceptions").OutOfDiskError
 RayActorError: Any = importlib.import_module("ray.exceptions").RayActorError
 RayError: Any = importlib.import_module("ray.exceptions").RayError
 
@@ -53,13 +57,16 @@ class Remote:
         return self
 
     def remote(self, *_: Any) -> tuple[Handle, str]:
+        if self._name == "run" and self._handle.cluster.refuses():
+            raise OutOfDiskError("The disk is full.")
         return self._handle, self._name
 
 
 class Handle:
     """An actor's handle."""
 
-    def __init__(self) -> None:
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
         for name in ("set_up", "begins", "run", "stop", "take", "tear_down", "watch"):
             setattr(self, name, Remote(self, name))
 
@@ -92,6 +99,8 @@ class Cluster:
         self._beginnings: list[Callable[[Any], None]] = []
         self._timers: list[Timer] = []
         self._deaths: dict[Handle, Callable[[Any], None]] = {}
+        self.refusals = 0
+        """How many of the next calls find no room in the object store."""
 
     def monotonic(self) -> float:
         return self.now
@@ -114,7 +123,7 @@ class Cluster:
         return 1
 
     def make(self, concurrency: int, options: Mapping[str, Any], reference: Any) -> Handle:
-        return Handle()
+        return Handle(self)
 
     def when_done(self, reference: tuple[Handle, str], then: Callable[[Any], None]) -> None:
         if reference[1] == "set_up":
@@ -162,6 +171,11 @@ class Cluster:
         """End the oldest setup, if there is one."""
         if self._setups:
             self._setups.pop(0)(how)
+
+    def refuses(self) -> bool:
+        """Tell whether a call finds no room."""
+        self.refusals -= 1
+        return self.refusals >= 0
 
     def begin(self) -> None:
         """Have all setups begin that have not."""
@@ -224,8 +238,8 @@ def pool_of(cluster: Cluster, **bounds: Any) -> Pool:
     return Pool(cast(Pools, cluster), component_of(**bounds), {"num_cpus": 1.0}, None)
 
 
-def submit(pool: Pool, cluster: Cluster, count: int = 1) -> list[Call]:
-    calls = [Call([Member("a", 1)]) for _ in range(count)]
+def submit(pool: Pool, cluster: Cluster, count: int = 1, stage: PlanStage | None = None) -> list[Call]:
+    calls = [Call([Member("a", 1, stage=stage)]) for _ in range(count)]
     for call in calls:
         call.submitted = cluster.now
         pool.submit(call, b"", [])
@@ -293,6 +307,51 @@ def test_a_setup_that_ends_in_time_is_not_ended_later(cluster: Cluster) -> None:
     assert (cluster.killed, running(pool)) == ([], {call})
 
 
+def test_a_failed_setup_fails_no_call_that_came_after_another_of_its_time_had_failed(cluster: Cluster) -> None:
+    """Else a service that is away for a moment would use up the retries: every actor that had looked for it would fail another."""
+    pool = pool_of(cluster, max=3)
+    first = submit(pool, cluster, 3)
+    cluster.setup(FAILED)
+    assert {call for call, _ in cluster.outcomes} == set(first), "what waits for a setup fails with it"
+    cluster.outcomes.clear()
+    again = submit(pool, cluster, 3)
+    assert len(pool.actors) == 3
+    cluster.setup(FAILED)
+    cluster.setup(FAILED)
+    assert cluster.outcomes == []
+    assert len(pool.actors) == 3, "those that wait get actors of their own"
+    cluster.setups(READY, READY, READY)
+    assert running(pool) == set(again)
+
+
+def test_a_repeated_call_fails_with_a_setup_of_its_own_time(cluster: Cluster) -> None:
+    pool = pool_of(cluster, max=2)
+    submit(pool, cluster, 2)
+    cluster.setup(FAILED)
+    cluster.outcomes.clear()
+    again = submit(pool, cluster, 1)
+    cluster.setup(FAILED)  # that of the first call's time
+    [actor] = pool.actors
+    assert (cluster.outcomes, actor.state) == ([], "starting")
+    cluster.setup(FAILED)
+    assert [call for call, _ in cluster.outcomes] == again
+    assert (pool.actors, cluster.settled) == ([], True), "it is not tried again before another call comes"
+
+
+def test_a_late_setup_that_takes_too_long_fails_no_call_that_came_after_the_failure(cluster: Cluster) -> None:
+    pool = pool_of(cluster, max=2, setup_timeout_s=60)
+    submit(pool, cluster, 2)
+    cluster.begin()
+    cluster.setup(FAILED)
+    cluster.outcomes.clear()
+    cluster.pass_time(30)
+    [again] = submit(pool, cluster)
+    cluster.pass_time(30)
+    assert cluster.outcomes == []
+    cluster.setups(READY, READY)  # the first of them is of no interest any more
+    assert running(pool) == {again}
+
+
 def test_while_others_work_a_setup_that_takes_too_long_is_warned_of(cluster: Cluster) -> None:
     pool = pool_of(cluster, max=2, setup_timeout_s=60)
     submit(pool, cluster, 2)
@@ -310,6 +369,44 @@ def test_without_a_limit_a_setup_may_take_for_ever(cluster: Cluster) -> None:
     cluster.begin()
     cluster.pass_time(1e9)
     assert (len(pool.actors), cluster.killed) == (1, [])
+
+
+def test_a_call_that_finds_no_room_fails_and_the_next_ones_are_made(cluster: Cluster) -> None:
+    cluster.refusals = 2
+    pool = pool_of(cluster, max=1)
+    timed = cast(PlanStage, SimpleNamespace(timeout_s=1.0))
+    *refused, third, fourth = submit(pool, cluster, 4, timed)
+    cluster.setups(READY)
+    assert [call for call, _ in cluster.outcomes] == refused
+    for call, outcome in cluster.outcomes:
+        assert isinstance(outcome, StoreFull)
+        assert call.actor is None
+    [actor] = pool.actors
+    assert (actor.running, cluster.watched) == ({third}, [third])
+    assert [type(event) for event in cluster.said] == [StageBegan], "time runs for those that were sent"
+    cluster.arrive(pool, third, DONE)
+    assert running(pool) == {fourth}
+
+
+def test_that_a_call_finds_no_room_is_not_said_before_its_turn_is_over(cluster: Cluster) -> None:
+    pool = pool_of(cluster, max=1)
+    [first] = submit(pool, cluster)
+    cluster.setups(READY)
+    cluster.arrive(pool, first, DONE)
+    cluster.outcomes.clear()
+    later: list[Callable[[], None]] = []
+
+    def keep(act: Callable[[], None]) -> None:
+        later.append(act)
+
+    cluster.later = keep
+    cluster.refusals = 1
+    [refused] = submit(pool, cluster)
+    assert cluster.outcomes == []
+    [act] = later
+    act()
+    assert [call for call, _ in cluster.outcomes] == [refused]
+    assert [actor.idle for actor in pool.actors] == [True]
 
 
 def test_an_actor_in_which_only_stuck_calls_are_left_is_killed_and_replaced(cluster: Cluster) -> None:
@@ -506,7 +603,7 @@ def test_a_head_that_is_away_is_asked_again(cluster: Cluster) -> None:
     assert cluster.said == []
 
 
-STEPS = st.sampled_from(["submit", "ready", "failed", "done", "dies", "stuck", "tick", "idle"])
+STEPS = st.sampled_from(["submit", "ready", "failed", "done", "dies", "stuck", "tick", "idle", "full"])
 
 
 @given(
@@ -531,6 +628,8 @@ def test_whatever_happens_every_call_ends(bounds: Actors, steps: list[tuple[str,
             elif step == "tick":
                 cluster.now += number
                 pool.tick()
+            elif step == "full":
+                cluster.refusals = number
             elif step == "idle":
                 for _, actor in yielding(pool)[:1]:
                     pool.give_way(actor)
