@@ -7,8 +7,13 @@ a line of JSON, `{"order": NAME, …}`; so is each answer. The cluster ends with
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
-from time import sleep, time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic, sleep, time
 from typing import Any
 
 import ray
@@ -17,6 +22,8 @@ import ray._raylet as raylet
 from ray.cluster_utils import Cluster
 
 STORE_BYTES = 120 * 2**20
+TRIES = 3
+"""How often a node is tried: Ray gives it 30 s to be there, whatever the machine does (ray/_private/node.py)."""
 _ray_utils: Any = ray_utils  # its types are partly unknown
 _raylet: Any = raylet
 
@@ -26,10 +33,8 @@ class Host:
 
     def __init__(self, head: dict[str, Any]) -> None:
         _ray_utils.write_ray_address = lambda *_: None  # pyright: ignore[reportUnknownLambdaType]  # nobody else is to find it
-        self._cluster: Any = Cluster(
-            initialize_head=True,
-            head_node_args={"object_store_memory": STORE_BYTES, "include_dashboard": False, **head},
-        )
+        head = {"object_store_memory": STORE_BYTES, "include_dashboard": False, **head}
+        self._cluster: Any = tried(lambda: Cluster(initialize_head=True, head_node_args=head))
         self._nodes: dict[str, Any] = {}
 
     def address(self) -> str:
@@ -42,15 +47,22 @@ class Host:
 
     def add(self, **node: Any) -> str:
         """Add a node; return its id when the cluster knows it."""
-        added = self._cluster.add_node(**{"object_store_memory": STORE_BYTES, **node})
+        added = tried(lambda: self._cluster.add_node(**{"object_store_memory": STORE_BYTES, **node}))
         self._nodes[added.node_id] = added
+        end = monotonic() + 60
+        while self._alive() - {self.head(), *self._nodes}:
+            assert monotonic() < end, "a node whose start has failed is still there"
+            sleep(0.05)
         return added.node_id
 
     def kill(self, node: str) -> None:
         """Kill all processes of a node at once."""
         self._cluster.remove_node(self._nodes.pop(node), allow_graceful=False)
-        while any(n["NodeID"] == node and n["Alive"] for n in self._cluster.global_state.node_table()):
+        while node in self._alive():
             sleep(0.05)
+
+    def _alive(self) -> set[str]:
+        return {node["NodeID"] for node in self._cluster.global_state.node_table() if node["Alive"]}
 
     def drain(self, node: str, seconds: int) -> bool:
         """Ask a node to go within some seconds; return whether the cluster takes it off."""
@@ -73,6 +85,31 @@ class Host:
     def close(self) -> None:
         """End all of it."""
         self._cluster.shutdown()
+
+
+def tried(start: Callable[[], Any]) -> Any:
+    """Start a node; once more when it was not there in time, without what is left of it: it might join later."""
+    for left in range(TRIES - 1, -1, -1):
+        before = children()
+        try:
+            return start()
+        except Exception as exc:
+            if not left:
+                raise
+            print(f"a node did not start: {exc!r}", file=sys.stderr, flush=True)
+            for pid in children() - before:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+    raise AssertionError
+
+
+def children() -> set[int]:
+    """Return the processes that this one has started and not yet taken leave of."""
+    found: set[int] = set()
+    for thread in Path("/proc/self/task").glob("*/children"):
+        with suppress(OSError):  # the thread has ended just now
+            found.update(map(int, thread.read_text().split()))
+    return found
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,13 +23,14 @@ class Nodes:
     """A cluster (`cluster_host`)."""
 
     def __init__(self, **head: Any) -> None:
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the cluster
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.cluster_host"],
             cwd=ROOT,
             env=environment(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0", RAY_health_check_period_ms="500"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._said,
             text=True,
             start_new_session=True,
         )
@@ -43,7 +45,10 @@ class Nodes:
         self._process.stdin.write(json.dumps({"order": order, **more}) + "\n")
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
-        assert answer, f"the cluster's process has ended over {order!r}"
+        if not answer:
+            self._said.seek(0)
+            said = self._said.read().decode(errors="replace")
+            raise AssertionError(f"the cluster's process has ended over {order!r}:\n{said[-3000:]}")
         return json.loads(answer)
 
     def add(self, **node: Any) -> str:
@@ -82,6 +87,8 @@ class Nodes:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.communicate()
+        finally:
+            self._said.close()
 
 
 class Runs:

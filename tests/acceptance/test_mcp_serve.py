@@ -295,7 +295,7 @@ def test_nothing_but_the_protocol_on_stdout(project: Path) -> None:
         process.stdin.write("\n".join(lines) + "\n")
         process.stdin.flush()
         printed = [process.stdout.readline(), process.stdout.readline()]
-        rest, errors = process.communicate(timeout=60)  # closes its input: it ends
+        rest, errors = process.communicate(timeout=120)  # closes its input: it ends
     said = [json.loads(line) for line in [*printed, *rest.splitlines()] if line.strip()]
     assert [each["id"] for each in said if "id" in each] == [1, 2]
     assert said[-1]["result"]["structuredContent"]["output"] == {"text": "HELLO ADA"}
@@ -304,8 +304,13 @@ def test_nothing_but_the_protocol_on_stdout(project: Path) -> None:
     assert process.returncode == 0
 
 
-def test_http_needs_the_token(project: Path) -> None:
+def post(address: str, headers: dict[str, str]) -> int:
+    """Send a ping; return the status of the answer."""
     body = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+    return httpx.post(address, json=body, headers=headers, timeout=60).status_code
+
+
+def test_http_needs_the_token(project: Path) -> None:
     accept = {"accept": "application/json, text/event-stream"}
     with http_server(project) as (address, said):
         assert TOKEN not in "".join(said)
@@ -315,22 +320,21 @@ def test_http_needs_the_token(project: Path) -> None:
             {"authorization": TOKEN},
             {"authorization": f"Basic {TOKEN}"},
         ):
-            assert httpx.post(address, json=body, headers={**accept, **headers}).status_code == 401
+            assert post(address, {**accept, **headers}) == 401
         known = {**accept, "authorization": f"Bearer {TOKEN}"}
-        assert httpx.post(address, json=body, headers={**known, "host": "evil.example"}).status_code in (403, 421)
-        assert httpx.post(address, json=body, headers={**known, "origin": "http://evil.example"}).status_code == 403
-        assert httpx.post(address, json=body, headers=known).status_code not in (401, 403, 421)
+        assert post(address, {**known, "host": "evil.example"}) in (403, 421)
+        assert post(address, {**known, "origin": "http://evil.example"}) == 403
+        assert post(address, known) not in (401, 403, 421)
 
 
 def test_names_of_hosts_can_be_added(project: Path) -> None:
-    body = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
     known = {"accept": "application/json, text/event-stream", "authorization": f"Bearer {TOKEN}"}
     options = ("--http", "0.0.0.0:0", "--allow-host", "Tools.example.org", "--allow-host", "fd00::1")
     with http_server(project, *options) as (address, _):
         address = address.replace("0.0.0.0", "127.0.0.1")
 
         def status(host: str, **more: str) -> int:
-            return httpx.post(address, json=body, headers={**known, "host": host, **more}).status_code
+            return post(address, {**known, "host": host, **more})
 
         for host in ("tools.example.org", "tools.example.org:8443", "[fd00::1]:80", "127.0.0.1:80", "localhost:1"):
             assert status(host) not in (401, 403, 421), host
@@ -342,7 +346,7 @@ def test_names_of_hosts_can_be_added(project: Path) -> None:
 
 def test_without_a_token_one_is_made(project: Path) -> None:
     async def run(address: str, token: str) -> int:
-        async with asyncio.timeout(60), client_of(address, token) as client:
+        async with asyncio.timeout(120), client_of(address, token) as client:
             return len((await client.list_tools()).tools)
 
     with http_server(project, FLOWMASON_MCP_TOKEN="") as (address, said):
@@ -367,7 +371,7 @@ def test_what_is_refused_at_the_start(project: Path, address: str, token: str, s
     if not token:
         del env["FLOWMASON_MCP_TOKEN"]
     command = [sys.executable, "-m", "flowmason_ray", "mcp", "serve", "--http", *address.split()]
-    done = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2, done.stderr
     assert said in done.stderr
     assert "Traceback" not in done.stderr

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import signal
-import sqlite3
 import subprocess
-import time
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flowmason_ray.engine.requests import LISTEN_S
+from flowmason_ray.engine.pausing import WAITED_FOR
 from tests.processes_kit import WAIT_S, ProcessProject, stop_between_commits, wait_until
+
+pytestmark = pytest.mark.timeout(600)  # longer than all that a test waits for together
 
 PAUSED = 75
 
@@ -75,15 +74,11 @@ class Project(ProcessProject):
         """Wait until the log has what it was told so far: it is at most a moment behind."""
         wait_until(lambda: self.fm("runs", "show", "last").returncode == 0, "the run is not recorded")
 
-    def wait_until_asked(self, kind: str) -> None:
-        """Wait until somebody has asked something of the run, and for a while longer, in which it hears of that."""
-
-        def asked() -> bool:
-            with closing(sqlite3.connect(self.root / ".flowmason" / "runs.db")) as connection:
-                return connection.execute("SELECT 1 FROM requests WHERE kind = ?", (kind,)).fetchone() is not None
-
-        wait_until(asked, f"nobody asks it to {kind}")
-        time.sleep(LISTEN_S + 1)
+    def wait_until_it_waits_for(self, path: str) -> None:
+        """Wait until the run has heard that it is to pause, and says that it waits for this stage."""
+        wait_until(
+            lambda: WAITED_FOR in self.fm("runs", "logs", "last", path).stdout, f"the run does not wait for {path}"
+        )
 
     def status(self) -> str:
         return json.loads(self.fm("runs", "show", "last", "--json").stdout)["status"]
@@ -147,7 +142,7 @@ def test_an_effect_that_must_not_be_repeated_is_waited_for(project: Project) -> 
     project.wait_for_call("pay")
     project.wait_for_call("slow")
     pausing = project.begin("pause", "last")
-    project.wait_until_asked("pause")  # it would pause now, were it not for the payment
+    project.wait_until_it_waits_for("pay")  # it would pause now, were it not for the payment
     assert process.poll() is None, "the payment is under way"
     assert "run_paused" not in project.kinds()
     project.touch("go")
@@ -211,7 +206,7 @@ def test_a_run_that_is_pausing_can_be_cancelled(project: Project) -> None:
     project.wait_for_call("pay")
     project.wait_for_call("slow")
     project.begin("pause", "last")
-    project.wait_until_asked("pause")  # it waits for the payment now
+    project.wait_until_it_waits_for("pay")
     cancelled = project.fm("cancel", "last")
     assert cancelled.returncode == 0, cancelled.stderr
     process.communicate(timeout=WAIT_S)

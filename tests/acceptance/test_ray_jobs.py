@@ -9,6 +9,8 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
 
 import pytest
@@ -156,9 +158,12 @@ def test_runs_and_attempts_are_counted_on_the_metrics_port(head: Head, project: 
         "flowmason_attempt_seconds_count Counted look_around": 2,
         "flowmason_queue_seconds_count Counted look_around": 2,
     }
-    while not wanted.items() <= (found := metrics_of(head)).items():
+    found: dict[str, float] = {}
+    while not wanted.items() <= found.items():
         assert time.monotonic() < deadline, found
         time.sleep(0.5)
+        with suppress(OSError, HTTPException):  # a busy head answers late, or stops in the middle
+            found = metrics_of(head)
     assert not [key for key in found if "r_0" in key], "no label grows with the number of runs"
 
 
@@ -168,12 +173,13 @@ def test_ray_list_tasks_calls_attempts_by_their_stages_and_runs(head: Head, proj
     name = f"name=look {submitted.json['run_id']}"
     listing = [sys.executable, "-m", "ray.scripts.scripts", "list", "tasks", "--address", head.dashboard]
     deadline = time.monotonic() + 90  # Ray hears of tasks a moment later
-    while (listed := run([*listing, "--filter", name, "--format", "json"], project, **head.environment())).code == 0:
-        if any(task["state"] == "FINISHED" for task in json.loads(listed.out or "[]")):
+    while True:
+        listed = run([*listing, "--filter", name, "--format", "json"], project, **head.environment())
+        # A busy head may not answer at all, this time.
+        if listed.code == 0 and any(task["state"] == "FINISHED" for task in json.loads(listed.out or "[]")):
             return
-        assert time.monotonic() < deadline, f"no such task: {listed.out}"
+        assert time.monotonic() < deadline, f"no such task: {listed.out}{listed.err}"
         time.sleep(1)
-    pytest.fail(listed.err)
 
 
 def test_a_gpu_that_no_node_has_is_refused_before_anything_runs(head: Head, project: Path) -> None:

@@ -111,7 +111,7 @@ class Page:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=100,
+            timeout=300,
         )
         assert done.returncode == code, f"{command[-1]}\nexits {done.returncode}:\n{done.stdout}"
         self.printed = done.stdout.splitlines()
@@ -148,6 +148,7 @@ def open_page(tmp_path: Path, **environment: str) -> Page:
     return Page(home, {**kept, "PATH": path, "PYTHONPATH": str(ROOT), "NO_COLOR": "1", "TERM": "dumb", **environment})
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
 def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
     opened = open_page(tmp_path)
@@ -155,6 +156,7 @@ def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
         opened.run(block)
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", ON_RAY, ids=lambda p: p.stem)
 def test_a_page_does_what_it_says_on_ray(page: Path, tmp_path: Path, ray_cluster: str) -> None:
     opened = open_page(tmp_path, RAY_ADDRESS=ray_cluster)

