@@ -32,7 +32,7 @@ from tests.processes_kit import WAIT_S, wait_until
 BUCKET = "values"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # not longer: what it says in the environment is not for others
 def s3_url() -> Iterator[str]:
     """A bucket of a server of moto's, in a process of its own; the environment says where, as for any S3 client."""
     code = """

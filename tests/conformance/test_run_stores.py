@@ -346,7 +346,7 @@ def writer(file: Path, run_id: str, count: int, hang: str = "") -> subprocess.Po
 def test_processes_that_begin_at_once_on_a_new_file_just_work(tmp_path: Path) -> None:
     file = tmp_path / "new" / "runs.db"
     writers = [writer(file, f"r_{i}", 200) for i in range(4)]
-    errors = [process.communicate(timeout=50)[1] for process in writers]
+    errors = [process.communicate(timeout=120)[1] for process in writers]
     assert errors == [""] * 4
 
     async def work() -> None:
@@ -370,7 +370,7 @@ def test_a_run_whose_process_was_killed_is_interrupted(tmp_path: Path) -> None:
 
     assert go(status) == "running"
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=10)
+    process.communicate(timeout=120)
 
     async def work() -> None:
         store = sqlite(tmp_path)
@@ -434,7 +434,7 @@ def test_a_read_only_directory_is_said_so() -> None:
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=120,
         )
     finally:
         folder.rmdir()

@@ -28,7 +28,7 @@ PRUNING = Chapter()
 async def pruning_removes_ended_runs_by_age_and_number(open_store: OpenStore) -> None:
     """And no others; `dry_run` removes nothing."""
     store, now = open_store(), time()
-    for name, ended in (("r_old", now - 100), ("r_older", now - 200), ("r_new", now), ("r_failed", now - 50)):
+    for name, ended in (("r_old", now - 10_000), ("r_older", now - 20_000), ("r_new", now), ("r_failed", now - 50)):
         end = RunFailed(at=ended, failure=FAILURE) if name == "r_failed" else RunSucceeded(at=ended, value=1)
         await ran(store, started(1), end, run=new_record(name, created_at=ended - 1))
     await ran(store, started(1), run=new_record("r_left"))
@@ -38,10 +38,10 @@ async def pruning_removes_ended_runs_by_age_and_number(open_store: OpenStore) ->
     going = await begun(store, new_record("r_going"))
     assert list((await store.prune()).runs) == []
     assert set((await store.prune(keep=1, dry_run=True)).runs) == {"r_old", "r_older", "r_failed"}
-    assert set((await store.prune(older_than_s=75, keep=3, dry_run=True)).runs) == {"r_older"}
-    assert set((await store.prune(older_than_s=75)).runs) == {"r_old", "r_older"}
+    assert set((await store.prune(older_than_s=7_500, keep=3, dry_run=True)).runs) == {"r_older"}
+    assert set((await store.prune(older_than_s=7_500)).runs) == {"r_old", "r_older"}
     await refused(RunNotFound, recorded(store, "r_old"))
-    assert (await store.prune(older_than_s=75)).runs in ((), [])
+    assert (await store.prune(older_than_s=7_500)).runs in ((), [])
     assert set((await store.prune(keep=0)).runs) == {"r_new", "r_failed"}
     left = {record.run_id for record in await store.list_runs()}
     assert left == {"r_left", "r_paused", "r_going"}, "what has not ended stays"
