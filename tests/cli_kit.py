@@ -114,7 +114,7 @@ def command(*arguments: str) -> list[str]:
 def run_process(*arguments: str, cwd: Path, stdin: str = "") -> Done:
     """Run `fm` as a process and wait for it."""
     done = subprocess.run(
-        command(*arguments), cwd=cwd, input=stdin, capture_output=True, text=True, env=environment(), timeout=50
+        command(*arguments), cwd=cwd, input=stdin, capture_output=True, text=True, env=environment(), timeout=120
     )
     return Done(done.returncode, done.stdout, done.stderr)
 

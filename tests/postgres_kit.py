@@ -126,8 +126,8 @@ def _runs(folder: Path) -> bool:
     for name in ("initdb", "postgres", "pg_ctl"):
         command = [str(folder / name), "--version"]
         try:
-            done = subprocess.run(command, capture_output=True, timeout=20, cwd="/", user=who, group=who)
-        except OSError:
+            done = subprocess.run(command, capture_output=True, timeout=120, cwd="/", user=who, group=who)
+        except (OSError, subprocess.TimeoutExpired):
             return False
         if done.returncode:
             return False

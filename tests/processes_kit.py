@@ -65,7 +65,7 @@ def _can_be_written(log: str) -> bool:
         try:
             connection.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as exc:
-            if exc.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+            if exc.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:  # the rest says in which way it is busy
                 raise
             return False
         connection.execute("ROLLBACK")

@@ -20,6 +20,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from http.client import HTTPException
 from pathlib import Path
 
 import pytest
@@ -123,7 +124,7 @@ class Head:
         try:
             with urllib.request.urlopen(request, timeout=5) as answer:
                 return isinstance(json.load(answer), list)
-        except OSError:
+        except (OSError, ValueError, HTTPException):  # half of an answer, while it starts
             return False
 
     def stop(self) -> None:

@@ -226,7 +226,7 @@ def make_certificate(folder: Path, name: str) -> tuple[Path, Path]:
             "-keyout", key, "-out", certificate, "-days", "2", "-subj", "/CN=flowmason.test",
             "-addext", f"subjectAltName={name}",
         ],
-        check=True, capture_output=True, timeout=30,
+        check=True, capture_output=True, timeout=120,
     )  # fmt: skip
     return key, certificate
 
@@ -255,7 +255,9 @@ def mail_server(
         options |= {"authenticator": authenticator, "auth_required": True, "auth_require_tls": tls == "starttls"}
 
     def started() -> Any:
-        controller: Any = cast("Any", Controller)(here, hostname="127.0.0.1", port=here.port, **options)
+        controller: Any = cast("Any", Controller)(
+            here, hostname="127.0.0.1", port=here.port, ready_timeout=60, **options
+        )
         controller.start()
         return controller
 

@@ -332,7 +332,7 @@ def test_a_merge_asks_on_a_terminal(fm: Fm, three: list[str]) -> None:
     while chunk := _read(master):
         screen += chunk
     os.close(master)
-    assert process.wait(30) == 0
+    assert process.wait(120) == 0
     assert screen.count(b"[o]urs, [t]heirs, [b]ase, [s]kip or [q]uit?") == 2
     assert "polite and terse" in message((fm.directory / "m.pipeline.json").read_text(encoding="utf-8"))
 

@@ -317,7 +317,7 @@ def test_help_imports_nothing_that_is_slow() -> None:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=True,
     )
     loaded = set(json.loads(done.stderr.replace("'", '"')))

@@ -268,14 +268,14 @@ def test_a_reader_that_goes_away_ends_it_quietly(fm: Fm) -> None:
     process.stdout.close()
     err = process.stderr.read()
     process.stderr.close()
-    assert (process.wait(30), err) == (0, b"")
+    assert (process.wait(120), err) == (0, b"")
 
 
 @pytest.mark.parametrize("closed", ["1>&-", "2>&-"])
 def test_a_closed_stream_is_no_obstacle(fm: Fm, closed: str) -> None:
     line = f"exec {shlex.join(command('run', fm.write(ADD), '--sample'))} {closed}"
     done = subprocess.run(
-        ["sh", "-c", line], cwd=fm.directory, env=environment(), capture_output=True, text=True, timeout=50
+        ["sh", "-c", line], cwd=fm.directory, env=environment(), capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0
     assert "Traceback" not in done.stderr
@@ -324,7 +324,7 @@ def test_several_runs_at_once_share_a_database(fm: Fm) -> None:
         )
         for _ in range(3)
     ]
-    assert [(p.communicate(timeout=50), p.returncode) for p in started] == [(('{"attempt":1}\n', ""), 0)] * 3
+    assert [(p.communicate(timeout=120), p.returncode) for p in started] == [(('{"attempt":1}\n', ""), 0)] * 3
     assert [run["status"] for run in fm("runs", "list", "--json").json["runs"]] == ["succeeded"] * 3
 
 

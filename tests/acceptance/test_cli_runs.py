@@ -199,7 +199,7 @@ def test_a_stage_that_asks_can_be_answered_from_elsewhere(fm: Fm, asking: subpro
     assert "'ok'" in unfit.err
     done = fm("runs", "answer", "last", "ask", "--data", '{"ok": true}', "--by", "Ada")
     assert (done.code, done.err.startswith("Answered ask of run r_")) == (0, True)
-    out, _ = asking.communicate(timeout=30)
+    out, _ = asking.communicate(timeout=120)
     assert json.loads(out) == {"answer": {"ok": True}, "by": "Ada"}
     story = fm("runs", "story", "last").out
     assert "asks a person: Pay?" in story
@@ -212,5 +212,5 @@ def test_a_stage_that_asks_can_be_answered_from_elsewhere(fm: Fm, asking: subpro
 def test_a_run_can_be_cancelled_from_elsewhere(fm: Fm, asking: subprocess.Popen[str]) -> None:
     done = fm("runs", "cancel", "last")
     assert (done.code, done.err.strip().endswith("has ended: cancelled.")) == (0, True)
-    asking.communicate(timeout=30)
+    asking.communicate(timeout=120)
     assert asking.returncode == 130

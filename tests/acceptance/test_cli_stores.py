@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 from contextlib import closing
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 from flowmason_ray.stores.sqlite_files import open_for_writing
 from tests.cli_kit import Fm, command, environment, pipeline, set_stage, stage
 from tests.postgres_kit import PASSWORD, Server
+from tests.processes_kit import WAIT_S, wait_until
 
 
 def aged(fm: Fm, seconds: float) -> None:
@@ -61,17 +61,16 @@ def test_an_age_that_is_none_is_said_so(fm: Fm, arguments: list[str]) -> None:
 def test_following_prints_each_event_as_it_is_recorded(fm: Fm) -> None:
     name = fm.write(pipeline(stage("slow", config={"seconds": 1.5})))
     run = subprocess.Popen(command("run", name, "-q"), cwd=fm.directory, env=environment(), stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 30
-    while fm("runs", "list", "--json").json["runs"] == [] and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: fm("runs", "list", "--json").json["runs"] != [], "there is no run")
     done = subprocess.run(
         command("runs", "events", "last", "--follow"),
         cwd=fm.directory,
         env=environment(),
         capture_output=True,
         text=True,
+        timeout=WAIT_S,
     )
-    run.wait(30)
+    run.wait(WAIT_S)
     kinds = [json.loads(line)["kind"] for line in done.stdout.splitlines()]
     assert kinds[0] == "run_created"
     assert kinds[-1] == "run_succeeded"

@@ -154,7 +154,7 @@ def test_a_reader_that_leaves_changes_nothing(fm: Fm) -> None:
     process.stdout.close()
     told = process.stderr.read().decode()
     process.stderr.close()
-    assert process.wait(40) == 1
+    assert process.wait(120) == 1
     assert "Traceback" not in told
     assert "BrokenPipe" not in told
 
@@ -213,7 +213,7 @@ class Watching:
             self.screen += content.decode("utf-8", "replace")
 
     def wait_for(self, done: Callable[[str], bool]) -> None:
-        deadline = time.monotonic() + 40
+        deadline = time.monotonic() + 120
         while not done(self.screen):
             assert time.monotonic() < deadline, self.screen
             time.sleep(0.02)
@@ -222,6 +222,7 @@ class Watching:
         self.screen = ""
 
 
+@pytest.mark.timeout(900)  # longer than all that it waits for together
 def test_watching_runs_again_on_every_change_and_ends_on_ctrl_c(fm: Fm) -> None:
     write_tests(fm, GOOD)
     watching = Watching(fm.directory)
@@ -250,7 +251,7 @@ def test_watching_runs_again_on_every_change_and_ends_on_ctrl_c(fm: Fm) -> None:
         Path("p.test.json").write_text("{")
         rerun("invalid_json")
         watching.process.send_signal(signal.SIGINT)
-        assert watching.process.wait(20) == 0
+        assert watching.process.wait(120) == 0
     finally:
         watching.process.kill()
         watching.process.wait()

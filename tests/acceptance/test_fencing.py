@@ -13,6 +13,8 @@ import pytest
 from tests.acceptance.test_pause import Project, stage
 from tests.processes_kit import WAIT_S, stop_between_commits, wait_until
 
+pytestmark = pytest.mark.timeout(600)  # longer than all that a test waits for together
+
 LEASE_S = 2
 
 

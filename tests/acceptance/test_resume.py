@@ -14,6 +14,8 @@ import pytest
 
 from tests.processes_kit import WAIT_S, ProcessProject, wait_until
 
+pytestmark = pytest.mark.timeout(600)  # longer than all that a test waits for together
+
 COMPONENTS = """
 import time
 from pathlib import Path

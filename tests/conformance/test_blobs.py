@@ -419,6 +419,7 @@ RACER = """
 """
 
 
+@pytest.mark.timeout(900)  # longer than all that it waits for together
 def test_collecting_never_takes_what_a_run_needs(run_log: str, tmp_path: Path) -> None:
     """Processes write the same few values and need them, while others collect without any grace, and one of those is killed."""
     folder = tmp_path / "blobs"

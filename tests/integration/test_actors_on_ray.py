@@ -223,8 +223,10 @@ class Task:
         return _Out(n=len(input.what), pid=os.getpid())
 
 
-COMPONENTS = [Two, ByCount, ByMemory, Careful, Lasting, Hasty, Kept, Together, Stubborn, Wrong, Task]
-COMPONENTS += [Hanging, HangingOnLoop, Greedy, GreedyOnLoop]
+COMPONENTS = [
+    *(Two, ByCount, ByMemory, Careful, Lasting, Hasty, Kept, Together, Stubborn, Wrong, Task),
+    *(Hanging, HangingOnLoop, Greedy, GreedyOnLoop),
+]
 
 
 @pytest.fixture(autouse=True)

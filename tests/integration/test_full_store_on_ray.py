@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 from typing import Any
 
 import pytest
@@ -12,8 +13,10 @@ from ray.exceptions import OutOfDiskError
 from flowmason_ray import Actors, operator, run
 from flowmason_ray.api import PreparedRun, RunResult
 from flowmason_ray.engine.component import Context
+from flowmason_ray.engine.events import StageFailed
 from flowmason_ray.engine.executors import ray_inputs, ray_packing, ray_tasks
 from flowmason_ray.engine.executors.ray_actors import Pools
+from flowmason_ray.engine.executors.ray_calls import Call, Member, lost
 from flowmason_ray.engine.executors.ray_warm import Lane, Warm
 from flowmason_ray.errors import Failure
 from tests.cli_kit import pipeline, stage
@@ -189,3 +192,26 @@ def test_a_call_to_a_warm_worker_that_does_not_fit_fails_its_attempt(monkeypatch
     assert error.code == "object_store_full"
     assert "The call cannot be sent" in error.message
     assert done.stages["second"].status == "succeeded"
+
+
+def test_who_reads_a_value_that_found_no_room_is_told_that_it_did_not_run() -> None:
+    ray: Any = importlib.import_module("ray")
+
+    def make() -> None:
+        raise OutOfDiskError("Local disk is full")  # as Ray does when it stores what a task returns
+
+    def read(_: Any) -> None: ...
+
+    made = ray.remote(make).remote()
+    with pytest.raises(OutOfDiskError) as maker:
+        ray.get(made, timeout=120)
+    with pytest.raises(OutOfDiskError) as reader:
+        ray.get(ray.remote(read).remote(made), timeout=120)
+    member = Member("a", 1)
+    for error, words in ((maker, "What the attempt made has no room"), (reader, "A value that it reads found no room")):
+        event = lost(Call([member]), member, error.value)
+        assert isinstance(event, StageFailed)
+        assert event.failure.code == "object_store_full"
+        assert event.failure.message.startswith(f"{words} in the cluster")
+        assert "Local disk is full. The object" in event.failure.message
+        assert "Tip" not in event.failure.message

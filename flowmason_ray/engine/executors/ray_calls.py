@@ -49,6 +49,8 @@ SETTLED_S = 0.25
 
 _NOT_IMPORTED = "failed to import on the worker"
 """What Ray says of a function or a class that it cannot unpickle (2.60, `ray/_private/function_manager.py`)."""
+_ARGUMENT_FAILED = "input arguments for this task could not be computed"
+"""What Ray says when a call was not begun because of what made one of its arguments (2.60, `RayTaskError.__str__`)."""
 _RAISED = re.compile(r"\s*\w+Error: ")
 
 
@@ -256,8 +258,12 @@ def _code_of(error: BaseException) -> tuple[str, str]:
     if isinstance(error, OutOfMemoryError):
         message = "Ray killed the worker process that ran the attempt, because the memory of its node was running out."
         return "out_of_memory", message
-    if isinstance(getattr(error, "cause", error), (ObjectStoreFullError, OutOfDiskError)):
-        return "object_store_full", f"What the attempt made has no room in the cluster: {_last_words_of(error)}"
+    full = getattr(error, "cause", error)
+    if isinstance(full, (ObjectStoreFullError, OutOfDiskError)):
+        what = "What the attempt made has no room in the cluster"
+        if _ARGUMENT_FAILED in str(error):  # then it has not run
+            what = "A value that it reads found no room in the cluster when it was made"
+        return "object_store_full", f"{what}: {_without_tips(full)}"
     if isinstance(error, (WorkerCrashedError, RayActorError, NodeDiedError)):
         return "worker_died", "The worker process that ran the attempt died (killed, out of memory, or crashed)."
     unimportable = _failed_import(error)
@@ -267,6 +273,12 @@ def _code_of(error: BaseException) -> tuple[str, str]:
     if isinstance(cause, FlowMasonError):
         return cause.code, cause.message
     return "executor_error", _last_words_of(error)
+
+
+def _without_tips(error: BaseException) -> str:
+    """Return what an error of Ray's says over several lines in one, without its tips, which are about Ray's own commands."""
+    lines = str(error).partition("Tip:")[0].strip().splitlines()
+    return " ".join(line if line.endswith(".") else f"{line}." for line in map(str.strip, lines) if line)
 
 
 def stopped(member: Member) -> StageStopped:

@@ -83,10 +83,16 @@ def test_a_report_of_another_version_says_which() -> None:
 @pytest.mark.parametrize("name", ["ObjectStoreFullError", "OutOfDiskError"])
 def test_a_value_that_has_no_room_is_called_so(name: str) -> None:
     member = Member("a", 1)
-    full = getattr(importlib.import_module("ray.exceptions"), name)("no room")
+    full = getattr(importlib.import_module("ray.exceptions"), name)("Local disk is full")
     event = lost(Call([member]), member, full)
     assert isinstance(event, StageFailed)
     assert event.failure.code == "object_store_full"
+    assert event.failure.message.startswith(
+        "What the attempt made has no room in the cluster: Local disk is full. The "
+    ), "its point, which is not in its last line alone"
+    assert event.failure.message.endswith(".")
+    assert "Tip" not in event.failure.message
+    assert "\n" not in event.failure.message
 
 
 def test_an_end_that_cannot_be_taken_keeps_no_other_waiting() -> None:
