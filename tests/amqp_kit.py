@@ -65,6 +65,22 @@ def rabbitmq() -> Iterator[Broker]:
     if programs is None:
         pytest.skip(MISSING)
     folder = Path(tempfile.mkdtemp(prefix="fm-rabbitmq-"))
+    processes: list[subprocess.Popen[bytes]] = []
+    try:
+        try:
+            broker = _started(programs, folder / "first", processes)
+        except RuntimeError:  # somebody may have taken a port since it was found free
+            _end(processes)
+            broker = _started(programs, folder / "second", processes)
+        yield broker
+    finally:
+        _end(processes)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _started(programs: _Programs, folder: Path, processes: list[subprocess.Popen[bytes]]) -> Broker:
+    """Start a broker in a folder of its own; note what was started in `processes`, also when it fails."""
+    folder.mkdir()
     binaries = max(programs.erlang.glob("erts-*/bin"))
     port, tls_port, names_port = free_port(), free_port(), free_port()
     key, certificate = make_certificate(folder, "IP:127.0.0.1")
@@ -76,29 +92,30 @@ def rabbitmq() -> Iterator[Broker]:
         "log.console = false\ndisk_free_limit.absolute = 1MB\n"
     )
     (folder / "enabled_plugins").write_text("[].\n")
-    processes: list[subprocess.Popen[bytes]] = []
     with (folder / "output").open("wb") as output:
         try:
-            try:
-                for command, ports in (
-                    ([binaries / "epmd", "-address", "127.0.0.1", "-port", str(names_port)], [names_port]),
-                    (_command(programs, binaries), [port, tls_port]),
-                ):
-                    processes.append(
-                        subprocess.Popen(
-                            command, env=environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output
-                        )
+            for command, ports in (
+                ([binaries / "epmd", "-address", "127.0.0.1", "-port", str(names_port)], [names_port]),
+                (_command(programs, binaries), [port, tls_port]),
+            ):
+                processes.append(
+                    subprocess.Popen(
+                        command, env=environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output
                     )
-                    for each in ports:
-                        wait_for(each, processes[-1])
-            except RuntimeError as exc:
-                raise RuntimeError(f"RabbitMQ did not start: {(folder / 'output').read_text()[-4000:]}") from exc
-            yield Broker(port=port, tls_port=tls_port)
-        finally:
-            for process in reversed(processes):
-                process.kill()
-                process.wait()
-    shutil.rmtree(folder, ignore_errors=True)
+                )
+                for each in ports:
+                    wait_for(each, processes[-1])
+        except RuntimeError as exc:
+            said = (folder / "output").read_text(errors="replace")
+            raise RuntimeError(f"RabbitMQ did not start: {said[-4000:]}") from exc
+    return Broker(port=port, tls_port=tls_port)
+
+
+def _end(processes: list[subprocess.Popen[bytes]]) -> None:
+    while processes:
+        process = processes.pop()
+        process.kill()
+        process.wait()
 
 
 def _environment(programs: _Programs, binaries: Path, folder: Path, names_port: int) -> dict[str, str]:

@@ -51,7 +51,7 @@ TYPICAL_S = 0.45
 """About how long a process takes that is not killed; kills at random moments are drawn from a little more than this."""
 MOST_FSYNCS = 30
 """About how often a process of these calls fsync."""
-ENDS_WITHIN_S = 60.0
+ENDS_WITHIN_S = 180.0
 
 COMPONENTS = """
 import json
@@ -298,7 +298,7 @@ class Episode:
             status = self.zygote.wait(pid, self.random.random() * TYPICAL_S * 1.2)
             if status is None:
                 os.kill(pid, 9)
-                status = self.zygote.wait(pid, 20)
+                status = self.zygote.wait(pid, ENDS_WITHIN_S)
         else:
             status = self.zygote.wait(pid, ENDS_WITHIN_S)
         assert status is not None, f"fm {arguments[0]} of {self.name} does not end: {err.read_text()}"
