@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, Field
 
 from flowmason_ray.components.base import operator
 from flowmason_ray.components.builtin.examples import closed
 from flowmason_ray.components.connection_names import names_connection
-from flowmason_ray.components.mcp_client import connected, effect_of, tools_of
+from flowmason_ray.components.mcp_client import effect_of, tools_of, visit
 from flowmason_ray.engine.component import Context
+
+if TYPE_CHECKING:
+    from mcp import Client
 
 
 class ListedTool(BaseModel):
@@ -60,7 +63,8 @@ class McpListTools:
             StageError: it cannot be reached or answers wrongly (`mcp_connect`, `mcp_timeout`, `mcp_error`), or there is none
                 of that name (`unknown_mcp_server`).
         """
-        async with connected(context, input.server, timeout_s=input.timeout) as client:
+
+        async def ask(client: Client) -> McpListTools.Output:
             tools = await tools_of(client, input.server)
             about = client.server_info
             return self.Output(
@@ -83,3 +87,5 @@ class McpListTools:
                 protocol_version=client.protocol_version,
                 instructions=client.instructions,
             )
+
+        return await visit(context, input.server, ask, timeout_s=input.timeout)

@@ -5,7 +5,8 @@ a hint of somebody else's, so it never changes silently what the engine may do. 
 stage, which the engine obeys, and `require_effect` here, which is held against the tool before it is called.
 
 An answer that does not come leaves open whether the tool was called. For a tool that may be repeated that is a temporary
-error; for any other it is `mcp_in_doubt`, and nobody repeats it silently.
+error; for any other it is `mcp_in_doubt`, and nobody repeats it silently. An answer that has come counts, whatever goes wrong in
+leaving the server.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from referencing.exceptions import Unresolvable
 from flowmason_ray.components.base import operator
 from flowmason_ray.components.builtin.examples import closed
 from flowmason_ray.components.connection_names import names_connection
-from flowmason_ray.components.mcp_client import connected, effect_of, tools_of
+from flowmason_ray.components.mcp_client import effect_of, tools_of, visit
 from flowmason_ray.engine.component import Context
 from flowmason_ray.errors import PermanentError, TemporaryError, nearest
 from flowmason_ray.spec.bounded_validation import BoundedValidator, UnusablePattern
@@ -93,14 +94,16 @@ class McpToolCall:
             TemporaryError: the server cannot be reached, or has not answered and may be asked again.
         """
         called: list[Tool] = []
+
+        async def ask(client: Client) -> tuple[CallToolResult, Tool]:
+            tool = _tool(await tools_of(client, input.server), input)
+            _check_effect(tool, input)
+            _check_arguments(tool, input)
+            called.append(tool)
+            return await _call(client, tool, input, context), tool
+
         try:
-            async with connected(context, input.server, timeout_s=input.timeout) as client:
-                tool = _tool(await tools_of(client, input.server), input)
-                _check_effect(tool, input)
-                _check_arguments(tool, input)
-                called.append(tool)
-                result = await _call(client, tool, input, context)
-                called.clear()
+            result, tool = await visit(context, input.server, ask, timeout_s=input.timeout)
         except TemporaryError as exc:
             if called and effect_of(called[0]) == "effectful":
                 raise PermanentError(

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
 
+from flowmason_ray import run
 from flowmason_ray.components.builtin.mcp_list_tools import McpListTools
 from flowmason_ray.components.builtin.mcp_tool_call import McpToolCall
 from flowmason_ray.errors import PermanentError, StageError, TemporaryError
@@ -152,13 +157,10 @@ def test_each_call_has_a_program_of_its_own_and_leaves_none(tmp_path: Path) -> N
     context = context_with(tmp_path, notes=stdio_settings(args=["-c", SERVER_THAT_TELLS, str(told)]))
     for _ in range(2):
         call(context, "search", arguments={"query": "x"})
-    given = {"server": "notes", "tool": "slow", "arguments": {"path": str(begun), "seconds": 600}}
 
     async def cancelled() -> None:
-        attempt = asyncio.create_task(McpToolCall().execute(McpToolCall.Input.model_validate(given), context))
-        while not begun.exists():
-            assert not attempt.done()
-            await asyncio.sleep(0.02)
+        attempt = asyncio.create_task(slow_call(context, begun, seconds=600))
+        await appears(begun, attempt)
         attempt.cancel()
         with pytest.raises(asyncio.CancelledError):
             await attempt
@@ -166,7 +168,121 @@ def test_each_call_has_a_program_of_its_own_and_leaves_none(tmp_path: Path) -> N
     asyncio.run(cancelled())
     processes = [int(line) for line in told.read_text().split()]
     assert len(set(processes)) == len(processes) == 3
-    assert [pid for pid in processes if Path(f"/proc/{pid}").exists()] == []
+    assert alive(told) == []
+
+
+SERVER_THAT_STAYS = """
+import os, runpy, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+closing = sys.argv.pop()
+with open(sys.argv.pop(), "a") as file:
+    file.write(f"{os.getpid()}\\n")
+runpy.run_module("tests.mcp_kit", run_name="__main__")
+open(closing, "w").close()
+time.sleep(600)
+"""
+"""It has been told to end, and neither does, nor lets itself be ended by SIGTERM."""
+
+
+class Stays:
+    """A project whose server does not end by itself, and what the server leaves in files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.told, self.closing, self.begun = folder / "told", folder / "closing", folder / "begun"
+        self.server = stdio_settings(args=["-c", SERVER_THAT_STAYS, str(self.told), str(self.closing)])
+        self.context = context_with(folder, notes=self.server)
+
+    def gone(self) -> bool:
+        """Wait until all of its programs have been ended."""
+        until = monotonic() + 60
+        while (left := alive(self.told)) and monotonic() < until:
+            sleep(0.05)
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+        return not left
+
+
+@pytest.fixture
+def stays(tmp_path: Path) -> Stays:
+    return Stays(tmp_path)
+
+
+def alive(told: Path) -> list[int]:
+    return [pid for pid in map(int, told.read_text().split()) if Path(f"/proc/{pid}").exists()]
+
+
+async def slow_call(
+    context: RecordingContext, begun: Path, *, seconds: float, limit_s: float = 60
+) -> McpToolCall.Output:
+    given = {"server": "notes", "tool": "slow", "arguments": {"path": str(begun), "seconds": seconds}}
+    return await McpToolCall().execute(McpToolCall.Input.model_validate({**given, "timeout": limit_s}), context)
+
+
+async def ended_as(attempt: Coroutine[Any, Any, McpToolCall.Output]) -> McpToolCall.Output | StageError:
+    try:
+        return await attempt
+    except StageError as exc:
+        return exc
+
+
+async def appears(path: Path, attempt: asyncio.Task[Any]) -> None:
+    while not path.exists():  # noqa: ASYNC240  # a file is the only thing that both see
+        assert not attempt.done()
+        await asyncio.sleep(0.02)
+
+
+def test_an_answer_counts_though_the_limit_falls_into_the_closing(stays: Stays) -> None:
+    """Closing takes 4 s here: one of these limits falls into it, unless the machine is very slow."""
+    for limit_s in (3, 6, 9, 12, 60):
+        ended = asyncio.run(ended_as(slow_call(stays.context, stays.begun, seconds=0, limit_s=limit_s)))
+        if not isinstance(ended, StageError):
+            break
+        # Connecting has taken too long. It must not say so of a call that was answered: that would be repeated.
+        assert ended.code == "mcp_in_doubt" or not stays.begun.exists()
+        stays.begun.unlink(missing_ok=True)
+    assert isinstance(ended, McpToolCall.Output)
+    assert ended.content == "done"
+    assert stays.gone()
+
+
+def test_an_answer_counts_though_the_attempt_is_cancelled_in_the_closing(stays: Stays) -> None:
+    async def answered() -> McpToolCall.Output:
+        attempt = asyncio.create_task(slow_call(stays.context, stays.begun, seconds=0))
+        await appears(stays.closing, attempt)
+        attempt.cancel()
+        return await attempt
+
+    assert asyncio.run(answered()).content == "done"
+    assert stays.gone()
+
+
+def test_a_program_that_stays_is_ended_though_nobody_waits_for_that(stays: Stays) -> None:
+    async def cancelled_twice() -> None:
+        attempt = asyncio.create_task(slow_call(stays.context, stays.begun, seconds=600))
+        await appears(stays.begun, attempt)
+        attempt.cancel()
+        await appears(stays.closing, attempt)
+        attempt.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await attempt
+
+    asyncio.run(cancelled_twice())
+    assert stays.gone()
+
+
+def test_a_program_that_stays_is_ended_after_its_stages_time_limit(stays: Stays, tmp_path: Path) -> None:
+    (tmp_path / "flowmason.json").write_text(json.dumps({"mcp_servers": {"notes": stays.server}}))
+    config = {"server": "notes", "tool": "slow", "arguments": {"path": str(stays.begun), "seconds": 600}}
+    file = tmp_path / "slow.pipeline.json"
+    for limit_ms in (4_000, 15_000, 60_000):  # connecting has to fit into it
+        stage = {"id": "slow", "component_type": "mcp_tool_call", "timeout_ms": limit_ms, "config": config}
+        file.write_text(json.dumps({"name": "slow", "stages": [stage]}))
+        result = run(file, on="local")
+        assert result.status == "failed"
+        if stays.begun.exists():
+            break
+    assert stays.begun.exists()
+    assert stays.gone()
 
 
 @pytest.mark.parametrize(
