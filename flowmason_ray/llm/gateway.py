@@ -105,6 +105,7 @@ class Gateway:
             "providers": {name: each.model_dump(mode="json") for name, each in choices.providers.items()},
             "defaults": dict(choices.defaults),
             "built_in": sorted(choices.built_in),
+            "unusable": dict(choices.unusable),
             "project_dir": str(self.project_dir),
             "budget": self.budget,
         }
@@ -122,6 +123,7 @@ def unpack(
         providers={name: ProviderSettings.model_validate(each) for name, each in data["providers"].items()},
         defaults=data["defaults"],
         built_in=frozenset(data["built_in"]),
+        unusable=data["unusable"],
     )
     return Gateway(
         choices,
