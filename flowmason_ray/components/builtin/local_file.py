@@ -1,6 +1,7 @@
 """`local_file`: read, write and look around in the project's directory.
 
-Declared idempotent: doing an operation again with the same input leaves the same files. `append` would break that
+Declared idempotent: doing an operation again with the same input leaves the same files. So `write` and `copy` that must not replace
+a file are done when it holds what they would write: an earlier attempt may have written it. `append` would break that
 promise on a repeated attempt, so it keeps a journal beside the file (see `append_once`), and so does `move` (see `move_once`).
 """
 
@@ -49,7 +50,9 @@ class LocalFile:
         pattern: str = Field(default="*", description="For list: a glob such as '*.csv' or '**/*.json'.")
         missing_ok: bool = Field(default=True, description="For delete: whether a missing file is fine.")
         overwrite: bool = Field(
-            default=True, description="For write, copy and move: whether an existing file may be replaced."
+            default=True,
+            description="For write, copy and move: whether an existing file may be replaced. If not, write and copy are done where "
+            "it holds the same content already, as it does after an earlier attempt.",
         )
 
     class Output(BaseModel):
@@ -85,10 +88,7 @@ class LocalFile:
         return self._about(file, context, content=content, size_bytes=size)
 
     def _write(self, input: Input, context: Context) -> Output:
-        file = _target(context, input.path, overwrite=input.overwrite)
-        data = _encode(input)
-        size = write_atomic(file, lambda temporary: _put(temporary, data))
-        return self._about(file, context, size_bytes=size, changed=True)
+        return self._put(_target(context, input.path), _encode(input), input.path, input, context)
 
     def _append(self, input: Input, context: Context) -> Output:
         if input.format == "json":
@@ -96,7 +96,7 @@ class LocalFile:
                 "A JSON document cannot be appended to; append a text with one document a line instead.",
                 code="invalid_input",
             )
-        file = _target(context, input.path, overwrite=True)
+        file = _target(context, input.path)
         changed = append_once(file, _encode(input), context.idempotency_key)
         return self._about(file, context, size_bytes=file.stat().st_size, changed=changed)
 
@@ -135,21 +135,29 @@ class LocalFile:
 
     def _copy(self, input: Input, context: Context) -> Output:
         source = existing_file(context.project_dir, input.path)
-        target = _target(context, _destination(input), overwrite=input.overwrite)
-        size = write_atomic(target, lambda temporary: _put(temporary, source.read_bytes()))
-        return self._about(target, context, size_bytes=size, changed=True)
+        destination = _destination(input)
+        return self._put(_target(context, destination), source.read_bytes(), destination, input, context)
+
+    def _put(self, file: Path, data: bytes, path: str, input: Input, context: Context) -> Output:
+        if not input.overwrite and file.exists():
+            if file.stat().st_size != len(data) or file.read_bytes() != data:
+                raise _exists_already(path)
+            return self._about(file, context, size_bytes=len(data))
+        size = write_atomic(file, lambda temporary: _put(temporary, data))
+        return self._about(file, context, size_bytes=size, changed=True)
 
     def _move(self, input: Input, context: Context) -> Output:
         source, destination = resolve_inside(context.project_dir, input.path), _destination(input)
         link = _place(context, input.path)
-        target = _target(context, destination, overwrite=True)
+        target = _target(context, destination)
         if not source.exists() and not link.is_symlink():
             for there in (_place(context, destination), target):  # a link that was moved, or a file
                 if was_moved(context, there):
                     return self._moved(there, context, changed=False)
         if not link.is_symlink() or source.is_dir():
             source = link = existing_file(context.project_dir, input.path)
-        _target(context, destination, overwrite=input.overwrite)
+        if not input.overwrite and target.exists():
+            raise _exists_already(destination)
         if link != source:
             _check_link(context, input, source, link, target)
         move_once(context, link, target)
@@ -175,13 +183,15 @@ def _destination(input: LocalFile.Input) -> str:
     return input.destination
 
 
-def _target(context: Context, path: str, *, overwrite: bool) -> Path:
+def _target(context: Context, path: str) -> Path:
     file = resolve_inside(context.project_dir, path)
     if file.is_dir():
         raise PermanentError(f"{path!r} is a directory, not a file.", code="is_a_directory")
-    if not overwrite and file.exists():
-        raise PermanentError(f"File {path!r} exists already, and 'overwrite' is false.", code="file_exists")
     return file
+
+
+def _exists_already(path: str) -> PermanentError:
+    return PermanentError(f"File {path!r} exists already, and 'overwrite' is false.", code="file_exists")
 
 
 def _place(context: Context, path: str) -> Path:

@@ -147,6 +147,18 @@ def test_delete_copy_move_exists(tmp_path: Path):
     assert not do(tmp_path, "delete", "a").changed
 
 
+def test_what_must_not_be_replaced_is_done_when_it_was_written_already(tmp_path: Path):
+    do(tmp_path, "write", "a", content="1")
+    for operation, path, options in (("write", "b", {"content": "1"}), ("copy", "a", {"destination": "c"})):
+        done = do(tmp_path, operation, path, overwrite=False, **options)
+        again = do(tmp_path, operation, path, overwrite=False, **options)
+        assert (done.changed, again.changed) == (True, False), "a crash came before the first attempt was recorded"
+        assert (again.path, again.exists, again.size_bytes) == (done.path, True, 1)
+        (tmp_path / done.path).write_text("2")
+        assert refused(tmp_path, operation, path, overwrite=False, **options) == "file_exists"
+        assert (tmp_path / done.path).read_text() == "2"
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [("[" * 100_000 + "]" * 100_000, "nest too deeply"), ("9" * 5000, "4300 digits"), ("{", "line 1, column 2")],
