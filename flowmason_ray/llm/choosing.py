@@ -2,7 +2,8 @@
 
 Two providers exist without being written down, when the environment has their key: `anthropic` (ANTHROPIC_API_KEY) and
 `openai` (OPENAI_API_KEY, or OPENAI_BASE_URL for a server that speaks OpenAI's API). So one environment variable is enough to run a
-pipeline that names no provider. FLOWMASON_PROVIDER and FLOWMASON_MODEL say which one is meant where nothing else does.
+pipeline that names no provider. FLOWMASON_PROVIDER, FLOWMASON_MODEL and FLOWMASON_EMBEDDING_MODEL say which one is meant where nothing
+else does; a server of one's own has no default, so OPENAI_BASE_URL needs the last two.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ OPENAI_EMBEDDINGS = "text-embedding-3-small"
 _OWN_KEYS = {"anthropic": "ANTHROPIC_API_KEY", "openai_compatible": "OPENAI_API_KEY"}
 
 HOW_TO = (
-    "Set ANTHROPIC_API_KEY, or OPENAI_API_KEY (with OPENAI_BASE_URL for another server that speaks OpenAI's API), "
+    "Set ANTHROPIC_API_KEY, or OPENAI_API_KEY, or OPENAI_BASE_URL and FLOWMASON_MODEL for another server that speaks OpenAI's API, "
     "or describe one under 'providers' in flowmason.json and name it in 'llm_settings'. 'fm providers' lists what there is."
 )
 
@@ -184,7 +185,7 @@ def _built_in(environment: Mapping[str, str], *, without: Container[str]) -> dic
             base_url=address,
             api_key=KeySource(env="OPENAI_API_KEY") if environment.get("OPENAI_API_KEY") else None,
             default_model=environment.get("FLOWMASON_MODEL") or (None if address else OPENAI_MODEL),
-            embedding_model=None if address else OPENAI_EMBEDDINGS,
+            embedding_model=environment.get("FLOWMASON_EMBEDDING_MODEL") or (None if address else OPENAI_EMBEDDINGS),
         )
     return made
 

@@ -364,10 +364,12 @@ class AttemptGateway:
             wanted = model or (self._settings.get("model") if own else None) or default_model(settings)
         if wanted is None:
             what = "embedding_model" if embedding else "default_model"
-            hint = "" if embedding else ", or name a model in 'llm_settings' or FLOWMASON_MODEL"
-            message = (
-                f"Which model of provider {name!r} is meant is not said; give it a {what!r} in flowmason.json{hint}."
-            )
+            hint = ", or name a model in 'llm_settings' or FLOWMASON_MODEL"
+            if embedding:
+                from_environment = name in self._gateway.choices.built_in and settings.type == "openai_compatible"
+                hint = ", or name a model in FLOWMASON_EMBEDDING_MODEL" if from_environment else ""
+            article = "an" if embedding else "a"
+            message = f"Which model of provider {name!r} is meant is not said; give it {article} {what!r} in flowmason.json{hint}."
             raise PermanentError(message, code="provider_not_configured")
         if self._gateway.priced_only and not any(is_priced(settings, wanted, each) for each in counted):
             message = (

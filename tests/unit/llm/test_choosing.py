@@ -13,8 +13,10 @@ from flowmason_ray import node
 from flowmason_ray.engine.definitions import Definitions
 from flowmason_ray.errors import InvalidCall, InvalidPipeline, PermanentError
 from flowmason_ray.llm.choosing import ANTHROPIC_MODEL, OPENAI_MODEL, choices_of, key_variable, key_variables
+from flowmason_ray.llm.gateway import Gateway
 from flowmason_ray.settings import ProjectSettings, ProviderSettings
 from flowmason_ray.spec.loader import load_pipeline_data
+from flowmason_ray.testing.context import RecordingContext
 from flowmason_ray.wiring import open_workspace
 
 
@@ -62,6 +64,24 @@ def test_the_vector_model_is_part_of_what_holds() -> None:
 def test_one_variable_is_enough(environment: dict[str, str], provider: str, model: str) -> None:
     found = settled({}, **environment)
     assert (found["provider"], found["model"]) == (provider, model)
+
+
+def test_the_environment_names_the_vector_model_too() -> None:
+    own = {"OPENAI_BASE_URL": "http://x/v1"}
+    assert "embedding_model" not in settled({}, **own)
+    assert settled({}, **own, FLOWMASON_EMBEDDING_MODEL="e")["embedding_model"] == "e"
+    assert settled({}, OPENAI_API_KEY="k", FLOWMASON_EMBEDDING_MODEL="e")["embedding_model"] == "e"
+    assert "embedding_model" not in settled({}, ANTHROPIC_API_KEY="k", FLOWMASON_EMBEDDING_MODEL="e")
+    assert settled(TWO, {"provider": "b"}, FLOWMASON_EMBEDDING_MODEL="e")["embedding_model"] == "b-e"
+
+
+async def test_where_no_model_is_named_the_error_names_the_variables(tmp_path: Path) -> None:
+    choices = choices_of(ProjectSettings(), {"OPENAI_BASE_URL": "http://127.0.0.1:9/v1"})
+    models = Gateway(choices, {}, project_dir=tmp_path).for_attempt(RecordingContext(), None)
+    with pytest.raises(PermanentError, match="FLOWMASON_MODEL"):
+        await models.generate("hello")
+    with pytest.raises(PermanentError, match="FLOWMASON_EMBEDDING_MODEL"):
+        await models.embed(["hello"])
 
 
 def test_the_project_comes_before_the_environment() -> None:
