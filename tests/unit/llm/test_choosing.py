@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -75,13 +76,13 @@ def test_the_environment_names_the_vector_model_too() -> None:
     assert settled(TWO, {"provider": "b"}, FLOWMASON_EMBEDDING_MODEL="e")["embedding_model"] == "b-e"
 
 
-async def test_where_no_model_is_named_the_error_names_the_variables(tmp_path: Path) -> None:
+def test_where_no_model_is_named_the_error_names_the_variables(tmp_path: Path) -> None:
     choices = choices_of(ProjectSettings(), {"OPENAI_BASE_URL": "http://127.0.0.1:9/v1"})
     models = Gateway(choices, {}, project_dir=tmp_path).for_attempt(RecordingContext(), None)
     with pytest.raises(PermanentError, match="FLOWMASON_MODEL"):
-        await models.generate("hello")
+        asyncio.run(models.generate("hello"))
     with pytest.raises(PermanentError, match="FLOWMASON_EMBEDDING_MODEL"):
-        await models.embed(["hello"])
+        asyncio.run(models.embed(["hello"]))
 
 
 def test_the_project_comes_before_the_environment() -> None:
