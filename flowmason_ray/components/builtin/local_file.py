@@ -13,10 +13,17 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from flowmason_ray.components.base import operator
-from flowmason_ray.components.builtin.append_once import append_once
+from flowmason_ray.components.builtin.append_once import append_once, is_journal
 from flowmason_ray.components.builtin.contents import ContentFormat, decoded, encoded
 from flowmason_ray.components.builtin.move_once import move_once, was_moved
-from flowmason_ray.components.files import existing_file, file_errors, relative, resolve_inside, write_atomic
+from flowmason_ray.components.files import (
+    existing_file,
+    file_errors,
+    is_temporary,
+    relative,
+    resolve_inside,
+    write_atomic,
+)
 from flowmason_ray.components.protected import refuse_protected
 from flowmason_ray.engine.component import Context
 from flowmason_ray.errors import PermanentError
@@ -63,7 +70,8 @@ class LocalFile:
         content: Any = Field(default=None, description="read: the content, in the form that 'format' asks for.")
         size_bytes: int | None = Field(default=None, description="The file's size now.")
         files: list[str] | None = Field(
-            default=None, description="list: the files found, sorted, relative to the project."
+            default=None,
+            description="list: the files found, sorted, relative to the project; without `.flowmason`, journals and temporary files.",
         )
         changed: bool = Field(default=False, description="Whether this attempt changed anything.")
 
@@ -109,7 +117,7 @@ class LocalFile:
                 f"The pattern {input.pattern!r} must stay below {input.path!r}.", code="path_outside_project"
             )
         root = context.project_dir.resolve()
-        found = [p for p in folder.glob(input.pattern) if p.is_file() and p.resolve().is_relative_to(root)]
+        found = [p for p in folder.glob(input.pattern) if _is_listed(root, p)]
         return self._about(folder, context, files=sorted(relative(root, p) for p in found))
 
     def _exists(self, input: Input, context: Context) -> Output:
@@ -175,6 +183,14 @@ class LocalFile:
 
     def _about(self, file: Path, context: Context, **facts: Any) -> Output:
         return self.Output(path=relative(context.project_dir, file), exists=file.exists(), **facts)
+
+
+def _is_listed(root: Path, found: Path) -> bool:
+    """Tell whether what a pattern found is a file of the project's, and none that is kept for its runs and writes."""
+    if not found.is_file() or not (leads_to := found.resolve()).is_relative_to(root):
+        return False
+    kept = any(".flowmason" in each.relative_to(root).parts for each in (found, leads_to))
+    return not (kept or is_temporary(found) or is_journal(found))
 
 
 def _destination(input: LocalFile.Input) -> str:

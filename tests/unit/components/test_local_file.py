@@ -38,6 +38,25 @@ def test_write_then_read_in_every_format(tmp_path: Path):
     assert do(tmp_path, "list", ".", pattern="**/*").files == ["a.bin", "a.json", "deep/a.txt"]
 
 
+def test_what_is_kept_for_runs_and_writes_is_not_listed(tmp_path: Path):
+    do(tmp_path, "append", "data/a.log", content="1")
+    do(tmp_path, "append", "data/b.log", content="1")
+    do(tmp_path, "move", "data/b.log", destination="data/c.log")
+    (tmp_path / "data" / "mine.appended").write_text("not ours")
+    (tmp_path / "data" / ".mine.tmp").write_text("not ours")
+    (tmp_path / "state").symlink_to(".flowmason")
+    (tmp_path / "moves").symlink_to(".flowmason/moved.jsonl")
+    during: list[list[str] | None] = []
+
+    def look(temporary: Path) -> None:
+        temporary.write_text("x")
+        during.append(do(tmp_path, "list", ".", pattern="**/*").files)
+
+    write_atomic(tmp_path / "data" / "new", look)
+    assert during == [["data/.mine.tmp", "data/a.log", "data/c.log", "data/mine.appended"]]
+    assert do(tmp_path, "list", ".", pattern="state/*").files == []
+
+
 def test_absolute_paths_inside_the_project_are_fine(tmp_path: Path):
     assert do(tmp_path, "write", str(tmp_path / "x.txt"), content="x").path == "x.txt"
 
