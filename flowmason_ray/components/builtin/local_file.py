@@ -222,8 +222,9 @@ def _place(context: Context, path: str) -> Path:
 def _check_link(context: Context, input: LocalFile.Input, leads_to: Path, link: Path, target: Path) -> None:
     """Refuse to move a link onto what it leads to, or where its words lead outside the project."""
     if target == leads_to:
+        file = relative(context.project_dir, leads_to)
         raise PermanentError(
-            f"The link {input.path!r} leads to {input.destination!r}, which it would replace.", code="invalid_input"
+            f"The link {input.path!r} leads to {file!r}, which it would replace.", code="invalid_input"
         )
     words = link.readlink()
     if not (target.parent / words).resolve().is_relative_to(context.project_dir.resolve()):

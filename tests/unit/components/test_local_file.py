@@ -335,3 +335,25 @@ def test_a_link_is_not_moved_where_it_leads_outside_or_onto_what_it_leads_to(tmp
     assert (project / "a.txt").read_text() == "a"
     assert (project / "deep" / "up").read_text() == "a"
     assert do(project, "move", "deep/up", destination="deep/b").size_bytes == 1
+
+
+def test_moving_a_link_onto_another_to_the_same_file_names_the_file(tmp_path: Path):
+    (tmp_path / "real.txt").write_text("r")
+    for name in ("a", "b"):
+        (tmp_path / name).symlink_to("real.txt")
+    with pytest.raises(PermanentError, match=r"The link 'a' leads to 'real\.txt', which it would replace"):
+        do(tmp_path, "move", "a", destination="b")
+    assert (tmp_path / "a").is_symlink()
+
+
+def test_moving_a_file_onto_another_name_of_it_takes_the_first_name_away(tmp_path: Path):
+    (tmp_path / "a").write_text("1")
+    (tmp_path / "b").hardlink_to(tmp_path / "a")
+    assert refused(tmp_path, "move", "a", destination="b", overwrite=False) == "file_exists"
+    assert do(tmp_path, "move", "a", destination="b").changed
+    assert not (tmp_path / "a").exists()
+    assert (tmp_path / "b").read_text() == "1"
+    assert not do(tmp_path, "move", "a", destination="b").changed, "the same attempt again"
+    (tmp_path / "c").hardlink_to(tmp_path / "b")
+    do(tmp_path, "move", "b", destination="b", key="onto itself")
+    assert (tmp_path / "b").read_text() == "1"
