@@ -37,7 +37,7 @@ def test_a_pipeline_whose_input_cannot_be_planned_is_no_tool(tmp_path: Path, sch
 
 def test_what_is_added_to_an_inherited_schema_is_not_judged_by_itself(tmp_path: Path) -> None:
     write(tmp_path, "base", input_schema={"type": "object", "$defs": {"code": {"type": "string"}}})
-    more = {"extends": "base.pipeline.json", "stages": []}
+    more: dict[str, Any] = {"extends": "base.pipeline.json", "stages": []}
     write(tmp_path, "child", **more, input_schema={"properties": {"a": {"$ref": "#/$defs/code"}}})
     tools = ProjectTools(root=tmp_path)
     assert "run_child" in [each.name for each in tools.offered()]
