@@ -46,8 +46,15 @@ def _no_literal(value: Any) -> Any:
     return value
 
 
-def no_password(value: Any) -> Any:
+_ADVICE = 'give "password": {"secret": "NAME_OF_AN_ENVIRONMENT_VARIABLE"}, or let the whole URL be a secret'
+
+
+def no_password(value: Any, *, advice: str = _ADVICE) -> Any:
     """Return a URL, unless it is written down with a password in it.
+
+    Args:
+        value: What is written.
+        advice: What to write instead, where it stands.
 
     Raises:
         ValueError: it is.
@@ -55,13 +62,10 @@ def no_password(value: Any) -> Any:
     if isinstance(value, str):
         try:
             password = urlsplit(value).password
-        except ValueError as exc:
-            raise ValueError(f"it is no URL: {exc}") from exc
+        except ValueError:
+            raise ValueError("it is no URL") from None  # the reason may quote the password
         if password:
-            raise ValueError(
-                'a password is not written into a URL: give "password": {"secret": "NAME_OF_AN_ENVIRONMENT_VARIABLE"}, '
-                "or let the whole URL be a secret"
-            )
+            raise ValueError(f"a password is not written into a URL: {advice}")
     return value
 
 
@@ -217,7 +221,11 @@ class McpServer(Connection):
             raise ValueError("'headers' belong to 'url'")
         if isinstance(self.url, str) and not self.url.startswith(("http://", "https://")):
             raise ValueError("'url' must start with http:// or https://")
-        no_password(self.url)
+        no_password(
+            self.url,
+            advice='let the whole URL be a secret, "url": {"secret": "NAME_OF_AN_ENVIRONMENT_VARIABLE"}, or leave it out and give a '
+            'header, "headers": {"Authorization": {"secret": "NAME_OF_AN_ENVIRONMENT_VARIABLE"}}',
+        )
         literal = next((n for n, v in self.headers.items() if n.lower() in PROVING and isinstance(v, str)), None)
         if literal is not None:
             raise ValueError(f'header {literal!r} is a secret: write {{"secret": "NAME_OF_AN_ENVIRONMENT_VARIABLE"}}')

@@ -156,6 +156,16 @@ class KeySource(BaseModel):
     env: str | None = Field(default=None, description="The environment variable that holds it.")
     secret: str | None = Field(default=None, description="One of the project's `secrets` that holds it.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_literal(cls, data: Any) -> Any:
+        if isinstance(data, str):
+            raise ValueError(
+                'a key is not written down here: write {"env": "NAME"} with the environment variable that holds it, '
+                'or {"secret": "NAME"} with one of the project\'s \'secrets\''
+            )
+        return data
+
     @model_validator(mode="after")
     def _one_of_both(self) -> KeySource:
         if (self.env is None) == (self.secret is None):
@@ -301,7 +311,9 @@ class ProviderSettings(BaseModel):
 
     @model_validator(mode="after")
     def _keys_are_elsewhere(self) -> ProviderSettings:
-        no_password(self.base_url)
+        no_password(
+            self.base_url, advice='leave it out; the key goes into \'api_key\', {"env": "NAME"} or {"secret": "NAME"}'
+        )
         literal = next((name for name in self.headers if name.lower() in PROVING), None)
         if literal is not None:
             raise ValueError(

@@ -29,7 +29,7 @@ from tests.servers_kit import Receiver, http_receiver, redis_server, s3_server
 
 for _name in [name for name in os.environ if name.startswith(("ANTHROPIC_", "OPENAI_"))]:
     del os.environ[_name]  # no test asks a model that costs money, or depends on who runs it
-for _name in ("FLOWMASON_PROVIDER", "FLOWMASON_MODEL"):
+for _name in ("FLOWMASON_PROVIDER", "FLOWMASON_MODEL", "FLOWMASON_EMBEDDING_MODEL"):
     os.environ.pop(_name, None)
 
 # A loaded machine is no failure: neither an example nor making examples has to be quick.

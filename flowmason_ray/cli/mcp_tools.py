@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -234,9 +234,12 @@ class ProjectTools:
         for file in files:
             path = file.relative_to(self.root).as_posix()
             try:
-                found.append(_Found(file=file, path=path, loaded=load(file)))
+                loaded = load(file)
+                _check_input_schema(loaded)
             except InvalidPipeline as exc:
                 self.broken[path] = exc.message.replace(f"{self.root}/", "")
+            else:
+                found.append(_Found(file=file, path=path, loaded=loaded))
         return found
 
     def _runnable(self) -> dict[str, _Found]:
@@ -256,6 +259,27 @@ class _Counting:
         if isinstance(event, StageSucceeded | StageSkipped | StageReused):
             self._ended += 1
             self._progress(self._ended)
+
+
+def _check_input_schema(loaded: LoadedPipeline) -> None:
+    """Refuse a pipeline that no plan can be made of because of its input's schema: clients would be given that schema.
+
+    What a pipeline adds to those that it inherits from is no schema by itself, and may refer to theirs.
+
+    Raises:
+        InvalidPipeline: with what is wrong.
+    """
+    from flowmason_ray.spec.schema_checks import check_schema
+
+    if loaded.pipeline.abstract or loaded.pipeline.extends or loaded.pipeline.compositions:
+        return
+    problems = [
+        replace(each, path=f"/input_schema{each.path}", message=f"/input_schema{each.path}: {each.message}")
+        for each in check_schema(loaded.pipeline.input_schema or {})
+        if each.severity == "error"
+    ]
+    if problems:
+        raise InvalidPipeline(problems)
 
 
 def _named(found: list[_Found]) -> dict[str, _Found]:

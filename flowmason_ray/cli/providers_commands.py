@@ -30,10 +30,14 @@ def list_providers(as_json: AsJson = False, project: Project = ".") -> None:
 
     workspace = _workspace(project)
     facts = _facts(workspace)
+    for name, wrong in workspace.choices.unusable.items():
+        note(f"The provider {name!r} is left out. {wrong}")
     if as_json:
         write_json({"providers": facts})
         return
     if not facts:
+        if workspace.choices.unusable:
+            return
         note(f"No model provider is configured. {HOW_TO}")
         return
     header = ("NAME", "TYPE", "MODEL", "KEY", "FROM", "ADDRESS")
@@ -95,13 +99,16 @@ def _workspace(project: str) -> Workspace:
 
 
 def _facts(workspace: Workspace) -> dict[str, dict[str, Any]]:
-    from flowmason_ray.errors import InvalidPipeline
+    from flowmason_ray.errors import InvalidCall, InvalidPipeline
     from flowmason_ray.llm.choosing import default_model, key_variable
 
     choices = workspace.choices
     try:
         settled = choices.settle([])
-    except InvalidPipeline:  # the default names one that does not exist: validating a pipeline says so
+    except (
+        InvalidPipeline,
+        InvalidCall,
+    ):  # the default does not exist: validating a pipeline says so; or see `unusable`
         settled = {}
     found: dict[str, dict[str, Any]] = {}
     for name, settings in sorted(choices.providers.items()):

@@ -7,6 +7,7 @@ by where they lead; what leads outside is refused before anything is opened. Wha
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from flowmason_ray.components.protected import refuse_protected
 from flowmason_ray.errors import PermanentError, nearest
 
 T = TypeVar("T")
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp", re.DOTALL)
+"""Names that `mkstemp` gives with the prefix and suffix of `_beside`."""
 
 
 def resolve_inside(project_dir: Path, path: str, *, reading: bool = False) -> Path:
@@ -119,6 +122,11 @@ def _beside(file: Path) -> Generator[Path]:
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_temporary(file: Path) -> bool:
+    """Tell whether a file is one that `write_atomic` is filling, or that a crash has left."""
+    return _TEMPORARY.fullmatch(file.name) is not None
 
 
 def _put_in_place(temporary: Path, file: Path) -> int:

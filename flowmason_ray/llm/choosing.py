@@ -2,16 +2,18 @@
 
 Two providers exist without being written down, when the environment has their key: `anthropic` (ANTHROPIC_API_KEY) and
 `openai` (OPENAI_API_KEY, or OPENAI_BASE_URL for a server that speaks OpenAI's API). So one environment variable is enough to run a
-pipeline that names no provider. FLOWMASON_PROVIDER and FLOWMASON_MODEL say which one is meant where nothing else does.
+pipeline that names no provider. FLOWMASON_PROVIDER, FLOWMASON_MODEL and FLOWMASON_EMBEDDING_MODEL say which one is meant where nothing
+else does; a server of one's own has no default, so OPENAI_BASE_URL needs the last two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
-from flowmason_ray.errors import InvalidPipeline, PermanentError, Problem, nearest
+from flowmason_ray.errors import InvalidCall, InvalidPipeline, PermanentError, Problem, nearest
 from flowmason_ray.settings import KeySource, ProjectSettings, ProviderSettings
 
 ANTHROPIC_MODEL = "claude-sonnet-5-5"
@@ -23,7 +25,7 @@ OPENAI_EMBEDDINGS = "text-embedding-3-small"
 _OWN_KEYS = {"anthropic": "ANTHROPIC_API_KEY", "openai_compatible": "OPENAI_API_KEY"}
 
 HOW_TO = (
-    "Set ANTHROPIC_API_KEY, or OPENAI_API_KEY (with OPENAI_BASE_URL for another server that speaks OpenAI's API), "
+    "Set ANTHROPIC_API_KEY, or OPENAI_API_KEY, or OPENAI_BASE_URL and FLOWMASON_MODEL for another server that speaks OpenAI's API, "
     "or describe one under 'providers' in flowmason.json and name it in 'llm_settings'. 'fm providers' lists what there is."
 )
 
@@ -36,6 +38,8 @@ class Choices:
     defaults: Mapping[str, Any]
     """The project's `llm_settings`, and what the environment says."""
     built_in: frozenset[str] = frozenset()
+    unusable: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Built-in providers that the environment describes wrongly, and what is wrong: nobody hears of it who does not mean them."""
 
     def settle(self, layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return the settings that hold (`engine.stage_settings.ModelChoice`): the layers over the defaults, the weaker first.
@@ -44,6 +48,7 @@ class Choices:
 
         Raises:
             InvalidPipeline: a provider is named that does not exist.
+            InvalidCall: the environment describes the one that is meant wrongly.
         """
         made: dict[str, Any] = {}
         for layer in (self.defaults, *layers):
@@ -53,6 +58,8 @@ class Choices:
         name = made.get("provider") or self._only()
         if name is None:
             return made
+        if name in self.unusable:
+            raise InvalidCall(self.unusable[name])
         provider = self.providers.get(name)
         if provider is None:
             raise InvalidPipeline([self._unknown(name)])
@@ -70,7 +77,7 @@ class Choices:
             return own[0]
         if own:
             return None
-        return next((name for name in ("anthropic", "openai") if name in self.providers), None)
+        return next((name for name in ("anthropic", "openai") if name in self.providers or name in self.unusable), None)
 
     def provider(self, name: str | None) -> tuple[str, ProviderSettings]:
         """Return the provider of that name.
@@ -84,6 +91,8 @@ class Choices:
                 hint = "Name one in 'llm_settings' of the stage, the pipeline's 'defaults' or flowmason.json, or in FLOWMASON_PROVIDER."
                 raise PermanentError(f"{message} {hint}", code="provider_not_configured")
             raise PermanentError(f"No model provider is configured. {HOW_TO}", code="provider_not_configured")
+        if name in self.unusable:
+            raise PermanentError(self.unusable[name], code="provider_not_configured")
         found = self.providers.get(name)
         if found is None:
             problem = self._unknown(name)
@@ -116,7 +125,8 @@ def own_model(provider: ProviderSettings) -> str | None:
 
 def choices_of(settings: ProjectSettings, environment: Mapping[str, str]) -> Choices:
     """Return what a project and the environment offer."""
-    built_in = _built_in(environment)
+    unusable = {name: wrong for name, wrong in _wrong_addresses(environment) if name not in settings.providers}
+    built_in = _built_in(environment, without=unusable.keys() | settings.providers.keys())
     said = settings.llm_settings.model_dump(exclude_none=True)
     for name, variable in (("provider", "FLOWMASON_PROVIDER"), ("model", "FLOWMASON_MODEL")):
         # The environment's model is not for a provider that the project names.
@@ -129,13 +139,39 @@ def choices_of(settings: ProjectSettings, environment: Mapping[str, str]) -> Cho
     return Choices(
         providers={**built_in, **settings.providers},
         defaults=said,
-        built_in=frozenset(built_in.keys() - settings.providers.keys()),
+        built_in=frozenset(built_in),
+        unusable=unusable,
     )
 
 
-def _built_in(environment: Mapping[str, str]) -> dict[str, ProviderSettings]:
+def _wrong_addresses(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield which built-in provider has an address that cannot be, and what is wrong; never the address, which may hold a password."""
+    for name, variable, wanted in (
+        ("anthropic", "ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY"),
+        ("openai", "OPENAI_BASE_URL", "OPENAI_BASE_URL"),
+    ):
+        address = environment.get(variable)
+        if address and environment.get(wanted) and (wrong := _wrong(address)):
+            key = f"{name.upper()}_API_KEY"
+            yield name, f"The environment variable {variable} {wrong} Write 'https://host/path'; a key goes into {key}."
+
+
+def _wrong(address: str) -> str | None:
+    try:
+        parts = urlsplit(address)
+        host, _ = parts.hostname, parts.port  # reading a port checks it
+    except ValueError:
+        return "is not a URL."
+    if parts.username is not None or parts.password is not None:
+        return "holds a user or a password."
+    if parts.scheme not in ("http", "https") or not host:
+        return "is not an address that starts with http:// or https:// and names a host."
+    return None
+
+
+def _built_in(environment: Mapping[str, str], *, without: Container[str]) -> dict[str, ProviderSettings]:
     made: dict[str, ProviderSettings] = {}
-    if environment.get("ANTHROPIC_API_KEY"):
+    if environment.get("ANTHROPIC_API_KEY") and "anthropic" not in without:
         made["anthropic"] = ProviderSettings(
             type="anthropic",
             base_url=environment.get("ANTHROPIC_BASE_URL") or None,
@@ -143,13 +179,13 @@ def _built_in(environment: Mapping[str, str]) -> dict[str, ProviderSettings]:
             default_model=environment.get("FLOWMASON_MODEL") or ANTHROPIC_MODEL,
         )
     address = environment.get("OPENAI_BASE_URL") or None
-    if environment.get("OPENAI_API_KEY") or address:
+    if (environment.get("OPENAI_API_KEY") or address) and "openai" not in without:
         made["openai"] = ProviderSettings(
             type="openai_compatible",
             base_url=address,
             api_key=KeySource(env="OPENAI_API_KEY") if environment.get("OPENAI_API_KEY") else None,
             default_model=environment.get("FLOWMASON_MODEL") or (None if address else OPENAI_MODEL),
-            embedding_model=None if address else OPENAI_EMBEDDINGS,
+            embedding_model=environment.get("FLOWMASON_EMBEDDING_MODEL") or (None if address else OPENAI_EMBEDDINGS),
         )
     return made
 

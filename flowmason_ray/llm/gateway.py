@@ -105,6 +105,7 @@ class Gateway:
             "providers": {name: each.model_dump(mode="json") for name, each in choices.providers.items()},
             "defaults": dict(choices.defaults),
             "built_in": sorted(choices.built_in),
+            "unusable": dict(choices.unusable),
             "project_dir": str(self.project_dir),
             "budget": self.budget,
         }
@@ -122,6 +123,7 @@ def unpack(
         providers={name: ProviderSettings.model_validate(each) for name, each in data["providers"].items()},
         defaults=data["defaults"],
         built_in=frozenset(data["built_in"]),
+        unusable=data["unusable"],
     )
     return Gateway(
         choices,
@@ -362,10 +364,12 @@ class AttemptGateway:
             wanted = model or (self._settings.get("model") if own else None) or default_model(settings)
         if wanted is None:
             what = "embedding_model" if embedding else "default_model"
-            hint = "" if embedding else ", or name a model in 'llm_settings' or FLOWMASON_MODEL"
-            message = (
-                f"Which model of provider {name!r} is meant is not said; give it a {what!r} in flowmason.json{hint}."
-            )
+            hint = ", or name a model in 'llm_settings' or FLOWMASON_MODEL"
+            if embedding:
+                from_environment = name in self._gateway.choices.built_in and settings.type == "openai_compatible"
+                hint = ", or name a model in FLOWMASON_EMBEDDING_MODEL" if from_environment else ""
+            article = "an" if embedding else "a"
+            message = f"Which model of provider {name!r} is meant is not said; give it {article} {what!r} in flowmason.json{hint}."
             raise PermanentError(message, code="provider_not_configured")
         if self._gateway.priced_only and not any(is_priced(settings, wanted, each) for each in counted):
             message = (

@@ -118,7 +118,17 @@ def test_a_connection_that_cannot_be_read_says_where(connection: Any, path: str,
         (
             {"providers": {"p": {"type": "openai_compatible", "base_url": "https://me:hunter2@host/v1"}}},
             "/providers/p",
-            "password is not written",
+            "leave it out; the key goes into 'api_key'",
+        ),
+        (
+            {"providers": {"p": {"type": "openai_compatible", "base_url": "https://me:hunter2\u2100@host/v1"}}},
+            "/providers/p",
+            "it is no URL",
+        ),
+        (
+            {"providers": {"p": {"type": "anthropic", "api_key": "hunter2"}}},
+            "/providers/p/api_key",
+            'a key is not written down here: write {"env": "NAME"}',
         ),
         (
             {"providers": {"p": {"type": "anthropic", "headers": {"X-Api-Key": "hunter2"}}}},
@@ -128,7 +138,7 @@ def test_a_connection_that_cannot_be_read_says_where(connection: Any, path: str,
         (
             {"mcp_servers": {"s": {"url": "https://me:hunter2@host/mcp"}}},
             "/mcp_servers/s",
-            "password is not written",
+            'let the whole URL be a secret, "url": {"secret":',
         ),
     ],
 )
@@ -139,6 +149,7 @@ def test_no_key_is_written_where_services_are_named(settings: Any, path: str, wo
     (problem,) = caught.value.problems
     assert problem.path == path
     assert words in str(problem)
+    assert '"password":' not in str(problem), "neither takes that"
     assert "hunter2" not in str(problem)
 
 

@@ -18,6 +18,8 @@ from typing import Any
 KEPT_RECORDS = 1000
 """How many appends are remembered; more than any run has in flight at a time."""
 
+_JOURNAL = ".appended"
+
 
 def append_once(file: Path, data: bytes, key: str) -> bool:
     """Append `data` to `file`, once per `key`. Concurrent appends, also from other processes, wait for each other.
@@ -25,7 +27,7 @@ def append_once(file: Path, data: bytes, key: str) -> bool:
     Returns: whether anything was written.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    journal = file.with_name(f".{file.name}.appended")
+    journal = file.with_name(f".{file.name}{_JOURNAL}")
     with journal.open("a+b", buffering=0) as log, file.open("a+b", buffering=0) as out:
         fcntl.flock(log, fcntl.LOCK_EX)
         records = records_of(log)
@@ -43,6 +45,11 @@ def append_once(file: Path, data: bytes, key: str) -> bool:
         out.write(data)
         os.fsync(out.fileno())
     return True
+
+
+def is_journal(file: Path) -> bool:
+    """Tell by its name whether a file is a journal; the file that it is of may have been moved or deleted."""
+    return file.name.startswith(".") and file.name.endswith(_JOURNAL)
 
 
 def record(log: FileIO, records: list[dict[str, Any]], new: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """`local_file`: read, write and look around in the project's directory.
 
-Declared idempotent: doing an operation again with the same input leaves the same files. `append` would break that
+Declared idempotent: doing an operation again with the same input leaves the same files. So `write` and `copy` that must not replace
+a file are done when it holds what they would write: an earlier attempt may have written it. `append` would break that
 promise on a repeated attempt, so it keeps a journal beside the file (see `append_once`), and so does `move` (see `move_once`).
 """
 
@@ -12,10 +13,17 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from flowmason_ray.components.base import operator
-from flowmason_ray.components.builtin.append_once import append_once
+from flowmason_ray.components.builtin.append_once import append_once, is_journal
 from flowmason_ray.components.builtin.contents import ContentFormat, decoded, encoded
 from flowmason_ray.components.builtin.move_once import move_once, was_moved
-from flowmason_ray.components.files import existing_file, file_errors, relative, resolve_inside, write_atomic
+from flowmason_ray.components.files import (
+    existing_file,
+    file_errors,
+    is_temporary,
+    relative,
+    resolve_inside,
+    write_atomic,
+)
 from flowmason_ray.components.protected import refuse_protected
 from flowmason_ray.engine.component import Context
 from flowmason_ray.errors import PermanentError
@@ -49,7 +57,9 @@ class LocalFile:
         pattern: str = Field(default="*", description="For list: a glob such as '*.csv' or '**/*.json'.")
         missing_ok: bool = Field(default=True, description="For delete: whether a missing file is fine.")
         overwrite: bool = Field(
-            default=True, description="For write, copy and move: whether an existing file may be replaced."
+            default=True,
+            description="For write, copy and move: whether an existing file may be replaced. If not, write and copy are done where "
+            "it holds the same content already, as it does after an earlier attempt.",
         )
 
     class Output(BaseModel):
@@ -60,7 +70,8 @@ class LocalFile:
         content: Any = Field(default=None, description="read: the content, in the form that 'format' asks for.")
         size_bytes: int | None = Field(default=None, description="The file's size now.")
         files: list[str] | None = Field(
-            default=None, description="list: the files found, sorted, relative to the project."
+            default=None,
+            description="list: the files found, sorted, relative to the project; without `.flowmason`, journals and temporary files.",
         )
         changed: bool = Field(default=False, description="Whether this attempt changed anything.")
 
@@ -85,10 +96,7 @@ class LocalFile:
         return self._about(file, context, content=content, size_bytes=size)
 
     def _write(self, input: Input, context: Context) -> Output:
-        file = _target(context, input.path, overwrite=input.overwrite)
-        data = _encode(input)
-        size = write_atomic(file, lambda temporary: _put(temporary, data))
-        return self._about(file, context, size_bytes=size, changed=True)
+        return self._put(_target(context, input.path), _encode(input), input.path, input, context)
 
     def _append(self, input: Input, context: Context) -> Output:
         if input.format == "json":
@@ -96,7 +104,7 @@ class LocalFile:
                 "A JSON document cannot be appended to; append a text with one document a line instead.",
                 code="invalid_input",
             )
-        file = _target(context, input.path, overwrite=True)
+        file = _target(context, input.path)
         changed = append_once(file, _encode(input), context.idempotency_key)
         return self._about(file, context, size_bytes=file.stat().st_size, changed=changed)
 
@@ -109,7 +117,7 @@ class LocalFile:
                 f"The pattern {input.pattern!r} must stay below {input.path!r}.", code="path_outside_project"
             )
         root = context.project_dir.resolve()
-        found = [p for p in folder.glob(input.pattern) if p.is_file() and p.resolve().is_relative_to(root)]
+        found = [p for p in folder.glob(input.pattern) if _is_listed(root, p)]
         return self._about(folder, context, files=sorted(relative(root, p) for p in found))
 
     def _exists(self, input: Input, context: Context) -> Output:
@@ -135,21 +143,29 @@ class LocalFile:
 
     def _copy(self, input: Input, context: Context) -> Output:
         source = existing_file(context.project_dir, input.path)
-        target = _target(context, _destination(input), overwrite=input.overwrite)
-        size = write_atomic(target, lambda temporary: _put(temporary, source.read_bytes()))
-        return self._about(target, context, size_bytes=size, changed=True)
+        destination = _destination(input)
+        return self._put(_target(context, destination), source.read_bytes(), destination, input, context)
+
+    def _put(self, file: Path, data: bytes, path: str, input: Input, context: Context) -> Output:
+        if not input.overwrite and file.exists():
+            if file.stat().st_size != len(data) or file.read_bytes() != data:
+                raise _exists_already(path)
+            return self._about(file, context, size_bytes=len(data))
+        size = write_atomic(file, lambda temporary: _put(temporary, data))
+        return self._about(file, context, size_bytes=size, changed=True)
 
     def _move(self, input: Input, context: Context) -> Output:
         source, destination = resolve_inside(context.project_dir, input.path), _destination(input)
         link = _place(context, input.path)
-        target = _target(context, destination, overwrite=True)
+        target = _target(context, destination)
         if not source.exists() and not link.is_symlink():
             for there in (_place(context, destination), target):  # a link that was moved, or a file
                 if was_moved(context, there):
                     return self._moved(there, context, changed=False)
         if not link.is_symlink() or source.is_dir():
             source = link = existing_file(context.project_dir, input.path)
-        _target(context, destination, overwrite=input.overwrite)
+        if not input.overwrite and target.exists():
+            raise _exists_already(destination)
         if link != source:
             _check_link(context, input, source, link, target)
         move_once(context, link, target)
@@ -169,19 +185,29 @@ class LocalFile:
         return self.Output(path=relative(context.project_dir, file), exists=file.exists(), **facts)
 
 
+def _is_listed(root: Path, found: Path) -> bool:
+    """Tell whether what a pattern found is a file of the project's, and none that is kept for its runs and writes."""
+    if not found.is_file() or not (leads_to := found.resolve()).is_relative_to(root):
+        return False
+    kept = any(".flowmason" in each.relative_to(root).parts for each in (found, leads_to))
+    return not (kept or is_temporary(found) or is_journal(found))
+
+
 def _destination(input: LocalFile.Input) -> str:
     if input.destination is None:
         raise PermanentError(f"Operation {input.operation!r} needs 'destination'.", code="invalid_input")
     return input.destination
 
 
-def _target(context: Context, path: str, *, overwrite: bool) -> Path:
+def _target(context: Context, path: str) -> Path:
     file = resolve_inside(context.project_dir, path)
     if file.is_dir():
         raise PermanentError(f"{path!r} is a directory, not a file.", code="is_a_directory")
-    if not overwrite and file.exists():
-        raise PermanentError(f"File {path!r} exists already, and 'overwrite' is false.", code="file_exists")
     return file
+
+
+def _exists_already(path: str) -> PermanentError:
+    return PermanentError(f"File {path!r} exists already, and 'overwrite' is false.", code="file_exists")
 
 
 def _place(context: Context, path: str) -> Path:
@@ -196,8 +222,9 @@ def _place(context: Context, path: str) -> Path:
 def _check_link(context: Context, input: LocalFile.Input, leads_to: Path, link: Path, target: Path) -> None:
     """Refuse to move a link onto what it leads to, or where its words lead outside the project."""
     if target == leads_to:
+        file = relative(context.project_dir, leads_to)
         raise PermanentError(
-            f"The link {input.path!r} leads to {input.destination!r}, which it would replace.", code="invalid_input"
+            f"The link {input.path!r} leads to {file!r}, which it would replace.", code="invalid_input"
         )
     words = link.readlink()
     if not (target.parent / words).resolve().is_relative_to(context.project_dir.resolve()):

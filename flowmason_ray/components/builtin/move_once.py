@@ -25,7 +25,10 @@ def move_once(context: Context, source: Path, target: Path) -> None:
     with journal.open("a+b", buffering=0) as log:
         fcntl.flock(log, fcntl.LOCK_EX)
         record(log, records_of(log), {"key": context.idempotency_key, "file": _which(source)})
-    source.replace(target)
+    if _is_other_name(source, target):
+        source.unlink()
+    else:
+        source.replace(target)
 
 
 def was_moved(context: Context, target: Path) -> bool:
@@ -37,6 +40,16 @@ def was_moved(context: Context, target: Path) -> bool:
         fcntl.flock(log, fcntl.LOCK_SH)
         mine = [r for r in records_of(log) if r["key"] == context.idempotency_key]
     return any(r["file"] == _which(target) for r in mine)
+
+
+def _is_other_name(source: Path, target: Path) -> bool:
+    """Tell whether both are names (hard links) of one file: renaming one to the other is defined to do nothing.
+
+    A file with one name that answers to two is on a file system that takes `A` for `a`, and renamed as any other.
+    """
+    if source == target or not os.path.lexists(target):
+        return False
+    return _which(source) == _which(target) and source.lstat().st_nlink > 1
 
 
 def _which(file: Path) -> list[int]:

@@ -74,7 +74,9 @@ def table_errors(doing: str, available: Sequence[str] = (), *, of: str = "the ta
 
 def brief(exc: BaseException) -> str:
     """Return the first sentence of what polars says, without its query plan and advice about its own parameters."""
-    text = str(exc).strip().partition("\n\nResolved plan")[0].partition("\n\nYou might want")[0]
+    text = str(exc).strip()
+    for rest in ("\n\nResolved plan", "\n\nYou might want", "\n\nConsider "):
+        text = text.partition(rest)[0]
     line = " ".join(text.split())
     line = line if len(line) <= 400 else line[:400] + "…"
     return line if line.endswith(".") else line + "."

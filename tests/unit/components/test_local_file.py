@@ -38,6 +38,25 @@ def test_write_then_read_in_every_format(tmp_path: Path):
     assert do(tmp_path, "list", ".", pattern="**/*").files == ["a.bin", "a.json", "deep/a.txt"]
 
 
+def test_what_is_kept_for_runs_and_writes_is_not_listed(tmp_path: Path):
+    do(tmp_path, "append", "data/a.log", content="1")
+    do(tmp_path, "append", "data/b.log", content="1")
+    do(tmp_path, "move", "data/b.log", destination="data/c.log")
+    (tmp_path / "data" / "mine.appended").write_text("not ours")
+    (tmp_path / "data" / ".mine.tmp").write_text("not ours")
+    (tmp_path / "state").symlink_to(".flowmason")
+    (tmp_path / "moves").symlink_to(".flowmason/moved.jsonl")
+    during: list[list[str] | None] = []
+
+    def look(temporary: Path) -> None:
+        temporary.write_text("x")
+        during.append(do(tmp_path, "list", ".", pattern="**/*").files)
+
+    write_atomic(tmp_path / "data" / "new", look)
+    assert during == [["data/.mine.tmp", "data/a.log", "data/c.log", "data/mine.appended"]]
+    assert do(tmp_path, "list", ".", pattern="state/*").files == []
+
+
 def test_absolute_paths_inside_the_project_are_fine(tmp_path: Path):
     assert do(tmp_path, "write", str(tmp_path / "x.txt"), content="x").path == "x.txt"
 
@@ -145,6 +164,18 @@ def test_delete_copy_move_exists(tmp_path: Path):
     assert not do(tmp_path, "exists", "b").exists
     assert do(tmp_path, "delete", "a").changed
     assert not do(tmp_path, "delete", "a").changed
+
+
+def test_what_must_not_be_replaced_is_done_when_it_was_written_already(tmp_path: Path):
+    do(tmp_path, "write", "a", content="1")
+    for operation, path, options in (("write", "b", {"content": "1"}), ("copy", "a", {"destination": "c"})):
+        done = do(tmp_path, operation, path, overwrite=False, **options)
+        again = do(tmp_path, operation, path, overwrite=False, **options)
+        assert (done.changed, again.changed) == (True, False), "a crash came before the first attempt was recorded"
+        assert (again.path, again.exists, again.size_bytes) == (done.path, True, 1)
+        (tmp_path / done.path).write_text("2")
+        assert refused(tmp_path, operation, path, overwrite=False, **options) == "file_exists"
+        assert (tmp_path / done.path).read_text() == "2"
 
 
 @pytest.mark.parametrize(
@@ -304,3 +335,25 @@ def test_a_link_is_not_moved_where_it_leads_outside_or_onto_what_it_leads_to(tmp
     assert (project / "a.txt").read_text() == "a"
     assert (project / "deep" / "up").read_text() == "a"
     assert do(project, "move", "deep/up", destination="deep/b").size_bytes == 1
+
+
+def test_moving_a_link_onto_another_to_the_same_file_names_the_file(tmp_path: Path):
+    (tmp_path / "real.txt").write_text("r")
+    for name in ("a", "b"):
+        (tmp_path / name).symlink_to("real.txt")
+    with pytest.raises(PermanentError, match=r"The link 'a' leads to 'real\.txt', which it would replace"):
+        do(tmp_path, "move", "a", destination="b")
+    assert (tmp_path / "a").is_symlink()
+
+
+def test_moving_a_file_onto_another_name_of_it_takes_the_first_name_away(tmp_path: Path):
+    (tmp_path / "a").write_text("1")
+    (tmp_path / "b").hardlink_to(tmp_path / "a")
+    assert refused(tmp_path, "move", "a", destination="b", overwrite=False) == "file_exists"
+    assert do(tmp_path, "move", "a", destination="b").changed
+    assert not (tmp_path / "a").exists()
+    assert (tmp_path / "b").read_text() == "1"
+    assert not do(tmp_path, "move", "a", destination="b").changed, "the same attempt again"
+    (tmp_path / "c").hardlink_to(tmp_path / "b")
+    do(tmp_path, "move", "b", destination="b", key="onto itself")
+    assert (tmp_path / "b").read_text() == "1"

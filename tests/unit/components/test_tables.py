@@ -141,6 +141,12 @@ def test_reading_errors_name_file_column_and_nearest(tmp_path: Path, options: di
         read(project, **options)
 
 
+def test_a_line_with_too_many_fields_is_told_without_advice_about_polars(tmp_path: Path):
+    (tmp_path / "a.csv").write_text("a,b\n1,2\n1,2,3\n")
+    with pytest.raises(PermanentError, match=r"a\.csv.* found more fields than defined in 'Schema'\.$"):
+        TableRead().execute(TableRead.Input(path="a.csv"), RecordingContext(project_dir=tmp_path))
+
+
 def test_a_glob_does_not_follow_links_out_of_the_project(tmp_path: Path):
     project = tmp_path / "p"
     project.mkdir()

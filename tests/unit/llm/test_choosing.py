@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ from pydantic import BaseModel
 
 from flowmason_ray import node
 from flowmason_ray.engine.definitions import Definitions
-from flowmason_ray.errors import InvalidPipeline, PermanentError
+from flowmason_ray.errors import InvalidCall, InvalidPipeline, PermanentError
 from flowmason_ray.llm.choosing import ANTHROPIC_MODEL, OPENAI_MODEL, choices_of, key_variable, key_variables
+from flowmason_ray.llm.gateway import Gateway
 from flowmason_ray.settings import ProjectSettings, ProviderSettings
 from flowmason_ray.spec.loader import load_pipeline_data
+from flowmason_ray.testing.context import RecordingContext
 from flowmason_ray.wiring import open_workspace
 
 
@@ -64,6 +67,24 @@ def test_one_variable_is_enough(environment: dict[str, str], provider: str, mode
     assert (found["provider"], found["model"]) == (provider, model)
 
 
+def test_the_environment_names_the_vector_model_too() -> None:
+    own = {"OPENAI_BASE_URL": "http://x/v1"}
+    assert "embedding_model" not in settled({}, **own)
+    assert settled({}, **own, FLOWMASON_EMBEDDING_MODEL="e")["embedding_model"] == "e"
+    assert settled({}, OPENAI_API_KEY="k", FLOWMASON_EMBEDDING_MODEL="e")["embedding_model"] == "e"
+    assert "embedding_model" not in settled({}, ANTHROPIC_API_KEY="k", FLOWMASON_EMBEDDING_MODEL="e")
+    assert settled(TWO, {"provider": "b"}, FLOWMASON_EMBEDDING_MODEL="e")["embedding_model"] == "b-e"
+
+
+def test_where_no_model_is_named_the_error_names_the_variables(tmp_path: Path) -> None:
+    choices = choices_of(ProjectSettings(), {"OPENAI_BASE_URL": "http://127.0.0.1:9/v1"})
+    models = Gateway(choices, {}, project_dir=tmp_path).for_attempt(RecordingContext(), None)
+    with pytest.raises(PermanentError, match="FLOWMASON_MODEL"):
+        asyncio.run(models.generate("hello"))
+    with pytest.raises(PermanentError, match="FLOWMASON_EMBEDDING_MODEL"):
+        asyncio.run(models.embed(["hello"]))
+
+
 def test_the_project_comes_before_the_environment() -> None:
     environment = {"ANTHROPIC_API_KEY": "k", "FLOWMASON_PROVIDER": "anthropic", "FLOWMASON_MODEL": "m"}
     found = settled({**TWO, "llm_settings": {"provider": "b"}}, **environment)
@@ -95,6 +116,35 @@ def test_the_companies_keys_stay_with_the_companies() -> None:
     assert key_variable(ProviderSettings(type="llama_cpp", model_path="x.gguf")) is None
     providers = choices_of(ProjectSettings(), {"ANTHROPIC_API_KEY": "k", "OPENAI_BASE_URL": "http://x/v1"}).providers
     assert key_variables(providers) == ["ANTHROPIC_API_KEY"]
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("https://me:hunter2@host/v1", "holds a user or a password"),
+        ("https://me:hunter2@[host/v1", "is not a URL"),
+        ("http://host:port/v1", "is not a URL"),
+        ("hunter2.example.com/v1", "starts with http"),
+        ("https:///hunter2", "starts with http"),
+    ],
+)
+@pytest.mark.parametrize(("name", "variable"), [("openai", "OPENAI_BASE_URL"), ("anthropic", "ANTHROPIC_BASE_URL")])
+def test_a_wrong_address_in_the_environment_is_told_to_who_means_it(
+    name: str, variable: str, address: str, words: str
+) -> None:
+    environment = {variable: address, f"{name.upper()}_API_KEY": "k"}
+    choices = choices_of(ProjectSettings.model_validate(TWO), environment)
+    assert name not in choices.providers
+    assert choices.settle([{"provider": "a"}])["provider"] == "a", "nobody else hears of it"
+    for layers in ([], [{"provider": name}]):
+        with pytest.raises(InvalidCall, match=f"{variable} .*{words}") as caught:
+            settled({}, *layers, **environment)
+        assert "hunter2" not in str(caught.value)
+    with pytest.raises(PermanentError, match=variable) as refused:
+        choices.provider(name)
+    assert refused.value.code == "provider_not_configured"
+    described = {"providers": {name: {"type": "anthropic", "default_model": "m"}}}
+    assert settled(described, **environment)["model"] == "m", "the project describes that provider itself"
 
 
 # -- in a plan ----------------------------------------------------------------------------------------------------------------
