@@ -281,9 +281,15 @@ class _Planner:
         problems = check_schema(schema)
         for problem in problems:
             self._report(
-                problem.code, problem.message, pointer + problem.path, expected=problem.expected, hint=problem.hint
+                problem.code,
+                problem.message,
+                pointer + problem.path,
+                expected=problem.expected,
+                hint=problem.hint,
+                nearest=problem.nearest,
+                severity=problem.severity,
             )
-        return None if problems else InputSchema(schema)
+        return None if any(problem.severity == "error" for problem in problems) else InputSchema(schema)
 
     # -- the plan itself ----------------------------------------------------------------------------------------------
 

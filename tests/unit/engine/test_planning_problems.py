@@ -379,7 +379,13 @@ CASES: dict[str, tuple[Stages, dict[str, Any], str, str, str | None]] = {
     "compositions": ([stage("a")], {"compositions": ["other"]}, "not_found", "/compositions/0/pipeline", None),
     "federation": ([stage("a")], {"federation": {"strategy": "x"}}, "not_supported", "/federation", None),
     "federated stage": ([stage("a", federation={"strategy": "x"})], {}, "not_supported", "/stages/0/federation", None),
-    "input schema": ([stage("a")], {"input_schema": {"type": "objct"}}, "invalid_schema", "/input_schema/type", None),
+    "input schema": (
+        [stage("a")],
+        {"input_schema": {"type": "objct"}},
+        "invalid_schema",
+        "/input_schema/type",
+        "object",
+    ),
     "output schema": ([stage("a")], {"output_schema": {"type": 3}}, "invalid_schema", "/output_schema/type", None),
     "unknown key": (
         [stage("l", "logger", config={"message": "m", "levl": "info"})],
@@ -681,3 +687,13 @@ def test_a_loop_that_is_not_understood_is_one_problem(loop: dict[str, Any], code
     name = loop["config"].get("item_variable", "item")
     problems = problems_of(loop, reads(name, id="b"))
     assert [p.code for p in problems] == codes
+
+
+def test_a_format_that_is_not_known_is_a_warning() -> None:
+    data = pipeline(
+        stage("a"), input_schema={"type": "object", "properties": {"c": {"type": "string", "format": "emial"}}}
+    )
+    plan, problems = try_plan(load_pipeline_data(data), catalogue())
+    assert plan is not None
+    assert plan.input_schema is not None
+    assert [(p.code, p.severity, p.nearest) for p in problems] == [("unknown_format", "warning", "email")]
