@@ -262,7 +262,8 @@ def edited(draw: st.DrawFn, document: Document) -> Document:
         return draw(pipelines())
     if kind == "add":
         free = [n for n in (*NAMES, "extra", "more") if n not in {s["id"] for s in stages}]
-        stages.append(stage(draw(st.sampled_from(free)), config={"text": draw(values)}))
+        if free:  # else every name is taken
+            stages.append(stage(draw(st.sampled_from(free)), config={"text": draw(values)}))
     elif stages:
         chosen = draw(st.integers(0, len(stages) - 1))
         if kind == "setting":
