@@ -12,6 +12,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from flowmason_ray.cli.terminal import note
+from flowmason_ray.engine.events import ATTEMPT_ENDED, StageEnded, StageSkipped
 from flowmason_ray.engine.pausing import WAITED_FOR
 
 if TYPE_CHECKING:
@@ -25,17 +26,7 @@ SILENT_S = 1.0
 """After how long we say what is waited for: most runs have reacted by then."""
 _NAMED = 5
 """Stages that are named."""
-_OVER = frozenset(
-    (
-        "stage_succeeded",
-        "stage_reused",
-        "stage_failed",
-        "stage_declined",
-        "stage_stopped",
-        "stage_skipped",
-        "stage_ended",
-    )
-)
+_OVER = frozenset(event.kind for event in (*ATTEMPT_ENDED, StageSkipped, StageEnded))
 
 
 class Reactions:
